@@ -1,0 +1,102 @@
+"""The plugin's own mini-batches: reproducible whatever the number of workers, without a trace."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+def derive_seed(seed: int, *path: int) -> int:
+    """A seed for one purpose: statistically independent for different paths of integers."""
+    state = np.random.SeedSequence([seed % 2**63, *path]).generate_state(1, np.uint64)
+    return int(state[0]) % 2**63
+
+
+@contextmanager
+def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
+    """python's, numpy's and torch's global generators seeded inside, as they were afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+class _SeededItems(Dataset[Any]):
+    """A dataset indexed by (index, seed): random transforms depend on nothing but the seed."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, item: tuple[int, int]) -> Any:
+        index, seed = item
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        return self.dataset[index]
+
+
+class _SeededBatches(Sampler[list[tuple[int, int]]]):
+    """Shuffled batches of (index, seed); a last batch of one image, without contrast, is left."""
+
+    def __init__(self, n: int, batch_size: int, generator: torch.Generator) -> None:
+        self.n, self.batch_size, self.generator = n, batch_size, generator
+
+    def __len__(self) -> int:
+        return self.n // self.batch_size + (self.n % self.batch_size > 1)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order: Sequence[int] = torch.randperm(self.n, generator=self.generator).tolist()
+        seeds = torch.randint(2**62, (self.n,), generator=self.generator).tolist()
+        items = list(zip(order, seeds, strict=True))
+        for batch in range(len(self)):
+            yield items[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+
+class Batches:
+    """Epochs of (images, labels) on a device; every iteration over it is a new epoch.
+
+    Args:
+        dataset: items (x, y, ...).
+        batch_size: images in a batch.
+        seed: of order and random transforms.
+        device: where the batches go.
+        num_workers: of the data loader; it changes no number.
+    """
+
+    def __init__(
+        self, dataset: Any, batch_size: int, seed: int, device: torch.device, num_workers: int = 0
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.device = device
+        self.loader = DataLoader(
+            _SeededItems(dataset),
+            batch_sampler=_SeededBatches(len(dataset), batch_size, generator),
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=device.type == "cuda",
+            collate_fn=getattr(dataset, "collate_fn", None),
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.loader:
+            yield (
+                batch[0].to(self.device, non_blocking=True),
+                batch[1].to(self.device, non_blocking=True),
+            )

@@ -1,0 +1,54 @@
+"""Checks of user input: the argument, what was expected, what came, and the way out."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=str)
+
+
+def check_rate(name: str, value: float, interval: str) -> float:
+    """A number inside an interval written like ``"[0, 1)"``, or ValueError."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"Expected `{name}` in {interval}, got {value!r}.") from None
+    above = number >= low if interval[0] == "[" else number > low
+    below = number <= high if interval[-1] == "]" else number < high
+    if not (above and below):
+        raise ValueError(f"Expected `{name}` in {interval}, got {value!r}.")
+    return number
+
+
+def check_integer(name: str, value: int, minimum: int) -> int:
+    """An integer of at least ``minimum``, or ValueError."""
+    if isinstance(value, bool) or int(value) != value or value < minimum:
+        raise ValueError(f"Expected an integer `{name}` of at least {minimum}, got {value!r}.")
+    return int(value)
+
+
+def check_choice(name: str, value: T, choices: tuple[str, ...]) -> T:
+    """One of some strings, or ValueError."""
+    if value not in choices:
+        shown = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"Expected `{name}` to be {shown}, got {value!r}.")
+    return value
+
+
+def check_experience(experience: Any, number: int) -> None:
+    """Two images of two classes at least: with less the MI objective has nothing to contrast."""
+    n = len(experience.dataset)
+    if n < 2:
+        raise ValueError(
+            f"Experience {number} has {n} image(s); the MI objective contrasts at least two. Use "
+            "fewer experiences, or score and tune on the first only (score_on='first', "
+            "tune_on='first')."
+        )
+    classes = getattr(experience, "classes_in_this_experience", None)
+    if classes is not None and len(set(classes)) < 2:
+        raise ValueError(
+            f"Experience {number} has images of class {next(iter(classes), None)} only; the MI "
+            "objective needs at least two classes. Use fewer experiences, or score and tune on "
+            "the first only (score_on='first', tune_on='first')."
+        )

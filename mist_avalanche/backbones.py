@@ -1,0 +1,115 @@
+"""Pretrained backbones by name: timm's, and a tiny ViT whose weights come with the package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import timm
+from safetensors.torch import load_file
+from timm.layers import HybridEmbed
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+EMBEDDED = "embedded"
+EMBEDDED_WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
+
+
+@dataclass(frozen=True)
+class BackboneDefaults:
+    """What goes with a backbone.
+
+    Args:
+        timm_name: timm's name with the pinned pretraining tag; None when it is not timm's.
+        image_size: pixels a side of its inputs.
+        mist: arguments of :class:`~mist_avalanche.MISTPlugin` that suit this backbone.
+    """
+
+    timm_name: str | None = None
+    image_size: int = 224
+    mist: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+# The one place for tuning defaults. Those of the embedded backbone were chosen on the Balinese and
+# Korean characters of Omniglot small1; the paper's, for ViT-B/16, are MISTPlugin's own defaults.
+DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
+    {
+        EMBEDDED: BackboneDefaults(
+            image_size=32,
+            mist=MappingProxyType({"tune_on": "first", "lr": 3e-2, "tune_epochs": 20}),
+        ),
+        "vit_base_patch16_224": BackboneDefaults("vit_base_patch16_224.augreg_in21k"),
+    }
+)
+
+
+def backbone_defaults(name: str) -> BackboneDefaults:
+    """Defaults for a backbone's name; a name without an entry of its own gets the paper's."""
+    return DEFAULTS.get(name) or DEFAULTS.get(name.split(".")[0]) or BackboneDefaults()
+
+
+def tiny_vit(num_classes: int = 0) -> VisionTransformer:
+    """The embedded architecture: 0.5 M parameters, inputs (B, 3, 32, 32), features (B, 96).
+
+    Three strided convolutions make 16 tokens; four blocks of width 96; mean pooling.
+    """
+    stem = nn.Sequential(
+        nn.Conv2d(3, 24, 3, stride=2, padding=1),
+        nn.GroupNorm(4, 24),
+        nn.GELU(),
+        nn.Conv2d(24, 48, 3, stride=2, padding=1),
+        nn.GroupNorm(4, 48),
+        nn.GELU(),
+        nn.Conv2d(48, 96, 3, stride=2, padding=1),
+    )
+    return VisionTransformer(
+        img_size=32,
+        patch_size=1,
+        num_classes=num_classes,
+        global_pool="avg",
+        class_token=False,
+        embed_dim=96,
+        depth=4,
+        num_heads=3,
+        embed_layer=partial(HybridEmbed, stem, proj=False),
+    )
+
+
+def create_backbone(name: str = EMBEDDED, weights: str | Path | None = None) -> nn.Module:
+    """A pretrained backbone without classifier, images (B, 3, H, H) to features (B, D).
+
+    Args:
+        name: ``"embedded"`` or any name of ``timm.list_models()``. ``vit_base_patch16_224`` means
+            the paper's ``vit_base_patch16_224.augreg_in21k``.
+        weights: a file with the backbone's weights (.npz, .pth or .safetensors) for machines that
+            do not reach timm's hub; None takes the pretrained ones.
+
+    Raises:
+        FileNotFoundError: ``weights`` does not exist.
+        ValueError: timm does not know the name.
+    """
+    if weights is not None and not Path(weights).is_file():
+        raise FileNotFoundError(
+            f"No weights at {str(weights)!r}. Give the path of a .npz, .pth or .safetensors file."
+        )
+    if name == EMBEDDED:
+        model = tiny_vit()
+        model.load_state_dict(load_file(weights or EMBEDDED_WEIGHTS))
+        return model
+    timm_name = backbone_defaults(name).timm_name or name
+    if not timm.is_model(timm_name):
+        near = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:5]) or "none similar"
+        raise ValueError(
+            f"Unknown backbone {name!r}. Use 'embedded' or a name of timm.list_models() ({near})."
+        )
+    if weights is None:
+        return timm.create_model(timm_name, pretrained=True, num_classes=0)
+    # timm reads .npz and .safetensors as they are, and other files with weights_only=True.
+    overlay = {"file": str(weights)}
+    return timm.create_model(
+        timm_name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0
+    )

@@ -1,0 +1,91 @@
+"""SplitGlyphs: 100 letters in renderings that look hand-made; nothing to download."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from avalanche.benchmarks import NCScenario
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from ._rendering import Style, outlines, render, unseen_glyphs
+from ._stream import Source, Transform, class_incremental
+
+HAND_MADE = Style(
+    rotation=0.3,
+    slant=0.4,
+    scale=(0.7, 1.2),
+    shift=0.1,
+    elastic=0.04,
+    stroke=2,
+    outline=0.2,
+    contrast=(0.3, 0.9),
+    colour=False,
+    noise=0.12,
+)
+N_TRAIN, N_TEST = 20, 10  # renderings of each glyph
+
+
+class _Labelled(TensorDataset):
+    """Images with the integer ``targets`` that Avalanche expects."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        super().__init__(images)
+        self.targets: list[int] = labels.tolist()
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:  # type: ignore[override]
+        return self.tensors[0][index], self.targets[index]
+
+
+def _drawn(glyphs: Tensor, n: int, seed: int) -> _Labelled:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(len(glyphs)).repeat_interleave(n)
+    faces = torch.randint(glyphs.shape[1], labels.shape, generator=generator)
+    return _Labelled(render(glyphs[labels, faces], HAND_MADE, generator), labels)
+
+
+def SplitGlyphs(
+    n_experiences: int = 10,
+    *,
+    data_seed: int = 0,
+    seed: int | None = 1993,
+    fixed_class_order: Sequence[int] | None = None,
+    shuffle: bool = True,
+    train_transform: Transform | None = None,
+    eval_transform: Transform | None = None,
+) -> NCScenario:
+    """100 glyphs that the embedded backbone has not seen, 20 training and 10 test images each.
+
+    Images are tensors (3, 32, 32) in [0, 1]: ink on paper, bent, slanted, thick, thin or hollow,
+    faint, noisy. They are drawn anew from ``data_seed``, in about two seconds.
+
+    Args:
+        n_experiences: number of experiences.
+        data_seed: of the renderings.
+        seed: of the class order.
+        fixed_class_order: class ids in their order of appearance.
+        shuffle: False keeps the order of the ids.
+        train_transform: of a training image tensor.
+        eval_transform: of a test image tensor.
+
+    Raises:
+        ValueError: a number of experiences or an order that is impossible.
+    """
+    names = unseen_glyphs()
+    glyphs = outlines(names)
+    source = Source(
+        _drawn(glyphs, N_TRAIN, 2 * data_seed),
+        _drawn(glyphs, N_TEST, 2 * data_seed + 1),
+        list(names),
+        f"rendered, data_seed {data_seed}",
+    )
+    return class_incremental(
+        source,
+        n_experiences,
+        seed=seed,
+        fixed_class_order=fixed_class_order,
+        shuffle=shuffle,
+        train_transform=train_transform,
+        eval_transform=eval_transform,
+    )

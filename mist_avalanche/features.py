@@ -1,0 +1,155 @@
+"""Where a model's classifier is, and so what is backbone and what are features.
+
+The features are the classifier's input; the backbone is every parameter that is not the
+classifier's. Nothing else in the package decides what is backbone, bias or normalisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from avalanche.models import DynamicModule, MultiTaskModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+
+def backbone_names(model: nn.Module, classifier: str) -> dict[str, nn.Parameter]:
+    """Trainable parameters that are not the classifier's, each once, under its first name.
+
+    ``torch.compile``'s ``_orig_mod.`` is not part of a name.
+    """
+    head = {id(p) for p in model.get_submodule(classifier).parameters()}
+    return {
+        name.replace("_orig_mod.", ""): p
+        for name, p in model.named_parameters()
+        if p.requires_grad and id(p) not in head
+    }
+
+
+def always_selected(model: nn.Module) -> set[int]:
+    """ids of the parameters that MIST always selects: biases, and scales of normalisations."""
+    normalisations = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+    return {
+        id(p)
+        for module in model.modules()
+        for name, p in module.named_parameters(recurse=False)
+        if name.startswith("bias")
+        or name.endswith("_bias")
+        or isinstance(module, normalisations)
+        or ("norm" in type(module).__name__.lower() and p.ndim <= 1)
+    }
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Linear layers, and look-alikes such as cosine classifiers: one matrix of their own."""
+    weight = module._parameters.get("weight")
+    return weight is not None and weight.ndim == 2
+
+
+def find_classifier(model: nn.Module, x: Tensor, name: str | None = None) -> str:
+    """The name of the module whose input are the features.
+
+    It is the layer whose output is the model's output, a growing Avalanche head counting as one
+    layer; failing that, the only linear layer there is.
+
+    Args:
+        model: any model giving logits; its state is left as it was.
+        x: a batch of its inputs, (1, ...) is enough.
+        name: the user's own answer, checked and returned.
+
+    Raises:
+        ValueError: no such module, or no module that is surely the classifier; the message lists
+            the candidates.
+    """
+    if any(isinstance(module, MultiTaskModule) for module in model.modules()):
+        raise ValueError(
+            "MISTPlugin cannot tune a multi-task model (as_multitask, MultiHeadClassifier): its "
+            "features depend on task labels. Use a single-head model, for example with "
+            "avalanche.models.IncrementalClassifier."
+        )
+    modules = dict(model.named_modules())
+    linear = [n for n, module in modules.items() if isinstance(module, nn.Linear)]
+    shown = ", ".join(f"{n!r} {tuple(modules[n].weight.shape)}" for n in linear[-8:])
+    candidates = f"Linear layers: {shown or 'none'}." if linear else "It has no linear layer."
+    if name is not None:
+        if name not in modules or not name:
+            raise ValueError(f"The model has no module named {name!r}. {candidates}")
+        return name
+
+    outputs: dict[str, Any] = {}
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, out, n=n: outputs.__setitem__(n, out))
+        for n, module in modules.items()
+        if n
+    ]
+    try:
+        with in_mode(model, training=False), torch.no_grad():
+            result = model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    final = [n for n, out in outputs.items() if out is result]
+    growing = [n for n in final if isinstance(modules[n], DynamicModule)]
+    if growing:
+        return min(growing, key=len)
+    layers = [n for n in final if _is_layer(modules[n])] or (linear if len(linear) == 1 else [])
+    if layers:
+        return max(layers, key=len)
+    raise ValueError(
+        f"Cannot tell which module of {type(model).__name__} is the classifier. {candidates} "
+        "Give MISTPlugin(classifier=NAME), the module whose input are the features."
+    )
+
+
+@contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Training or evaluation mode inside, every module's own mode back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """A model seen from its features.
+
+    Args:
+        model: gives logits.
+        classifier: name of the module whose input are the features.
+    """
+
+    model: nn.Module
+    classifier: str
+
+    def backbone(self) -> dict[str, nn.Parameter]:
+        """Parameters that MIST may tune, by name."""
+        return backbone_names(self.model, self.classifier)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Features (B, D) of a batch, with gradient; more than one axis is flattened to D.
+
+        Raises:
+            ValueError: the classifier did not run, or got no batch of features.
+        """
+        seen: list[Any] = []
+        module = self.model.get_submodule(self.classifier)
+        hook = module.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+        try:
+            self.model(x)
+        finally:
+            hook.remove()
+        if not seen or not isinstance(seen[-1], Tensor) or len(seen[-1]) != len(x):
+            raise ValueError(
+                f"The module {self.classifier!r} gets no features (B, D) in a forward pass. Give "
+                "MISTPlugin(classifier=NAME) another module."
+            )
+        features: Tensor = seen[-1].flatten(1)
+        return features

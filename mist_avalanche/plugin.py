@@ -1,0 +1,377 @@
+"""MIST as an Avalanche plugin: hooks that name what happens, over the pieces of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from avalanche.evaluation.metric_results import MetricValue
+from avalanche.training.plugins import SupervisedPlugin
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ._batches import Batches, derive_seed, isolated_rng
+from ._checks import check_choice, check_experience, check_integer, check_rate
+from .backbones import backbone_defaults
+from .features import FeatureExtractor, always_selected, find_classifier, in_mode
+from .gradients import SelectedEntries, StepGuard
+from .losses import SupervisedInfoNCE
+from .selection import Selection, select, top_entries
+from .sensitivity import fisher_scores
+from .tuning import ReferenceSGD, SparseSGD, tune
+from .views import SecondView
+
+PROJECTION_WIDTH = 128
+_SCORE, _TUNE, _HOST, _PROJECTION = range(4)  # purposes of random numbers
+
+
+class MISTPlugin(SupervisedPlugin):
+    """Mutual Information-guided Sparse Tuning (arXiv 2505.19943) for any Avalanche strategy.
+
+    Before an experience it scores how sensitive every backbone weight is to the MI objective,
+    selects at most ``select_rate`` of them, and tunes those with SGD, most of them resting in
+    every step. While the strategy trains, it gives the strategy's own backbone gradients the same
+    mask. An entry that is not selected never changes by a bit, whatever optimizer the strategy has.
+
+    Args:
+        select_rate: share of the backbone's entries that may move, in (0, 1]; biases and scales of
+            normalisations, always selected, are part of it.
+        drop_rate: probability that a selected entry rests in a step, in [0, 1).
+        tune_epochs: passes of sparse tuning before an experience; 0 for none.
+        score_on: ``"first"``: score before the first experience only; ``"every"``: before each.
+        tune_on: before which experiences to tune.
+        lr: of the backbone while tuning (the paper's for ViT-B/16).
+        projection_lr: of the projection while tuning.
+        temperature: τ of the objective.
+        overlap_decay: an entry of c earlier selections has its gradient scaled by this to the c.
+        protect_rate: share of each tensor's entries, the most sensitive, that are frozen for good
+            after an experience in which they were scored. 0 protects none, less than one entry the
+            maximum of each tensor. At the next score their sensitivity counts as zero.
+        select_by: ``"mi"`` as published; ``"random"`` takes as many entries at random.
+        classifier: name of the module whose input are the features, when it cannot be found.
+        dynamics: ``"sparse"``, or ``"reference"`` for the published code's, in which the rate holds
+            per tensor with the always-selected entries on top, and momentum and weight decay move
+            every entry.
+        batch_size: images a batch of scoring and tuning, each in two views.
+        view: the second view, ``f(batch, generator)``; None for the paper's.
+        seed: of the plugin's random draws; None takes ``torch.initial_seed()``.
+        verbose: show progress bars.
+
+    Attributes:
+        selection: a :class:`~mist_avalanche.selection.Selection`, None before the first score.
+        sensitivity: name to scores of the last score pass.
+        updated_fraction: share of backbone entries that the last step changed.
+
+    Raises:
+        ValueError: an argument out of its range, at construction; a model or an experience that
+            MIST cannot work with, before the experience.
+        FloatingPointError: a loss that is not finite; weights are as before the step.
+
+    Differences from the reference code
+        * Only kept entries move. There, weight decay and momentum move all of them; ours gives
+          both to the kept entries alone, and momentum rests with its entry.
+        * The budget is the sum over all entries. There, the rate holds per tensor and biases and
+          normalisations come on top.
+        * Equal scores do not widen the selection, and zero sensitivity is not selected. There, a
+          tensor without gradient is selected whole.
+        * The projection always trains. There, its gradients are dropped too.
+        * Scores are taken in evaluation mode, so that no buffer and no random stream changes; the
+          published backbones have neither dropout nor running statistics.
+        * ``tune_epochs`` counts tuning epochs. There, the score pass is the first of ``mi_epochs``.
+        * A last batch of one image, which has nothing to contrast, is left out.
+    """
+
+    def __init__(
+        self,
+        *,
+        select_rate: float = 0.05,
+        drop_rate: float = 0.9,
+        tune_epochs: int = 20,
+        score_on: Literal["first", "every"] = "first",
+        tune_on: Literal["first", "every"] = "every",
+        lr: float = 1e-4,
+        projection_lr: float = 1e-2,
+        temperature: float = 0.07,
+        overlap_decay: float = 0.9,
+        protect_rate: float = 0.0,
+        select_by: Literal["mi", "random"] = "mi",
+        classifier: str | None = None,
+        dynamics: Literal["sparse", "reference"] = "sparse",
+        batch_size: int = 48,
+        view: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        seed: int | None = None,
+        verbose: bool = True,
+    ) -> None:
+        super().__init__()
+        self.select_rate = check_rate("select_rate", select_rate, "(0, 1]")
+        self.drop_rate = check_rate("drop_rate", drop_rate, "[0, 1)")
+        self.tune_epochs = check_integer("tune_epochs", tune_epochs, 0)
+        self.score_on = check_choice("score_on", score_on, ("first", "every"))
+        self.tune_on = check_choice("tune_on", tune_on, ("first", "every"))
+        self.lr = check_rate("lr", lr, "(0, inf)")
+        self.projection_lr = check_rate("projection_lr", projection_lr, "(0, inf)")
+        self.overlap_decay = check_rate("overlap_decay", overlap_decay, "(0, 1]")
+        self.protect_rate = check_rate("protect_rate", protect_rate, "[0, 1)")
+        self.select_by = check_choice("select_by", select_by, ("mi", "random"))
+        self.dynamics = check_choice("dynamics", dynamics, ("sparse", "reference"))
+        self.batch_size = check_integer("batch_size", batch_size, 2)
+        self.objective = SupervisedInfoNCE(check_rate("temperature", temperature, "(0, inf)"))
+        self.classifier = classifier
+        self.view = view or SecondView()
+        self.seed = torch.initial_seed() if seed is None else seed
+        self.verbose = verbose
+
+        self.selection: Selection | None = None
+        self.sensitivity: dict[str, Tensor] = {}
+        self.projection: nn.Linear | None = None
+        self._overlap: dict[str, Tensor] = {}  # name -> number of earlier selections
+        self._protected: dict[str, Tensor] = {}  # name -> bool mask
+        self._guard: StepGuard | None = None
+        self._updated: float | Tensor = 0.0
+        self._experience = -1
+
+    @classmethod
+    def for_backbone(cls, name: str, **changes: Any) -> MISTPlugin:
+        """The plugin with the tuning defaults of a backbone, and some of them changed."""
+        return cls(**{**backbone_defaults(name).mist, **changes})
+
+    @property
+    def updated_fraction(self) -> float:
+        """Backbone entries that the last step changed / all backbone entries."""
+        if self._guard is not None and self._guard.changed is not None:
+            return float(self._guard.changed) / self._guard.entries.total
+        return float(self._updated)
+
+    # ---- Avalanche's hooks -------------------------------------------------------------------
+
+    def before_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
+        """Score, select and tune when due; then guard the strategy's optimizer."""
+        self._experience += 1
+        self._release()
+        extract = self._features_of(strategy)
+        score = self.score_on == "every" or self.selection is None
+        tune = self.tune_epochs > 0 and (self.tune_on == "every" or self._experience == 0)
+        if score or tune:
+            check_experience(strategy.experience, self._experience)
+        if score:
+            self._score(strategy, extract, num_workers)
+            self._publish(strategy, "selected_fraction", self._chosen.fraction)
+        if tune:
+            self._tune(strategy, extract, num_workers)
+        self._guard = StepGuard(*self._step_arguments(extract, _HOST, strategy.device))
+        if self.dynamics == "sparse":
+            self._guard.attach(strategy.optimizer)
+
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Mask and drop the strategy's own backbone gradients."""
+        if not bool(torch.isfinite(strategy.loss).all()):
+            raise FloatingPointError(
+                f"The strategy's loss is {strategy.loss.tolist()} in experience "
+                f"{self._experience}, epoch {strategy.clock.train_exp_epochs}, step "
+                f"{strategy.clock.train_epoch_iterations}. The weights are as they were before "
+                "this step. Lower its learning rate, or check the images for NaN or Inf."
+            )
+        if self._guard is not None:
+            self._guard.mask_gradients()
+
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        """Guard the step, also of an optimizer that was exchanged or that calls no hooks."""
+        if self._guard is None or self.dynamics != "sparse" or strategy.optimizer is None:
+            return
+        self._guard.attach(strategy.optimizer)
+        if not self._guard.hooks_into(strategy.optimizer):
+            self._guard.before_step()
+
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        """End the guard of an optimizer that calls no hooks."""
+        if self._guard is not None:
+            self._guard.after_step()
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Log what the strategy's last step changed."""
+        if self._guard is not None and self._guard.changed is not None:
+            self._publish(strategy, "updated_fraction", self.updated_fraction)
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Protect the most sensitive entries, and let go of the optimizer."""
+        self._release()
+        if self.protect_rate:
+            for name, scores in self.sensitivity.items():
+                top = top_entries(scores, self.protect_rate)
+                self._protected[name] = self._protected.get(name, torch.zeros_like(top)) | top
+
+    # ---- The method --------------------------------------------------------------------------
+
+    def _score(self, strategy: Any, extract: FeatureExtractor, num_workers: int) -> None:
+        """Scores of this experience, and the selection that follows from them."""
+        with self._borrow(strategy, extract, _SCORE, num_workers, training=False) as run:
+            bar = tqdm(run.batches, "MIST score", disable=not self.verbose, leave=False)
+            self.sensitivity = fisher_scores(
+                run.loss_of, bar, extract.backbone(), protected=self._protected
+            )
+        backbone, scores = extract.backbone(), self.sensitivity
+        if self.select_by == "random":
+            generator = torch.Generator().manual_seed(self._seed(_SCORE))
+            scores = {
+                name: torch.rand(score.shape, generator=generator).to(score.device) + 1e-3
+                for name, score in scores.items()
+            }
+        fixed = always_selected(strategy.model)
+        always = {name for name in scores if id(backbone[name]) in fixed}
+        if self.selection is not None:
+            for name, mask in self.selection.masks.items():
+                seen = self._overlap.get(name, torch.zeros_like(mask, dtype=torch.uint8))
+                self._overlap[name] = seen + mask
+        self.selection = select(
+            scores, self.select_rate, always, within_budget=self.dynamics == "sparse"
+        )
+
+    def _tune(self, strategy: Any, extract: FeatureExtractor, num_workers: int) -> None:
+        """Sparse tuning on the MI objective."""
+        with self._borrow(strategy, extract, _TUNE, num_workers, training=True) as run:
+            entries, drop_rate, generator, decay = self._step_arguments(
+                extract, _TUNE, strategy.device
+            )
+            sgd = SparseSGD if self.dynamics == "sparse" else ReferenceSGD
+            stepper = sgd(
+                entries,
+                list(run.projection.parameters()),
+                lr=self.lr,
+                projection_lr=self.projection_lr,
+                drop_rate=drop_rate,
+                generator=generator,
+                decay=decay,
+            )
+            with tqdm(
+                total=self.tune_epochs * len(run.batches),
+                desc=f"MIST tune, experience {self._experience}",
+                disable=not self.verbose,
+                leave=False,
+            ) as bar:
+
+                def progress(_epoch: int, loss: float) -> None:
+                    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                    bar.update()
+
+                report = tune(
+                    run.loss_of,
+                    run.batches,
+                    stepper,
+                    self.tune_epochs,
+                    total=entries.total,
+                    what=f"MIST tuning before experience {self._experience}",
+                    progress=progress,
+                )
+        if stepper.changed is not None:
+            self._updated = stepper.changed / entries.total
+        self._publish(strategy, "tuning_loss", report.losses[-1])
+        self._publish(strategy, "updated_fraction", report.updated_fraction)
+
+    # ---- What both need ----------------------------------------------------------------------
+
+    @contextmanager
+    def _borrow(
+        self,
+        strategy: Any,
+        extract: FeatureExtractor,
+        purpose: int,
+        num_workers: int,
+        *,
+        training: bool,
+    ) -> Iterator[_Run]:
+        """Batches and the loss of one, with mode and random streams of the host left alone."""
+        seed = self._seed(purpose)
+        views = torch.Generator().manual_seed(seed)
+        dataset = strategy.experience.dataset.train()
+        batches = Batches(dataset, self.batch_size, seed, strategy.device, num_workers)
+
+        with in_mode(strategy.model, training=training), isolated_rng(seed, strategy.device):
+            projection = self._projection_for(extract, batches)
+
+            def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
+                x, y = batch
+                features = extract(torch.cat([x, self.view(x, views)]))  # (2B, D)
+                loss: Tensor = self.objective(projection(features.to(projection.weight.dtype)), y)
+                return loss
+
+            with torch.enable_grad():
+                yield _Run(batches, loss_of, projection)
+
+    def _projection_for(self, extract: FeatureExtractor, batches: Batches) -> nn.Linear:
+        """The projection, made when the width of the features is known."""
+        if self.projection is None:
+            x = batches.loader.dataset[(0, 0)][0].unsqueeze(0).to(batches.device)
+            with in_mode(extract.model, training=False), torch.no_grad():
+                features = extract(x)
+            with isolated_rng(derive_seed(self.seed, _PROJECTION), torch.device("cpu")):
+                projection = nn.Linear(features.shape[1], PROJECTION_WIDTH)
+            dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+            self.projection = projection.to(features.device, dtype)
+        return self.projection
+
+    def _step_arguments(
+        self, extract: FeatureExtractor, purpose: int, device: torch.device
+    ) -> tuple[SelectedEntries, float, torch.Generator, Tensor | None]:
+        """Entries that may move now, drop rate, generator and overlap decay of a step."""
+        masks = {
+            name: mask & ~self._protected[name] if name in self._protected else mask
+            for name, mask in self._chosen.masks.items()
+        }
+        entries = SelectedEntries(extract.backbone(), masks)
+        decay = None
+        if self._overlap and self.overlap_decay < 1:
+            counts = entries.gather([self._overlap.get(name) for name in entries.names])
+            decay = self.overlap_decay ** counts.to(torch.float64)
+        generator = torch.Generator(device).manual_seed(self._seed(purpose, 1))
+        return entries, self.drop_rate, generator, decay
+
+    def _features_of(self, strategy: Any) -> FeatureExtractor:
+        """Find the classifier, and make sure that there is a backbone to tune."""
+        dataset = strategy.experience.dataset.eval()
+        with isolated_rng(self.seed, strategy.device):
+            x = dataset[0][0].unsqueeze(0).to(strategy.device)
+            name = find_classifier(strategy.model, x, self.classifier)
+        extract = FeatureExtractor(strategy.model, name)
+        if not extract.backbone():
+            raise ValueError(
+                f"There is nothing to tune: no parameter before the classifier {name!r} of "
+                f"{type(strategy.model).__name__} requires gradients. Unfreeze the backbone with "
+                "requires_grad_(True), or give MISTPlugin(classifier=NAME) another module."
+            )
+        return extract
+
+    def _seed(self, purpose: int, *path: int) -> int:
+        return derive_seed(self.seed, purpose, self._experience, *path)
+
+    @property
+    def _chosen(self) -> Selection:
+        if self.selection is None:
+            raise RuntimeError("There is no selection yet: train an experience first.")
+        return self.selection
+
+    def _publish(self, strategy: Any, name: str, value: float) -> None:
+        """Send a number to the strategy's loggers."""
+        strategy.evaluator.publish_metric_value(
+            MetricValue(self, f"MIST/{name}", value, self._experience)
+        )
+
+    def _release(self) -> None:
+        """Let go of the strategy's optimizer and free the copy of the backbone."""
+        if self._guard is not None:
+            self._updated = self.updated_fraction
+            self._guard.detach()
+            self._guard = None
+
+
+class _Run:
+    """What scoring and tuning work with."""
+
+    def __init__(
+        self,
+        batches: Batches,
+        loss_of: Callable[[tuple[Tensor, Tensor]], Tensor],
+        projection: nn.Linear,
+    ) -> None:
+        self.batches, self.loss_of, self.projection = batches, loss_of, projection

@@ -1,0 +1,68 @@
+"""MI-Fisher scores: how sensitive each weight is to an objective (pure; section 3 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Batch = TypeVar("Batch")
+
+
+def fisher_scores(
+    loss_of: Callable[[Batch], Tensor],
+    batches: Iterable[Batch],
+    parameters: Mapping[str, Tensor],
+    protected: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """F_i = mean over mini-batches of (∂L/∂θ_i)², with the gradient of the batch's loss.
+
+    Nothing is changed: gradients are returned by autograd and never stored in ``.grad``.
+
+    Args:
+        loss_of: scalar loss of one batch.
+        batches: one pass over the data.
+        parameters: leaf tensors by name.
+        protected: entries (bool, shaped as the parameter) whose score is zero.
+
+    Returns:
+        Name to scores, each shaped as its parameter, in float32 or better. A parameter that the
+        loss does not depend on is left out: it does not feed the objective.
+
+    Raises:
+        ValueError: there is no batch, or no parameter that the loss depends on.
+        FloatingPointError: a loss that is not finite; the message counts the batches.
+    """
+    names, leaves = list(parameters), list(parameters.values())
+    scores: dict[str, Tensor] = {}
+    n_batches = 0
+    for batch in batches:
+        loss = loss_of(batch)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss is {loss.item()} in batch {n_batches} of the score pass. "
+                "Check the images for NaN or Inf, and the weights."
+            )
+        gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+        for name, gradient in zip(names, gradients, strict=True):
+            if gradient is None:
+                continue
+            gradient = gradient.detach()
+            if gradient.dtype in (torch.float16, torch.bfloat16):
+                gradient = gradient.float()
+            if name in scores:
+                scores[name].addcmul_(gradient, gradient)
+            else:
+                scores[name] = gradient.square()
+        n_batches += 1
+    if not n_batches:
+        raise ValueError("There is no batch of at least two images to score on.")
+    if not scores:
+        raise ValueError("The loss depends on none of the parameters: there is nothing to tune.")
+    for name, score in scores.items():
+        score.div_(n_batches)
+        if protected and name in protected:
+            score.masked_fill_(protected[name], 0)
+    return scores
