@@ -45,10 +45,12 @@ class MISTPlugin(SupervisedPlugin):
         lr: of the backbone while tuning (the paper's for ViT-B/16).
         projection_lr: of the projection while tuning.
         temperature: τ of the objective.
-        overlap_decay: an entry of c earlier selections has its gradient scaled by this to the c.
+        overlap_decay: an entry of c earlier selections has its gradient scaled by this to the c;
+            always-selected tensors are exempt, as in the reference code.
         protect_rate: share of each tensor's entries, the most sensitive, that are frozen for good
-            after an experience in which they were scored. 0 protects none, less than one entry the
-            maximum of each tensor. At the next score their sensitivity counts as zero.
+            after an experience in which they were scored; always-selected tensors are exempt. 0
+            protects none, less than one entry the maximum of each tensor. At the next score their
+            sensitivity counts as zero.
         select_by: ``"mi"`` as published; ``"random"`` takes as many entries at random.
         classifier: name of the module whose input are the features, when it cannot be found.
         dynamics: ``"sparse"``, or ``"reference"`` for the published code's, in which the rate holds
@@ -199,6 +201,8 @@ class MISTPlugin(SupervisedPlugin):
         self._release()
         if self.protect_rate:
             for name, scores in self.sensitivity.items():
+                if name in self._chosen.always:
+                    continue
                 top = top_entries(scores, self.protect_rate)
                 self._protected[name] = self._protected.get(name, torch.zeros_like(top)) | top
 
@@ -221,7 +225,8 @@ class MISTPlugin(SupervisedPlugin):
         fixed = always_selected(strategy.model)
         always = {name for name in scores if id(backbone[name]) in fixed}
         if self.selection is not None:
-            for name, mask in self.selection.masks.items():
+            for name in self.selection.masks.keys() - self.selection.always:
+                mask = self.selection.masks[name]
                 seen = self._overlap.get(name, torch.zeros_like(mask, dtype=torch.uint8))
                 self._overlap[name] = seen + mask
         self.selection = select(

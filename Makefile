@@ -1,0 +1,36 @@
+# python3 and make are all that these need; .venv is made at the first call.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint types check wheel clean
+
+demo: $(INSTALLED)
+	$(BIN)/mist-avalanche compare --benchmark glyphs --seeds 2 --output results/demo --resume \
+		--strategies naive,replay,simplecil,simplecil+mist
+
+test: lint types check
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+check: $(INSTALLED)
+	$(BIN)/pytest
+
+wheel: $(INSTALLED)
+	rm -rf build dist
+	$(BIN)/python -m build --wheel
+
+$(INSTALLED): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist results *.egg-info

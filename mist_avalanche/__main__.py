@@ -1,0 +1,7 @@
+"""``python -m mist_avalanche``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

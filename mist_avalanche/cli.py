@@ -1,0 +1,140 @@
+"""The command ``mist-avalanche``: one run, or several methods side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from . import report
+from ._version import __version__
+from .runner import BENCHMARKS, RunConfig, run_seeds
+from .strategies.baselines import STRATEGIES
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """KEY=VALUE; the value is JSON where it can be, else a string; commas make a list."""
+    key, separator, value = text.partition("=")
+    if not (key and separator):
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value.split(",") if "," in value else value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    top = argparse.ArgumentParser("mist-avalanche", description=__doc__)
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(dest="command", required=True)
+
+    common = argparse.ArgumentParser(add_help=False)
+    add = common.add_argument
+    default = RunConfig()
+    add("--benchmark", choices=BENCHMARKS, default=default.benchmark)
+    add("--benchmark-arg", type=_setting, action="append", default=[], metavar="KEY=VALUE")
+    add("--mist-arg", type=_setting, action="append", default=[], metavar="KEY=VALUE")
+    add("--dataset-root", metavar="DIR", help="default: Avalanche's data folder")
+    add("--experiences", type=int, default=default.experiences)
+    add("--seed", type=int, default=default.seed, help="of training")
+    add("--seeds", type=int, default=1, metavar="N", help="run N seeds, from --seed on")
+    add("--order-seed", type=int, default=default.order_seed, help="of the class order")
+    add("--vary-order", action="store_true", help="a class order of its own for every seed")
+    add("--backbone", default=default.backbone, help="'embedded' or a name of timm")
+    add("--weights", metavar="FILE", help="weights of the backbone, instead of timm's hub")
+    add("--device", choices=("auto", "cpu", "cuda"), default=default.device)
+    add("--output", metavar="DIR", help="default: results/BENCHMARK-METHOD")
+    add("--resume", action="store_true", help="keep finished runs of the same settings")
+    add("--quiet", action="store_true", help="no progress bars")
+
+    run = commands.add_parser("run", parents=[common], help="one method")
+    run.add_argument("--strategy", choices=STRATEGIES, default=default.strategy)
+    run.add_argument("--mist", action="store_true", help="add MISTPlugin")
+    compare = commands.add_parser("compare", parents=[common], help="several methods")
+    compare.add_argument(
+        "--strategies",
+        default="naive,replay,simplecil,simplecil+mist",
+        help="comma-separated; '+mist' adds MISTPlugin",
+    )
+    return top
+
+
+def _config(args: argparse.Namespace) -> RunConfig:
+    return RunConfig(
+        benchmark=args.benchmark,
+        mist_args=dict(args.mist_arg),
+        benchmark_args=dict(args.benchmark_arg),
+        dataset_root=args.dataset_root,
+        experiences=args.experiences,
+        seed=args.seed,
+        order_seed=args.order_seed,
+        backbone=args.backbone,
+        weights=args.weights,
+        device=args.device,
+    )
+
+
+def _methods(args: argparse.Namespace) -> list[tuple[str, bool]]:
+    """(strategy, with MIST) in the order asked for."""
+    if args.command == "run":
+        return [(args.strategy, args.mist)]
+    methods = []
+    for name in args.strategies.split(","):
+        strategy, plus, mist = name.strip().partition("+")
+        if strategy not in STRATEGIES or (plus and mist != "mist"):
+            raise ValueError(
+                f"Unknown method {name!r}. Use {', '.join(STRATEGIES)}, each also with '+mist'."
+            )
+        methods.append((strategy, bool(plus)))
+    return methods
+
+
+def _execute(args: argparse.Namespace) -> None:
+    base = _config(args)
+    methods = _methods(args)
+    name = "comparison" if args.command == "compare" else _labelled(base, methods[0]).label
+    output = Path(args.output or f"results/{base.benchmark}-{name}")
+    finished: dict[str, list[dict[str, Any]]] = {}
+    for method in methods:
+        config = _labelled(base, method)
+        finished[config.label] = run_seeds(
+            config,
+            output / config.label if args.command == "compare" else output,
+            args.seeds,
+            vary_order=args.vary_order,
+            resume=args.resume,
+            progress=not args.quiet,
+        )
+    print(f"\n{report.table(finished)}\n")
+    if args.command == "compare":
+        (output / "comparison.md").write_text(report.table(finished, markdown=True) + "\n")
+        report.plot_accuracy(finished, output / "accuracy.png")
+        print(f"Table: {output / 'comparison.md'}")
+    print(f"Picture: {output / 'accuracy.png'}\nEverything: {output}")
+
+
+def _labelled(config: RunConfig, method: tuple[str, bool]) -> RunConfig:
+    return replace(config, strategy=method[0], mist=method[1])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code. Errors of the user are one line."""
+    args = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    warnings.filterwarnings("ignore", module="avalanche")
+    try:
+        _execute(args)
+    except (ValueError, FileNotFoundError, FloatingPointError, RuntimeError, TypeError) as error:
+        print(f"mist-avalanche: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mist-avalanche: stopped; --resume keeps the finished runs", file=sys.stderr)
+        return 130
+    return 0

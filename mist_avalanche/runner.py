@@ -1,0 +1,278 @@
+"""One class-incremental run, or the same run over several seeds, from settings to files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.benchmarks import NCScenario
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.logging import TensorboardLogger
+from avalanche.training.plugins import EvaluationPlugin
+from tqdm.auto import tqdm
+
+from . import report
+from .backbones import EMBEDDED, backbone_defaults, create_backbone
+from .benchmarks import SplitGlyphs, SplitOmniglot
+from .metrics import accuracy_rows, summarize
+from .plugin import MISTPlugin
+from .strategies.baselines import build_strategy
+
+log = logging.getLogger(__name__)
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of a run; the command's options have the same names.
+
+    Args:
+        benchmark: ``glyphs`` or ``omniglot``.
+        strategy: one of :data:`mist_avalanche.strategies.baselines.STRATEGIES`.
+        mist: add a MISTPlugin.
+        mist_args: its arguments, over the defaults of the backbone.
+        benchmark_args: arguments of the benchmark, such as ``alphabets``.
+        dataset_root: where the data is; None for Avalanche's data folder.
+        experiences: number of experiences.
+        seed: of training.
+        order_seed: of the class order.
+        backbone: ``embedded`` or a name of timm.
+        weights: a file with its weights, instead of timm's hub.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    benchmark: str = "glyphs"
+    strategy: str = "simplecil"
+    mist: bool = False
+    mist_args: Mapping[str, Any] = field(default_factory=dict)
+    benchmark_args: Mapping[str, Any] = field(default_factory=dict)
+    dataset_root: str | None = None
+    experiences: int = 10
+    seed: int = 0
+    order_seed: int = 1993
+    backbone: str = EMBEDDED
+    weights: str | None = None
+    device: str = "auto"
+
+    @property
+    def label(self) -> str:
+        """Name of the method, for tables and folders."""
+        return self.strategy + ("+mist" if self.mist else "")
+
+
+def _glyphs(config: RunConfig) -> NCScenario:
+    size = backbone_defaults(config.backbone).image_size
+    if size != 32:
+        raise ValueError(f"glyphs are 32 pixels wide, {config.backbone!r} takes {size}.")
+    return SplitGlyphs(config.experiences, seed=config.order_seed, **config.benchmark_args)
+
+
+def _omniglot(config: RunConfig) -> NCScenario:
+    size = backbone_defaults(config.backbone).image_size
+    return SplitOmniglot(
+        config.experiences,
+        dataset_root=config.dataset_root,
+        seed=config.order_seed,
+        **{"image_size": size, **config.benchmark_args},
+    )
+
+
+BENCHMARKS: Mapping[str, Callable[[RunConfig], NCScenario]] = MappingProxyType(
+    {"glyphs": _glyphs, "omniglot": _omniglot}
+)
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` takes the GPU when there is one.
+
+    Raises:
+        RuntimeError: ``cuda`` was asked for and is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("torch finds no CUDA device. Use --device cpu.")
+    return torch.device(name)
+
+
+def run(
+    config: RunConfig, output: str | Path, *, resume: bool = False, progress: bool = True
+) -> dict[str, Any]:
+    """Train on every experience, evaluate on all classes seen, write the results.
+
+    ``output`` gets ``results.json``, ``accuracy.png`` and TensorBoard's event files.
+
+    Args:
+        config: the settings.
+        output: folder, made when missing.
+        resume: take results.json as it is when it was made with the same settings.
+        progress: show progress bars.
+
+    Returns:
+        What results.json holds: ``schema``, ``config``, ``metrics`` (percent), ``accuracy`` (rows
+        in percent), ``timing`` (seconds), ``environment``.
+    """
+    output = Path(output)
+    if resume and (finished := _finished(config, output)):
+        log.info("%s is finished already", output)
+        return finished
+    start = time.perf_counter()
+    if config.benchmark not in BENCHMARKS:
+        raise ValueError(
+            f"Unknown benchmark {config.benchmark!r}. Use one of {', '.join(BENCHMARKS)}."
+        )
+    device = choose_device(config.device)
+    benchmark = BENCHMARKS[config.benchmark](config)
+    backbone = create_backbone(config.backbone, config.weights)
+    random.seed(config.seed)
+    np.random.seed(config.seed % 2**32)
+    torch.manual_seed(config.seed)
+
+    mist = None
+    if config.mist:
+        mist = MISTPlugin.for_backbone(
+            config.backbone, **{"seed": config.seed, "verbose": progress, **config.mist_args}
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    board = TensorboardLogger(output / "tensorboard")
+    strategy = build_strategy(
+        config.strategy,
+        backbone,
+        _width(backbone),
+        device=device,
+        plugins=[mist] if mist else [],
+        evaluator=EvaluationPlugin(
+            accuracy_metrics(experience=True, stream=True), loggers=[board]
+        ),
+    )
+
+    counts = [len(e.dataset) for e in benchmark.test_stream]
+    correct: list[list[int]] = []
+    seconds: dict[str, list[float]] = {"train": [], "eval": []}
+    experiences = tqdm(
+        benchmark.train_stream, f"{config.label}, seed {config.seed}", disable=not progress
+    )
+    for t, experience in enumerate(experiences):
+        began = time.perf_counter()
+        strategy.train(experience)
+        trained = time.perf_counter()
+        metrics = strategy.eval(benchmark.test_stream[: t + 1])
+        seconds["train"].append(round(trained - began, 3))
+        seconds["eval"].append(round(time.perf_counter() - trained, 3))
+        correct.append([_correct(metrics, i, counts[i]) for i in range(t + 1)])
+        experiences.set_postfix(accuracy=f"{summarize(correct, counts)['A_T']:.1f} %")
+    board.writer.close()
+
+    results = {
+        "schema": SCHEMA,
+        "config": {**asdict(config), "split": benchmark.split_name},
+        "metrics": summarize(correct, counts),
+        "accuracy": accuracy_rows(correct, counts),
+        "classes_seen": np.cumsum(
+            [len(e.classes_in_this_experience) for e in benchmark.train_stream]
+        ).tolist(),
+        "test_images": counts,
+        "timing": {**seconds, "total": round(time.perf_counter() - start, 3)},
+        "environment": environment(device),
+    }
+    if mist is not None and mist.selection is not None:
+        results["mist"] = {
+            "selected_fraction": mist.selection.fraction,
+            "updated_fraction": mist.updated_fraction,
+        }
+    report.write_json(results, output / "results.json")
+    report.plot_accuracy({config.label: [results]}, output / "accuracy.png")
+    return results
+
+
+def run_seeds(
+    config: RunConfig,
+    output: str | Path,
+    n_seeds: int,
+    *,
+    vary_order: bool = False,
+    resume: bool = False,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """The same run with seeds ``config.seed``, ``config.seed + 1``, …, each in ``seed-S``.
+
+    One seed alone is written to ``output`` itself. Of several, ``summary.json`` has mean and standard deviation of every metric. ``vary_order`` gives each
+    seed a class order of its own as well.
+    """
+    if n_seeds < 1:
+        raise ValueError(f"Expected at least one seed, got {n_seeds}.")
+    output = Path(output)
+    if n_seeds == 1:
+        return [run(config, output, resume=resume, progress=progress)]
+    results = []
+    for i in range(n_seeds):
+        changes: dict[str, Any] = {"seed": config.seed + i}
+        if vary_order:
+            changes["order_seed"] = config.order_seed + i
+        one = replace(config, **changes)
+        results.append(
+            run(one, output / f"seed-{one.seed}", resume=resume, progress=progress)
+        )
+    report.write_json(
+        {
+            "schema": SCHEMA,
+            "config": results[0]["config"],
+            "seeds": [r["config"]["seed"] for r in results],
+            "metrics": report.mean_and_std(results),
+        },
+        output / "summary.json",
+    )
+    report.plot_accuracy({config.label: results}, output / "accuracy.png")
+    return results
+
+
+def _width(backbone: torch.nn.Module) -> int:
+    """D of a backbone: timm's ``num_features``."""
+    return int(backbone.num_features)
+
+
+def _correct(metrics: Mapping[str, float], experience: int, count: int) -> int:
+    key = f"Top1_Acc_Exp/eval_phase/test_stream/Task000/Exp{experience:03d}"
+    return round(metrics[key] * count)
+
+
+def _finished(config: RunConfig, output: Path) -> dict[str, Any] | None:
+    """results.json of an earlier run with the same settings."""
+    try:
+        earlier: dict[str, Any] = json.loads((output / "results.json").read_text())
+    except FileNotFoundError:
+        return None
+    known = {k: v for k, v in earlier["config"].items() if k != "split"}
+    wanted = json.loads(json.dumps(asdict(config)))
+    different = sorted(k for k in wanted if known.get(k) != wanted[k])
+    if different:
+        raise ValueError(
+            f"{output} holds a run with other settings ({', '.join(different)}). Choose another "
+            "--output, or leave --resume away to replace it."
+        )
+    return earlier
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    packages = ("torch", "torchvision", "timm", "avalanche-lib", "numpy")
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "system": platform.system(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,256 @@
+"""Numbers that the published implementation computed. MIST_REFERENCE_DIR names another set."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from mist_avalanche.benchmarks._stream import class_order, experience_sizes
+from mist_avalanche.features import always_selected
+from mist_avalanche.gradients import SelectedEntries, masked_gradient
+from mist_avalanche.heads import PrototypeHead
+from mist_avalanche.losses import SupervisedInfoNCE
+from mist_avalanche.selection import select, top_entries
+from mist_avalanche.sensitivity import fisher_scores
+from mist_avalanche.tuning import ReferenceSGD, tune
+from mist_avalanche.views import flip, grayscale, resized_crop
+
+DIRECTORY = Path(os.environ.get("MIST_REFERENCE_DIR") or Path(__file__).parent / "reference")
+GOLDEN = json.loads((DIRECTORY / "golden.json").read_text())
+DTYPES = {"f32": torch.float32, "f64": torch.float64}
+PROTECT = {"ranpac": 0.0005, "simplecil": 0.0}  # 0: each tensor's single maximum
+
+
+class Case(dict):
+    """The arrays of one .npz file, read at once."""
+
+    def __init__(self, name):
+        with np.load(DIRECTORY / f"{name}.npz") as arrays:
+            super().__init__({key: arrays[key] for key in arrays.files})
+
+    def tensor(self, key, dtype=None):
+        value = torch.from_numpy(self[key])
+        return value if dtype is None else value.to(dtype)
+
+    def mask(self, key, shape):
+        bits = np.unpackbits(self[key], count=int(np.prod(shape))).reshape(tuple(shape))
+        return torch.from_numpy(bits.astype(bool))
+
+    def under(self, prefix):
+        return [key[len(prefix) :] for key in self if key.startswith(prefix)]
+
+
+class Net(nn.Module):
+    """The reference's network: a ViT and its projection, in the weights of case 2."""
+
+    def __init__(self, case, dtype):
+        super().__init__()
+        sizes = {k: v for k, v in GOLDEN["net"].items() if k != "kind"}
+        self.convnet = VisionTransformer(**sizes, num_classes=0)
+        self.simclr = nn.Linear(*case["state/simclr.weight"].shape[::-1])
+        self.load_state_dict({name: case.tensor(f"state/{name}") for name in case.under("state/")})
+        self.to(dtype)
+
+    def backbone(self):
+        return {f"convnet.{name}": p for name, p in self.convnet.named_parameters()}
+
+    def always(self):
+        fixed = always_selected(self)
+        return {name for name, p in self.backbone().items() if id(p) in fixed}
+
+    def loss(self, batch):
+        x, second, y = batch
+        return SupervisedInfoNCE()(self.simclr(self.convnet(torch.cat([x, second]))), y)
+
+
+@pytest.fixture(scope="module")
+def case2():
+    return Case("case2_fisher")
+
+
+def batches_of(case2, task, dtype):
+    n = len({key.split("/")[1] for key in case2 if key.startswith(f"task{task}/")})
+    return [
+        (
+            case2.tensor(f"task{task}/batch{i}/inputs", dtype),
+            case2.tensor(f"task{task}/batch{i}/aug", dtype),
+            case2.tensor(f"task{task}/batch{i}/targets"),
+        )
+        for i in range(n)
+    ]
+
+
+LOSSES = Case("case1_loss")
+
+
+@pytest.mark.parametrize("name", sorted({key.split("/")[0] for key in LOSSES}))
+@pytest.mark.parametrize("precision", DTYPES)
+def test_loss_and_gradient(name, precision):
+    z = LOSSES.tensor(f"{name}/z", DTYPES[precision]).requires_grad_()
+    loss = SupervisedInfoNCE()(z, LOSSES.tensor(f"{name}/labels"))
+    loss.backward()
+    expected = LOSSES[f"{name}/loss_{precision}"].item()
+    # One unit in the last place of a float32 near 18 is 1.9e-6.
+    assert loss.item() == pytest.approx(expected, abs=1e-6 if precision == "f64" else 4e-6)
+    gradient = LOSSES.tensor(f"{name}/grad_z_{precision}")
+    assert (z.grad - gradient).abs().max() <= 1e-6 * gradient.abs().max()
+
+
+def test_scores_masks_and_protection(case2):
+    checked = 0
+    for key in sorted({"/".join(k.split("/")[:3]) for k in case2 if "/scores_" in k}):
+        precision, method, task = key.split("/")
+        method, t, dtype = method.removeprefix("scores_"), int(task[-1]), DTYPES[precision]
+        net, batches = Net(case2, dtype), batches_of(case2, t, dtype)
+        shapes = {name: p.shape for name, p in net.backbone().items()}
+        protected = {}
+        if t:
+            stem = f"{precision}/frozen_{method}/after_task{t - 1}"
+            protected = {n: case2.mask(f"{stem}/{n}", s) for n, s in shapes.items()}
+        scores = fisher_scores(net.loss, batches, net.backbone(), protected)
+        for name, score in scores.items():
+            # The reference divides by the number of batches twice.
+            expected = case2.tensor(f"{key}/{name}")
+            difference = (score / len(batches) - expected).abs().max()
+            assert difference <= 1e-5 * expected.abs().max(), name
+        for rate in (0.1, 0.05):
+            chosen = select(scores, rate, net.always(), within_budget=False)
+            for name, mask in chosen.masks.items():
+                stem = f"{precision}/mask{rate}_{method}/task{t}/{name}"
+                assert torch.equal(mask, case2.mask(stem, mask.shape)), stem
+                checked += 1
+        for name, score in scores.items():
+            stem = f"{precision}/frozen_{method}/after_task{t}/{name}"
+            if stem in case2 and name not in net.always():
+                frozen = top_entries(score, PROTECT[method]) | protected.get(name, False)
+                assert torch.equal(frozen, case2.mask(stem, score.shape)), stem
+    assert checked
+
+
+def test_masked_update(case2):
+    case = Case("case3_masked_update")
+    net = Net(case2, torch.float32)
+    backbone = net.backbone()
+    shapes = {name: p.shape for name, p in backbone.items()}
+    movable = {
+        n: case.mask(f"mask/{n}", s) & ~case.mask(f"frozen/{n}", s) for n, s in shapes.items()
+    }
+    entries = SelectedEntries(backbone, movable)
+    decay = 0.9 ** entries.gather([case.tensor(f"overlap/{n}") for n in entries.names]).double()
+    stepper = ReferenceSGD(
+        entries,
+        list(net.simclr.parameters()),
+        lr=1e-4,
+        projection_lr=1e-2,
+        drop_rate=0.0,
+        generator=torch.Generator(),
+        decay=decay,
+    )
+    projection = [f"simclr.{name}" for name, _ in net.simclr.named_parameters()]
+    steps = sorted({key.split("/")[0] for key in case if key.startswith("step")})
+    for step in steps:
+        gradients = [case.tensor(f"{step}/grad_before/{n}") for n in entries.names]
+        bernoulli = [case.mask(f"{step}/bern/{n}", shapes[n]) for n in entries.names]
+        kept = masked_gradient(entries.gather(gradients), entries.gather(bernoulli), decay)
+        result = [torch.zeros_like(g) for g in gradients]
+        entries.scatter(kept, result)
+        for name, gradient in zip(entries.names, result, strict=True):
+            expected = case.tensor(f"{step}/grad_after/{name}")
+            assert (gradient - expected).abs().max() <= 1e-6 * (1 + expected.abs().max()), name
+
+        dropped = [g * b for g, b in zip(gradients, bernoulli, strict=True)]
+        stepper.step([*dropped, *(case.tensor(f"{step}/grad_after/{n}") for n in projection)])
+        for name, p in net.named_parameters():
+            assert (p - case.tensor(f"{step}/param_after/{name}")).abs().max() <= 1e-6, name
+    assert steps
+
+
+def test_prototypes():
+    case = Case("case5_simplecil")
+    head = PrototypeHead()
+    for task in sorted({key.split("/")[0] for key in case if key.startswith("task")}):
+        for part in torch.arange(len(case[f"{task}/labels"])).split(17):
+            head.update(
+                case.tensor(f"{task}/features")[part], case.tensor(f"{task}/labels")[part]
+            )
+        torch.testing.assert_close(
+            head.prototypes.float(), case.tensor(f"{task}/fc_weight"), atol=1e-5, rtol=0
+        )
+        logits = head(case.tensor("test_features"))
+        torch.testing.assert_close(logits, case.tensor(f"{task}/logits"), atol=1e-5, rtol=0)
+
+
+def test_class_order():
+    case = Case("case6_class_order")
+    for name in {key.split("/")[0] for key in case}:
+        expected = case[f"{name}/order"]
+        order = class_order(len(expected), seed=int(name.split("_seed")[1]))
+        assert order == expected.tolist()
+        sizes = experience_sizes(len(order), len(case[f"{name}/task_sizes"]))
+        assert sizes == case[f"{name}/task_sizes"].tolist()
+        start = 0
+        for t, size in enumerate(sizes):
+            assert order[start : start + size] == case[f"{name}/task{t}_original_ids"].tolist()
+            start += size
+        assert np.argsort(order).tolist() == case[f"{name}/test_targets"].tolist()
+
+
+def test_views():
+    case = Case("case7_augment")
+    x = case.tensor("inputs")
+    flipped = flip(x, case.tensor("flip_bern") == 0)  # the reference's 1 keeps
+    torch.testing.assert_close(flipped, case.tensor("after_flip"), atol=1e-6, rtol=0)
+    grey = grayscale(flipped, case.tensor("gray_bern") == 1)
+    torch.testing.assert_close(grey, case.tensor("after_gray"), atol=1e-6, rtol=0)
+    width, height, x_shift, y_shift = case.tensor("whbias", torch.float32).unbind(1)
+    boxes = torch.stack([(1 + x_shift - width) / 2, (1 + y_shift - height) / 2, width, height], 1)
+    cropped = resized_crop(grey, boxes)
+    torch.testing.assert_close(cropped, case.tensor("after_crop"), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", PROTECT)
+def test_end_to_end(case2, method):
+    """Two tasks: score, three epochs of the reference's dynamics without dropping, protect."""
+    case = Case("case8_end_to_end")
+    net = Net(case2, torch.float64)
+    initial = {name: p.detach().clone() for name, p in net.named_parameters()}
+    backbone, protected, overlap, earlier = net.backbone(), {}, {}, None
+    for task in range(2):
+        batches = batches_of(case2, task, torch.float64)
+        scores = fisher_scores(net.loss, batches, backbone, protected)
+        chosen = select(scores, 0.1, net.always(), within_budget=False)
+        if earlier is not None:
+            overlap = {
+                n: overlap.get(n, 0) + m.int()
+                for n, m in earlier.masks.items()
+                if n not in net.always()
+            }
+        earlier = chosen
+        masks = {n: m & ~protected.get(n, torch.zeros_like(m)) for n, m in chosen.masks.items()}
+        entries = SelectedEntries(backbone, masks)
+        decay = 0.9 ** entries.gather([overlap.get(n) for n in entries.names]).double()
+        stepper = ReferenceSGD(
+            entries,
+            list(net.simclr.parameters()),
+            lr=1e-4,
+            projection_lr=1e-2,
+            drop_rate=0.0,
+            generator=torch.Generator(),
+            decay=decay,
+        )
+        tune(net.loss, batches, stepper, 3, total=entries.total)
+        protected = {
+            n: top_entries(s, PROTECT[method]) | protected.get(n, torch.zeros_like(masks[n]))
+            for n, s in scores.items()
+            if n not in net.always()
+        }
+        stem = f"f64/{method}/task{task}"
+        for name in case.under(f"{stem}/"):
+            moved = dict(net.named_parameters())[name] - initial[name]
+            expected = case.tensor(f"{stem}/{name}", torch.float64)
+            assert (moved - expected).abs().max() <= 1e-6 * expected.abs().max(), (stem, name)
