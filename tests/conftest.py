@@ -1,0 +1,52 @@
+import pytest
+import torch
+from avalanche.benchmarks.scenarios.deprecated.generators import nc_benchmark
+from torch.utils.data import TensorDataset
+
+from mist_avalanche.backbones import tiny_vit
+
+
+class Images(TensorDataset):
+    def __init__(self, x, y):
+        super().__init__(x)
+        self.targets = y.tolist()
+
+    def __getitem__(self, index):
+        return self.tensors[0][index], self.targets[index]
+
+
+def make_benchmark(n_classes=4, n_experiences=2, per_class=8, shape=(3, 32, 32), seed=0):
+    """Classes that differ by a fixed pattern under noise."""
+    generator = torch.Generator().manual_seed(seed)
+    patterns = torch.rand(n_classes, *shape, generator=generator)
+    y = torch.arange(n_classes).repeat_interleave(per_class)
+
+    def images():
+        noise = torch.rand(len(y), *shape, generator=generator)
+        return Images(0.7 * patterns[y] + 0.3 * noise, y)
+
+    return nc_benchmark(
+        images(),
+        images(),
+        n_experiences,
+        task_labels=False,
+        fixed_class_order=list(range(n_classes)),
+        class_ids_from_zero_from_first_exp=True,
+    )
+
+
+@pytest.fixture
+def benchmark_of():
+    return make_benchmark
+
+
+@pytest.fixture
+def small_vit():
+    """A ViT with a classifier of 4 classes, the same weights every time."""
+
+    def make():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return tiny_vit(num_classes=4)
+
+    return make
