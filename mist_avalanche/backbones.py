@@ -99,7 +99,7 @@ def create_backbone(name: str = EMBEDDED, weights: str | Path | None = None) -> 
     if name == EMBEDDED:
         model = tiny_vit()
         model.load_state_dict(load_file(weights or EMBEDDED_WEIGHTS))
-        return model
+        return _module(model)
     timm_name = backbone_defaults(name).timm_name or name
     if not timm.is_model(timm_name):
         near = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:5]) or "none similar"
@@ -107,9 +107,15 @@ def create_backbone(name: str = EMBEDDED, weights: str | Path | None = None) -> 
             f"Unknown backbone {name!r}. Use 'embedded' or a name of timm.list_models() ({near})."
         )
     if weights is None:
-        return timm.create_model(timm_name, pretrained=True, num_classes=0)
+        return _module(timm.create_model(timm_name, pretrained=True, num_classes=0))
     # timm reads .npz and .safetensors as they are, and other files with weights_only=True.
     overlay = {"file": str(weights)}
-    return timm.create_model(
-        timm_name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0
+    return _module(
+        timm.create_model(timm_name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
     )
+
+
+def _module(model: Any) -> nn.Module:
+    """What timm, which is not typed, returns is a module."""
+    result: nn.Module = model
+    return result

@@ -31,7 +31,7 @@ def backbone_names(model: nn.Module, classifier: str) -> dict[str, nn.Parameter]
 
 
 def always_selected(model: nn.Module) -> set[int]:
-    """ids of the parameters that MIST always selects: biases, and scales of normalisations."""
+    """Ids of the parameters that MIST always selects: biases, and scales of normalisations."""
     normalisations = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
     return {
         id(p)

@@ -59,7 +59,7 @@ class SelectedEntries:
     def scatter(self, values: Tensor, tensors: Sequence[Tensor | None]) -> None:
         """Write entries (K,) into tensors shaped as the parameters, in place; None is skipped."""
         for tensor, index, part in zip(
-            tensors, self._indices, values.split(self._sizes), strict=True
+            tensors, self._indices, torch.split(values, self._sizes), strict=True
         ):
             if tensor is None:
                 continue
@@ -112,6 +112,7 @@ class StepGuard:
         self.decay = decay
         self.changed: Tensor | None = None  # number of entries that the last step changed
         self._keep: Tensor | None = None
+        self._stepping = False
         self._before: list[Tensor] | None = None
         self._handles: list[Any] = []
         self._optimizer: object = None
@@ -146,8 +147,6 @@ class StepGuard:
         torch._foreach_copy_(self._before, parameters)
         self._stepping = True
 
-    _stepping = False
-
     @torch.no_grad()
     def after_step(self) -> None:
         """Put every entry back that was not to move, bit for bit, and count the others."""
@@ -178,7 +177,7 @@ class StepGuard:
 
     @staticmethod
     def hooks_into(optimizer: Any) -> bool:
-        """False for wrappers that never ran ``Optimizer.__init__`` and so call no step hooks."""
+        """False for optimizers that are not torch's and so call no step hooks."""
         return getattr(type(optimizer).step, "hooked", False) and hasattr(
             optimizer, "_optimizer_step_pre_hooks"
         )

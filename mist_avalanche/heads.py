@@ -84,7 +84,7 @@ class PrototypeHead(DynamicModule):
         if f"{prefix}counts" in state_dict:
             self.sums = torch.zeros_like(state_dict[f"{prefix}sums"], device=self.sums.device)
             self.counts = torch.zeros_like(state_dict[f"{prefix}counts"], device=self.sums.device)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 class BackboneWithHead(nn.Module):

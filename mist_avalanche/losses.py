@@ -14,7 +14,9 @@ _EPS = 1e-8
 
 def normalize_rows(z: Tensor) -> Tensor:
     """Rows of (N, P) divided by their length + 1e-8."""
-    return z / (z.norm(dim=1, keepdim=True) + _EPS)
+    length = torch.linalg.vector_norm(z, dim=1, keepdim=True)
+    normalized: Tensor = z / (length + _EPS)
+    return normalized
 
 
 def supervised_info_nce(z: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:

@@ -25,9 +25,7 @@ def summarize(correct: Sequence[Sequence[int]], counts: Sequence[int]) -> dict[s
     after = [sum(row) / n[: len(row)].sum() for row in correct]
     rows = accuracy_rows(correct, counts)
     last = len(rows) - 1
-    drops = [
-        max(row[i] for row in rows[i:last]) - rows[last][i] for i in range(last)
-    ]
+    drops = [max(row[i] for row in rows[i:last]) - rows[last][i] for i in range(last)]
     return {
         "A_T": 100 * after[-1],
         "A_bar": 100 * float(np.mean(after)),

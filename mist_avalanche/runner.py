@@ -153,9 +153,7 @@ def run(
         _width(backbone),
         device=device,
         plugins=[mist] if mist else [],
-        evaluator=EvaluationPlugin(
-            accuracy_metrics(experience=True, stream=True), loggers=[board]
-        ),
+        evaluator=EvaluationPlugin(accuracy_metrics(experience=True, stream=True), loggers=[board]),
     )
 
     counts = [len(e.dataset) for e in benchmark.test_stream]
@@ -208,8 +206,8 @@ def run_seeds(
 ) -> list[dict[str, Any]]:
     """The same run with seeds ``config.seed``, ``config.seed + 1``, …, each in ``seed-S``.
 
-    One seed alone is written to ``output`` itself. Of several, ``summary.json`` has mean and standard deviation of every metric. ``vary_order`` gives each
-    seed a class order of its own as well.
+    One seed alone is written to ``output`` itself. Of several, ``summary.json`` has mean and
+    standard deviation of every metric. ``vary_order`` gives each seed a class order of its own.
     """
     if n_seeds < 1:
         raise ValueError(f"Expected at least one seed, got {n_seeds}.")
@@ -222,9 +220,7 @@ def run_seeds(
         if vary_order:
             changes["order_seed"] = config.order_seed + i
         one = replace(config, **changes)
-        results.append(
-            run(one, output / f"seed-{one.seed}", resume=resume, progress=progress)
-        )
+        results.append(run(one, output / f"seed-{one.seed}", resume=resume, progress=progress))
     report.write_json(
         {
             "schema": SCHEMA,
@@ -240,7 +236,8 @@ def run_seeds(
 
 def _width(backbone: torch.nn.Module) -> int:
     """D of a backbone: timm's ``num_features``."""
-    return int(backbone.num_features)
+    width: Any = backbone.num_features
+    return int(width)
 
 
 def _correct(metrics: Mapping[str, float], experience: int, count: int) -> int:

@@ -88,10 +88,9 @@ def _top_overall(scores: Mapping[str, Tensor], rate: float) -> dict[str, Tensor]
     k = math.floor(rate * len(flat))
     mask = torch.zeros_like(flat, dtype=torch.bool)
     mask[flat.topk(k, sorted=False).indices] = True
-    parts = (mask & (flat > 0)).split([score.numel() for score in scores.values()])
+    parts = torch.split(mask & (flat > 0), [score.numel() for score in scores.values()])
     return {
-        name: part.view_as(score)
-        for part, (name, score) in zip(parts, scores.items(), strict=True)
+        name: part.view_as(score) for part, (name, score) in zip(parts, scores.items(), strict=True)
     }
 
 
@@ -128,7 +127,7 @@ class Selection:
 
     @property
     def fraction(self) -> float:
-        """selected / total."""
+        """Selected / total."""
         return self.selected / self.total
 
     def rows(self) -> list[LayerShare]:

@@ -188,7 +188,9 @@ def tune(
         FloatingPointError: a loss or gradient that is not finite. The weights are as they were
             before that step; the message names epoch and step.
     """
-    losses, changed, steps = [], 0.0, 0
+    losses: list[float] = []
+    changed: float | Tensor = 0.0
+    steps = 0
     for epoch in range(epochs):
         sum_of_losses, n = 0.0, 0
         for batch in batches:

@@ -175,9 +175,7 @@ def test_prototypes():
     head = PrototypeHead()
     for task in sorted({key.split("/")[0] for key in case if key.startswith("task")}):
         for part in torch.arange(len(case[f"{task}/labels"])).split(17):
-            head.update(
-                case.tensor(f"{task}/features")[part], case.tensor(f"{task}/labels")[part]
-            )
+            head.update(case.tensor(f"{task}/features")[part], case.tensor(f"{task}/labels")[part])
         torch.testing.assert_close(
             head.prototypes.float(), case.tensor(f"{task}/fc_weight"), atol=1e-5, rtol=0
         )

@@ -54,8 +54,9 @@ def test_everything():
 
 
 def test_table_and_rows_add_up():
-    chosen = select({"layer.weight": torch.rand(40, 50), "layer.bias": torch.rand(40)}, 0.1,
-                    {"layer.bias"})
+    chosen = select(
+        {"layer.weight": torch.rand(40, 50), "layer.bias": torch.rand(40)}, 0.1, {"layer.bias"}
+    )
     assert sum(row.selected for row in chosen.rows()) == chosen.selected
     text = chosen.table()
     assert "layer.bias" in text

@@ -34,8 +34,14 @@ def test_boxes_are_distributed_as_torchvisions():
         a, b = ours[:, column].sort().values, theirs[:, column].sort().values
         # Kolmogorov-Smirnov; 1.95 sqrt(2 / n) is the 0.1 % point.
         grid = torch.arange(49.0)
-        distance = (torch.searchsorted(a, grid, right=True) / n
-                    - torch.searchsorted(b, grid, right=True) / n).abs().max()
+        distance = (
+            (
+                torch.searchsorted(a, grid, right=True) / n
+                - torch.searchsorted(b, grid, right=True) / n
+            )
+            .abs()
+            .max()
+        )
         assert distance < 1.95 * math.sqrt(2 / n), column
 
 

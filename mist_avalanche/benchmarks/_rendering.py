@@ -22,9 +22,22 @@ from torch.nn import functional as F
 CANVAS = 64  # pixels a side of an outline before it is warped and reduced
 _INK = 46  # the longer side of the ink within the canvas
 _FACES = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif")
-_SCRIPTS = (
-    "ARABIC ARMENIAN CANADIAN COPTIC CYRILLIC GEORGIAN HEBREW LAO LATIN LISU NKO OGHAM OLD TIFINAGH"
-).split()
+_SCRIPTS = [
+    "ARABIC",
+    "ARMENIAN",
+    "CANADIAN",
+    "COPTIC",
+    "CYRILLIC",
+    "GEORGIAN",
+    "HEBREW",
+    "LAO",
+    "LATIN",
+    "LISU",
+    "NKO",
+    "OGHAM",
+    "OLD",
+    "TIFINAGH",
+]
 _N_GLYPHS = 500
 _N_PRETRAINING = 400
 
@@ -122,22 +135,18 @@ def unseen_glyphs() -> tuple[str, ...]:
     return glyphs()[_N_PRETRAINING:]
 
 
-def outlines(characters: tuple[str, ...]) -> Tensor:
-    """Every character in every face that has it, (characters, faces, 64, 64), ink 1 on 0.
+def _faces(character: str) -> np.ndarray:
+    """The character in every face, (faces, 64, 64); sans-serif where a face lacks it."""
+    drawn = [
+        _outline(character, face if ord(character) in _coverage(face) else _FACES[0])
+        for face in _FACES
+    ]
+    return np.stack([outline for outline in drawn if outline is not None])
 
-    A face without the character gives the sans-serif outline instead.
-    """
-    drawn = np.stack(
-        [
-            np.stack(
-                [
-                    _outline(c, face if ord(c) in _coverage(face) else _FACES[0])
-                    for face in _FACES
-                ]
-            )
-            for c in characters
-        ]
-    )
+
+def outlines(characters: tuple[str, ...]) -> Tensor:
+    """Every character in every face, (characters, faces, 64, 64), ink 1 on 0."""
+    drawn = np.stack([_faces(character) for character in characters])
     return torch.from_numpy(drawn).float() / 255
 
 

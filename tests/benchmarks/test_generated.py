@@ -1,0 +1,88 @@
+import io
+import zipfile
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from mist_avalanche.benchmarks import SplitGlyphs, SplitOmniglot
+
+
+def labels_of(stream):
+    return [list(e.dataset.targets) for e in stream]
+
+
+def check_stream(benchmark, n_classes, n_train, n_test):
+    seen = []
+    for train, test in zip(benchmark.train_stream, benchmark.test_stream, strict=True):
+        classes = set(train.dataset.targets)
+        assert classes == set(test.dataset.targets) == set(train.classes_in_this_experience)
+        assert sorted(classes) == list(range(len(seen), len(seen) + len(classes)))
+        assert len(train.dataset) == n_train * len(classes)
+        assert len(test.dataset) == n_test * len(classes)
+        seen += sorted(classes)
+    assert seen == list(range(n_classes))
+    assert len(benchmark.class_names) == len(set(benchmark.class_names)) == n_classes
+
+
+def test_glyphs_are_complete_deterministic_and_leave_the_random_state_alone():
+    state = torch.get_rng_state()
+    first, second, other = SplitGlyphs(), SplitGlyphs(), SplitGlyphs(data_seed=1, seed=5)
+    assert torch.equal(state, torch.get_rng_state())
+    check_stream(first, 100, 20, 10)
+    x = [b.train_stream[3].dataset[7][0] for b in (first, second, other)]
+    assert x[0].shape == (3, 32, 32)
+    assert torch.equal(x[0], x[1])
+    assert not torch.equal(x[0], x[2])
+    assert first.class_names == second.class_names != other.class_names
+    assert sorted(first.class_names) == sorted(other.class_names)
+
+
+@pytest.fixture
+def omniglot(tmp_path):
+    """Two alphabets of three characters, 20 drawings each, in the official layout."""
+    root = tmp_path / "some where" / "images_background_small1"
+    for a, alphabet in enumerate(("Greek", "Latin")):
+        for c in range(3):
+            folder = root / alphabet / f"character{c + 1:02d}"
+            folder.mkdir(parents=True)
+            for drawer in range(1, 21):
+                image = Image.new("1", (105, 105), 1)
+                draw = ImageDraw.Draw(image)
+                draw.line((10 + 9 * c, 10, 90, 20 + 20 * a + drawer), fill=0, width=3)
+                image.save(folder / f"{a:02d}{c:02d}_{drawer:02d}.png")
+    return root
+
+
+def test_omniglot_from_folder_and_archive(omniglot, tmp_path):
+    archive = tmp_path / "zips" / "images_background_small1.zip"
+    archive.parent.mkdir()
+    with zipfile.ZipFile(archive, "w") as z:
+        for path in sorted(omniglot.rglob("*.png")):
+            z.write(path, path.relative_to(omniglot.parent))
+    streams = [
+        SplitOmniglot(3, dataset_root=root)
+        for root in (omniglot, omniglot.parent, archive, archive.parent)
+    ]
+    for benchmark in streams:
+        check_stream(benchmark, 6, 15, 5)
+        assert benchmark.class_names == streams[0].class_names
+        assert benchmark.split_name == "images_background_small1, last 5 drawers"
+        x = benchmark.test_stream[0].dataset[0][0]
+        assert x.shape == (3, 32, 32)
+        assert 0 <= x.min() < x.mean() < 0.5 < x.max() <= 1  # white ink on black
+        assert torch.equal(x, streams[0].test_stream[0].dataset[0][0])
+
+
+def test_omniglot_alphabets_and_errors(omniglot, tmp_path):
+    benchmark = SplitOmniglot(3, dataset_root=omniglot, alphabets=["Latin"], image_size=48)
+    assert {name.split("/")[0] for name in benchmark.class_names} == {"Latin"}
+    assert benchmark.train_stream[0].dataset[0][0].shape == (3, 48, 48)
+    with pytest.raises(ValueError, match=r"Greek, Latin; asked for \['Klingon'\]"):
+        SplitOmniglot(dataset_root=omniglot, alphabets=["Klingon"])
+    with pytest.raises(FileNotFoundError, match="download=True"):
+        SplitOmniglot(dataset_root=tmp_path / "nothing")
+    broken = tmp_path / "images_background.zip"
+    broken.write_bytes(io.BytesIO(b"<html>not found</html>").getvalue())
+    with pytest.raises(ValueError, match="not a whole zip"):
+        SplitOmniglot(dataset_root=tmp_path)

@@ -1,0 +1,103 @@
+import json
+
+import numpy as np
+import pytest
+
+from mist_avalanche import cli, report
+from mist_avalanche.runner import RunConfig, choose_device, run, run_seeds
+
+QUICK = {"benchmark": "glyphs", "experiences": 50}
+
+
+@pytest.fixture(autouse=True)
+def few_glyphs(monkeypatch):
+    """Four experiences of the 50: whole runs in a second."""
+    from mist_avalanche import runner
+
+    class Few:
+        def __init__(self, benchmark):
+            self.benchmark = benchmark
+
+        def __getattr__(self, name):
+            value = getattr(self.benchmark, name)
+            return value[:4] if name.endswith("_stream") else value
+
+    glyphs = runner.BENCHMARKS["glyphs"]
+    monkeypatch.setattr(runner, "BENCHMARKS", {"glyphs": lambda config: Few(glyphs(config))})
+
+
+def test_results_have_their_schema_and_repeat(tmp_path):
+    config = RunConfig(**QUICK, mist=True, mist_args={"tune_epochs": 1})
+    results = run(config, tmp_path / "a", progress=False)
+    again = run(config, tmp_path / "b", progress=False)
+    written = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert written["metrics"] == results["metrics"] == again["metrics"]
+    assert written["schema"] == 1
+    assert set(written["metrics"]) == {"A_T", "A_bar", "A_new", "forgetting"}
+    assert [len(row) for row in written["accuracy"]] == [1, 2, 3, 4]
+    assert written["config"]["mist_args"] == {"tune_epochs": 1}
+    assert written["config"]["split"] == "rendered, data_seed 0"
+    assert 0 < written["mist"]["selected_fraction"] <= 0.05
+    assert written["timing"]["total"] > 0
+    assert "torch" in written["environment"]
+    assert (tmp_path / "a" / "accuracy.png").stat().st_size > 5000
+    assert list((tmp_path / "a" / "tensorboard").glob("events*"))
+
+
+def test_gradient_strategies_and_seeds(tmp_path):
+    results = run_seeds(RunConfig(**QUICK, strategy="naive"), tmp_path, 2, progress=False)
+    assert results[0]["metrics"]["A_new"] > 60
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    a_t = [r["metrics"]["A_T"] for r in results]
+    assert summary["metrics"]["A_T"]["mean"] == pytest.approx(np.mean(a_t))
+    assert summary["metrics"]["A_T"]["std"] == pytest.approx(np.std(a_t, ddof=1))
+    assert (tmp_path / "seed-1" / "results.json").exists()
+
+
+def test_resume_keeps_finished_runs_and_refuses_other_settings(tmp_path):
+    first = run(RunConfig(**QUICK), tmp_path, progress=False)
+    stamp = (tmp_path / "results.json").stat().st_mtime_ns
+    assert (
+        run(RunConfig(**QUICK), tmp_path, resume=True, progress=False)["metrics"]
+        == first["metrics"]
+    )
+    assert (tmp_path / "results.json").stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match=r"other settings \(seed\)"):
+        run(RunConfig(**QUICK, seed=1), tmp_path, resume=True, progress=False)
+
+
+def test_command(tmp_path, capsys):
+    arguments = ["--experiences", "50", "--output", str(tmp_path), "--quiet"]
+    methods = ["--strategies", "simplecil,simplecil+mist", "--mist-arg", "tune_epochs=1"]
+    assert cli.main(["compare", *arguments, *methods]) == 0
+    out = capsys.readouterr().out
+    assert "simplecil+mist" in out
+    assert str(tmp_path) in out
+    assert (tmp_path / "comparison.md").read_text().startswith("| method")
+    assert cli.main(["run", *arguments, "--dataset-root", "x", "--experiences", "0"]) == 1
+    assert "`n_experiences` between 1" in capsys.readouterr().err
+    assert cli.main(["compare", *arguments, "--strategies", "simplecli"]) == 1
+    assert "Unknown method 'simplecli'" in capsys.readouterr().err
+
+
+def test_settings_on_the_command_line():
+    assert cli._setting("lr=1e-3") == ("lr", 1e-3)
+    assert cli._setting("alphabets=Greek,Latin") == ("alphabets", ["Greek", "Latin"])
+    assert cli._setting("select_by=random") == ("select_by", "random")
+
+
+def test_table_has_mean_and_std():
+    runs = [
+        {"metrics": dict.fromkeys(report.METRICS, v), "timing": {"total": 3.0}}
+        for v in (50.0, 52.0)
+    ]
+    text = report.table({"simplecil": runs})
+    assert "51.0 ± 1.4" in text
+    assert len({len(line) for line in report.table({"a": runs}, markdown=True).splitlines()}) == 1
+
+
+def test_cuda_that_is_not_there(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="--device cpu"):
+        choose_device("cuda")
+    assert choose_device("auto").type == "cpu"
