@@ -2,7 +2,7 @@
 
     python examples/pretrain_embedded_backbone.py --output embedded.safetensors
 
-About ten minutes on two cores. Every epoch draws 60 new renderings of each glyph.
+About nine minutes on two cores. Every epoch draws 60 new renderings of each glyph.
 """
 
 import argparse

@@ -40,7 +40,7 @@ DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
     {
         EMBEDDED: BackboneDefaults(
             image_size=32,
-            mist=MappingProxyType({"tune_on": "first", "lr": 3e-2, "tune_epochs": 20}),
+            mist=MappingProxyType({"tune_on": "first", "lr": 2e-3, "tune_epochs": 50}),
         ),
         "vit_base_patch16_224": BackboneDefaults("vit_base_patch16_224.augreg_in21k"),
     }

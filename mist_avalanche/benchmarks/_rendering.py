@@ -44,7 +44,10 @@ _N_PRETRAINING = 400
 
 @dataclass(frozen=True)
 class Style:
-    """How far renderings may vary. Lengths are fractions of the image side, angles radians."""
+    """How far renderings may vary: by default, print in any colours.
+
+    Lengths are fractions of the image side, angles radians.
+    """
 
     rotation: float = 0.2
     slant: float = 0.25

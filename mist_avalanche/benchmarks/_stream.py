@@ -10,6 +10,7 @@ import numpy as np
 from avalanche.benchmarks import NCScenario
 from avalanche.benchmarks.scenarios.deprecated.generators import nc_benchmark
 from torch.utils.data import Dataset
+from torchvision.transforms import v2
 
 Transform = Callable[[Any], Any]
 
@@ -29,6 +30,14 @@ class Source:
     test: Dataset[Any]
     class_names: list[str]
     split_name: str
+
+
+def slight_affine() -> Transform:
+    """Rotation, shift, scale and shear as between two drawings of one character."""
+    transform: Transform = v2.RandomAffine(
+        10, (0.08, 0.08), (0.9, 1.1), 10, interpolation=v2.InterpolationMode.BILINEAR
+    )
+    return transform
 
 
 def class_order(

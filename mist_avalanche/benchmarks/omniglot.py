@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets import Omniglot
 from torchvision.transforms import v2
 
-from ._stream import Source, Transform, class_incremental
+from ._stream import Source, Transform, class_incremental, slight_affine
 
 SETS = (
     "images_background",
@@ -102,7 +102,7 @@ def SplitOmniglot(
         seed: of the class order.
         fixed_class_order: class ids in their order of appearance.
         shuffle: False keeps the order of the ids.
-        train_transform: of a training image; None for the default.
+        train_transform: of a training image; None for a slight random affine map.
         eval_transform: of a test image; None for the default.
         download: fetch torchvision's copy of the background set when there is none.
 
@@ -141,13 +141,12 @@ def SplitOmniglot(
         ]
         return _Drawings([content for content, _ in chosen], [label for _, label in chosen])
 
-    plain = v2.Compose(
-        [
-            v2.PILToTensor(),
-            v2.Resize((image_size, image_size), antialias=True),
-            v2.ToDtype(torch.float32, scale=True),
-        ]
-    )
+    to_tensor = [
+        v2.Resize((image_size, image_size), antialias=True),
+        v2.ToDtype(torch.float32, scale=True),
+    ]
+    eval_default = v2.Compose([v2.PILToTensor(), *to_tensor])
+    train_default = v2.Compose([v2.PILToTensor(), slight_affine(), *to_tensor])
     return class_incremental(
         Source(
             split(test=False),
@@ -159,6 +158,6 @@ def SplitOmniglot(
         seed=seed,
         fixed_class_order=fixed_class_order,
         shuffle=shuffle,
-        train_transform=train_transform or plain,
-        eval_transform=eval_transform or plain,
+        train_transform=train_transform or train_default,
+        eval_transform=eval_transform or eval_default,
     )
