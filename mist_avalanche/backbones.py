@@ -35,7 +35,8 @@ class BackboneDefaults:
 
 
 # The one place for tuning defaults. Rate and epochs of the embedded backbone were chosen on the
-# Balinese and Korean characters of Omniglot small1; the paper's, for ViT-B/16, are MISTPlugin's own defaults.
+# Balinese and Korean characters of Omniglot small1; the paper's, for ViT-B/16, are MISTPlugin's
+# own defaults.
 DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
     {
         EMBEDDED: BackboneDefaults(
