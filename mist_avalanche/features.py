@@ -16,6 +16,8 @@ from avalanche.models import DynamicModule, MultiTaskModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ._batches import isolated_rng
+
 
 def backbone_names(model: nn.Module, classifier: str) -> dict[str, nn.Parameter]:
     """Trainable parameters that are not the classifier's, each once, under its first name.
@@ -153,3 +155,27 @@ class FeatureExtractor:
             )
         features: Tensor = seen[-1].flatten(1)
         return features
+
+
+def feature_extractor(strategy: Any, classifier: str | None, seed: int) -> FeatureExtractor:
+    """The strategy's model seen from its features, with a backbone to tune.
+
+    Args:
+        strategy: an Avalanche strategy in training on an experience.
+        classifier: the user's own answer, or None.
+        seed: of the transform of the one image that is looked at; the host's streams are not used.
+
+    Raises:
+        ValueError: no classifier is found, or no parameter before it requires gradients.
+    """
+    with isolated_rng(seed, strategy.device):
+        x = strategy.experience.dataset.eval()[0][0].unsqueeze(0).to(strategy.device)
+        name = find_classifier(strategy.model, x, classifier)
+    extract = FeatureExtractor(strategy.model, name)
+    if not extract.backbone():
+        raise ValueError(
+            f"There is nothing to tune: no parameter before the classifier {name!r} of "
+            f"{type(strategy.model).__name__} requires gradients. Unfreeze the backbone with "
+            "requires_grad_(True), or give MISTPlugin(classifier=NAME) another module."
+        )
+    return extract

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from avalanche.evaluation.metric_results import MetricValue
 from avalanche.training.plugins import SupervisedPlugin
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from ._batches import Batches, derive_seed, isolated_rng
+from ._batches import derive_seed
 from ._checks import check_choice, check_experience, check_integer, check_rate
 from .backbones import backbone_defaults
-from .features import FeatureExtractor, always_selected, find_classifier, in_mode
+from .features import FeatureExtractor, always_selected, feature_extractor
 from .gradients import SelectedEntries, StepGuard
-from .losses import SupervisedInfoNCE
-from .selection import Selection, select, top_entries
+from .history import SelectionHistory
+from .objective import MIObjective
+from .selection import Selection, random_scores, select
 from .sensitivity import fisher_scores
 from .tuning import ReferenceSGD, SparseSGD, tune
 from .views import SecondView
 
-PROJECTION_WIDTH = 128
-_SCORE, _TUNE, _HOST, _PROJECTION = range(4)  # purposes of random numbers
+_SCORE, _TUNE, _HOST = range(3)  # purposes of random numbers
 
 
 class MISTPlugin(SupervisedPlugin):
@@ -118,18 +117,19 @@ class MISTPlugin(SupervisedPlugin):
         self.protect_rate = check_rate("protect_rate", protect_rate, "[0, 1)")
         self.select_by = check_choice("select_by", select_by, ("mi", "random"))
         self.dynamics = check_choice("dynamics", dynamics, ("sparse", "reference"))
-        self.batch_size = check_integer("batch_size", batch_size, 2)
-        self.objective = SupervisedInfoNCE(check_rate("temperature", temperature, "(0, inf)"))
         self.classifier = classifier
-        self.view = view or SecondView()
         self.seed = torch.initial_seed() if seed is None else seed
         self.verbose = verbose
+        self.objective = MIObjective(
+            temperature=check_rate("temperature", temperature, "(0, inf)"),
+            batch_size=check_integer("batch_size", batch_size, 2),
+            view=view or SecondView(),
+            seed=self.seed,
+        )
 
         self.selection: Selection | None = None
         self.sensitivity: dict[str, Tensor] = {}
-        self.projection: nn.Linear | None = None
-        self._overlap: dict[str, Tensor] = {}  # name -> number of earlier selections
-        self._protected: dict[str, Tensor] = {}  # name -> bool mask
+        self.history = SelectionHistory()
         self._guard: StepGuard | None = None
         self._updated: float | Tensor = 0.0
         self._experience = -1
@@ -152,17 +152,17 @@ class MISTPlugin(SupervisedPlugin):
         """Score, select and tune when due; then guard the strategy's optimizer."""
         self._experience += 1
         self._release()
-        extract = self._features_of(strategy)
+        extract = feature_extractor(strategy, self.classifier, self.seed)
         score = self.score_on == "every" or self.selection is None
         tune = self.tune_epochs > 0 and (self.tune_on == "every" or self._experience == 0)
         if score or tune:
             check_experience(strategy.experience, self._experience)
         if score:
             self._score(strategy, extract, num_workers)
-            self._publish(strategy, "selected_fraction", self._chosen.fraction)
+            self._select(strategy, extract)
         if tune:
             self._tune(strategy, extract, num_workers)
-        self._guard = StepGuard(*self._step_arguments(extract, _HOST, strategy.device))
+        self._guard = StepGuard(**self._dropping(extract, _HOST, strategy.device))
         if self.dynamics == "sparse":
             self._guard.attach(strategy.optimizer)
 
@@ -199,62 +199,48 @@ class MISTPlugin(SupervisedPlugin):
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Protect the most sensitive entries, and let go of the optimizer."""
         self._release()
-        if self.protect_rate:
-            for name, scores in self.sensitivity.items():
-                if name in self._chosen.always:
-                    continue
-                top = top_entries(scores, self.protect_rate)
-                self._protected[name] = self._protected.get(name, torch.zeros_like(top)) | top
+        if self.protect_rate and self.selection is not None:
+            self.history.protect(self.sensitivity, self.protect_rate, self.selection.always)
 
     # ---- The method --------------------------------------------------------------------------
 
     def _score(self, strategy: Any, extract: FeatureExtractor, num_workers: int) -> None:
-        """Scores of this experience, and the selection that follows from them."""
-        with self._borrow(strategy, extract, _SCORE, num_workers, training=False) as run:
+        """How sensitive every entry is to the MI objective on this experience."""
+        seed = self._seed_for(_SCORE)
+        with self.objective.on(strategy, extract, seed, num_workers, training=False) as run:
             bar = tqdm(run.batches, "MIST score", disable=not self.verbose, leave=False)
             self.sensitivity = fisher_scores(
-                run.loss_of, bar, extract.backbone(), protected=self._protected
+                run.loss_of, bar, extract.backbone(), protected=self.history.protected
             )
+
+    def _select(self, strategy: Any, extract: FeatureExtractor) -> None:
+        """The entries that may move from here on."""
         backbone, scores = extract.backbone(), self.sensitivity
         if self.select_by == "random":
-            generator = torch.Generator().manual_seed(self._seed(_SCORE))
-            scores = {
-                name: torch.rand(score.shape, generator=generator).to(score.device) + 1e-3
-                for name, score in scores.items()
-            }
+            scores = random_scores(scores, self._seed_for(_SCORE))
         fixed = always_selected(strategy.model)
         always = {name for name in scores if id(backbone[name]) in fixed}
         if self.selection is not None:
-            for name in self.selection.masks.keys() - self.selection.always:
-                mask = self.selection.masks[name]
-                seen = self._overlap.get(name, torch.zeros_like(mask, dtype=torch.uint8))
-                self._overlap[name] = seen + mask
+            self.history.record(self.selection)
         self.selection = select(
             scores, self.select_rate, always, within_budget=self.dynamics == "sparse"
         )
+        self._publish(strategy, "selected_fraction", self.selection.fraction)
 
     def _tune(self, strategy: Any, extract: FeatureExtractor, num_workers: int) -> None:
         """Sparse tuning on the MI objective."""
-        with self._borrow(strategy, extract, _TUNE, num_workers, training=True) as run:
-            entries, drop_rate, generator, decay = self._step_arguments(
-                extract, _TUNE, strategy.device
-            )
-            sgd = SparseSGD if self.dynamics == "sparse" else ReferenceSGD
+        seed = self._seed_for(_TUNE)
+        sgd = SparseSGD if self.dynamics == "sparse" else ReferenceSGD
+        what = f"MIST tuning before experience {self._experience}"
+        with self.objective.on(strategy, extract, seed, num_workers, training=True) as run:
             stepper = sgd(
-                entries,
-                list(run.projection.parameters()),
+                **self._dropping(extract, _TUNE, strategy.device),
+                projection=list(run.projection.parameters()),
                 lr=self.lr,
                 projection_lr=self.projection_lr,
-                drop_rate=drop_rate,
-                generator=generator,
-                decay=decay,
             )
-            with tqdm(
-                total=self.tune_epochs * len(run.batches),
-                desc=f"MIST tune, experience {self._experience}",
-                disable=not self.verbose,
-                leave=False,
-            ) as bar:
+            steps = self.tune_epochs * len(run.batches)
+            with tqdm(total=steps, desc=what, disable=not self.verbose, leave=False) as bar:
 
                 def progress(_epoch: int, loss: float) -> None:
                     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
@@ -265,96 +251,33 @@ class MISTPlugin(SupervisedPlugin):
                     run.batches,
                     stepper,
                     self.tune_epochs,
-                    total=entries.total,
-                    what=f"MIST tuning before experience {self._experience}",
+                    total=stepper.entries.total,
+                    what=what,
                     progress=progress,
                 )
         if stepper.changed is not None:
-            self._updated = stepper.changed / entries.total
+            self._updated = stepper.changed / stepper.entries.total
         self._publish(strategy, "tuning_loss", report.losses[-1])
         self._publish(strategy, "updated_fraction", report.updated_fraction)
 
-    # ---- What both need ----------------------------------------------------------------------
+    # ---- What these need ---------------------------------------------------------------------
 
-    @contextmanager
-    def _borrow(
-        self,
-        strategy: Any,
-        extract: FeatureExtractor,
-        purpose: int,
-        num_workers: int,
-        *,
-        training: bool,
-    ) -> Iterator[_Run]:
-        """Batches and the loss of one, with mode and random streams of the host left alone."""
-        seed = self._seed(purpose)
-        views = torch.Generator().manual_seed(seed)
-        dataset = strategy.experience.dataset.train()
-        batches = Batches(dataset, self.batch_size, seed, strategy.device, num_workers)
-
-        with in_mode(strategy.model, training=training), isolated_rng(seed, strategy.device):
-            projection = self._projection_for(extract, batches)
-
-            def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
-                x, y = batch
-                features = extract(torch.cat([x, self.view(x, views)]))  # (2B, D)
-                loss: Tensor = self.objective(projection(features.to(projection.weight.dtype)), y)
-                return loss
-
-            with torch.enable_grad():
-                yield _Run(batches, loss_of, projection)
-
-    def _projection_for(self, extract: FeatureExtractor, batches: Batches) -> nn.Linear:
-        """The projection, made when the width of the features is known."""
-        if self.projection is None:
-            x = batches.loader.dataset[(0, 0)][0].unsqueeze(0).to(batches.device)
-            with in_mode(extract.model, training=False), torch.no_grad():
-                features = extract(x)
-            with isolated_rng(derive_seed(self.seed, _PROJECTION), torch.device("cpu")):
-                projection = nn.Linear(features.shape[1], PROJECTION_WIDTH)
-            dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-            self.projection = projection.to(features.device, dtype)
-        return self.projection
-
-    def _step_arguments(
+    def _dropping(
         self, extract: FeatureExtractor, purpose: int, device: torch.device
-    ) -> tuple[SelectedEntries, float, torch.Generator, Tensor | None]:
-        """Entries that may move now, drop rate, generator and overlap decay of a step."""
-        masks = {
-            name: mask & ~self._protected[name] if name in self._protected else mask
-            for name, mask in self._chosen.masks.items()
-        }
-        entries = SelectedEntries(extract.backbone(), masks)
-        decay = None
-        if self._overlap and self.overlap_decay < 1:
-            counts = entries.gather([self._overlap.get(name) for name in entries.names])
-            decay = self.overlap_decay ** counts.to(torch.float64)
-        generator = torch.Generator(device).manual_seed(self._seed(purpose, 1))
-        return entries, self.drop_rate, generator, decay
-
-    def _features_of(self, strategy: Any) -> FeatureExtractor:
-        """Find the classifier, and make sure that there is a backbone to tune."""
-        dataset = strategy.experience.dataset.eval()
-        with isolated_rng(self.seed, strategy.device):
-            x = dataset[0][0].unsqueeze(0).to(strategy.device)
-            name = find_classifier(strategy.model, x, self.classifier)
-        extract = FeatureExtractor(strategy.model, name)
-        if not extract.backbone():
-            raise ValueError(
-                f"There is nothing to tune: no parameter before the classifier {name!r} of "
-                f"{type(strategy.model).__name__} requires gradients. Unfreeze the backbone with "
-                "requires_grad_(True), or give MISTPlugin(classifier=NAME) another module."
-            )
-        return extract
-
-    def _seed(self, purpose: int, *path: int) -> int:
-        return derive_seed(self.seed, purpose, self._experience, *path)
-
-    @property
-    def _chosen(self) -> Selection:
+    ) -> dict[str, Any]:
+        """Entries that may move now, and how their gradients are dropped and scaled."""
         if self.selection is None:
             raise RuntimeError("There is no selection yet: train an experience first.")
-        return self.selection
+        entries = SelectedEntries(extract.backbone(), self.history.movable(self.selection.masks))
+        return {
+            "entries": entries,
+            "drop_rate": self.drop_rate,
+            "generator": torch.Generator(device).manual_seed(self._seed_for(purpose, 1)),
+            "decay": self.history.decay(entries, self.overlap_decay),
+        }
+
+    def _seed_for(self, purpose: int, *path: int) -> int:
+        return derive_seed(self.seed, purpose, self._experience, *path)
 
     def _publish(self, strategy: Any, name: str, value: float) -> None:
         """Send a number to the strategy's loggers."""
@@ -368,15 +291,3 @@ class MISTPlugin(SupervisedPlugin):
             self._updated = self.updated_fraction
             self._guard.detach()
             self._guard = None
-
-
-class _Run:
-    """What scoring and tuning work with."""
-
-    def __init__(
-        self,
-        batches: Batches,
-        loss_of: Callable[[tuple[Tensor, Tensor]], Tensor],
-        projection: nn.Linear,
-    ) -> None:
-        self.batches, self.loss_of, self.projection = batches, loss_of, projection

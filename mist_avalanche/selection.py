@@ -94,6 +94,15 @@ def _top_overall(scores: Mapping[str, Tensor], rate: float) -> dict[str, Tensor]
     }
 
 
+def random_scores(scores: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Uniform draws in place of the scores, never zero: what a random selection is made from."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.rand(score.shape, generator=generator).to(score.device) + 1e-3
+        for name, score in scores.items()
+    }
+
+
 class LayerShare(NamedTuple):
     """One parameter's part in a selection: entries selected and in all."""
 

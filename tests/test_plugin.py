@@ -243,7 +243,7 @@ def test_overlap_decay_and_protection(benchmark_of, small_vit):
     )
     host = train(benchmark_of(n_experiences=1), model, [mist])
     first = mist.selection
-    protected = {n: m.clone() for n, m in mist._protected.items()}
+    protected = {n: m.clone() for n, m in mist.history.protected.items()}
     assert protected
     assert not protected.keys() & first.always
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -253,8 +253,8 @@ def test_overlap_decay_and_protection(benchmark_of, small_vit):
         assert mask.any()
         assert torch.equal(parameters[name].detach()[mask], before[name][mask])
         assert (mist.sensitivity[name][mask] == 0).all()
-        assert torch.equal(mist._overlap[name].bool(), first.masks[name])
-    assert not mist._overlap.keys() & first.always
+        assert torch.equal(mist.history.overlap[name].bool(), first.masks[name])
+    assert not mist.history.overlap.keys() & first.always
 
 
 def test_reference_dynamics_move_everything(benchmark_of):

@@ -14,6 +14,7 @@ from mist_avalanche.benchmarks._stream import class_order, experience_sizes
 from mist_avalanche.features import always_selected
 from mist_avalanche.gradients import SelectedEntries, masked_gradient
 from mist_avalanche.heads import PrototypeHead
+from mist_avalanche.history import SelectionHistory
 from mist_avalanche.losses import SupervisedInfoNCE
 from mist_avalanche.selection import select, top_entries
 from mist_avalanche.sensitivity import fisher_scores
@@ -132,6 +133,19 @@ def test_scores_masks_and_protection(case2):
     assert checked
 
 
+def published_sgd(entries, net, decay):
+    """The published rates; dropping is left to the caller."""
+    return ReferenceSGD(
+        entries,
+        list(net.simclr.parameters()),
+        lr=1e-4,
+        projection_lr=1e-2,
+        drop_rate=0.0,
+        generator=torch.Generator(),
+        decay=decay,
+    )
+
+
 def test_masked_update(case2):
     case = Case("case3_masked_update")
     net = Net(case2, torch.float32)
@@ -142,15 +156,7 @@ def test_masked_update(case2):
     }
     entries = SelectedEntries(backbone, movable)
     decay = 0.9 ** entries.gather([case.tensor(f"overlap/{n}") for n in entries.names]).double()
-    stepper = ReferenceSGD(
-        entries,
-        list(net.simclr.parameters()),
-        lr=1e-4,
-        projection_lr=1e-2,
-        drop_rate=0.0,
-        generator=torch.Generator(),
-        decay=decay,
-    )
+    stepper = published_sgd(entries, net, decay)
     projection = [f"simclr.{name}" for name, _ in net.simclr.named_parameters()]
     steps = sorted({key.split("/")[0] for key in case if key.startswith("step")})
     for step in steps:
@@ -217,36 +223,17 @@ def test_end_to_end(case2, method):
     case = Case("case8_end_to_end")
     net = Net(case2, torch.float64)
     initial = {name: p.detach().clone() for name, p in net.named_parameters()}
-    backbone, protected, overlap, earlier = net.backbone(), {}, {}, None
+    backbone, history, chosen = net.backbone(), SelectionHistory(), None
     for task in range(2):
         batches = batches_of(case2, task, torch.float64)
-        scores = fisher_scores(net.loss, batches, backbone, protected)
+        scores = fisher_scores(net.loss, batches, backbone, history.protected)
+        if chosen is not None:
+            history.record(chosen)
         chosen = select(scores, 0.1, net.always(), within_budget=False)
-        if earlier is not None:
-            overlap = {
-                n: overlap.get(n, 0) + m.int()
-                for n, m in earlier.masks.items()
-                if n not in net.always()
-            }
-        earlier = chosen
-        masks = {n: m & ~protected.get(n, torch.zeros_like(m)) for n, m in chosen.masks.items()}
-        entries = SelectedEntries(backbone, masks)
-        decay = 0.9 ** entries.gather([overlap.get(n) for n in entries.names]).double()
-        stepper = ReferenceSGD(
-            entries,
-            list(net.simclr.parameters()),
-            lr=1e-4,
-            projection_lr=1e-2,
-            drop_rate=0.0,
-            generator=torch.Generator(),
-            decay=decay,
-        )
+        entries = SelectedEntries(backbone, history.movable(chosen.masks))
+        stepper = published_sgd(entries, net, history.decay(entries, 0.9))
         tune(net.loss, batches, stepper, 3, total=entries.total)
-        protected = {
-            n: top_entries(s, PROTECT[method]) | protected.get(n, torch.zeros_like(masks[n]))
-            for n, s in scores.items()
-            if n not in net.always()
-        }
+        history.protect(scores, PROTECT[method], chosen.always)
         stem = f"f64/{method}/task{task}"
         for name in case.under(f"{stem}/"):
             moved = dict(net.named_parameters())[name] - initial[name]
