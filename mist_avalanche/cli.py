@@ -14,7 +14,8 @@ from typing import Any
 
 from . import report
 from ._version import __version__
-from .runner import BENCHMARKS, RunConfig, run_seeds
+from .experiments import run_methods
+from .runner import BENCHMARKS, RunConfig
 from .strategies.baselines import STRATEGIES
 
 
@@ -45,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     add("--experiences", type=int, default=default.experiences)
     add("--seed", type=int, default=default.seed, help="of training")
     add("--seeds", type=int, default=1, metavar="N", help="run N seeds, from --seed on")
+    add("--jobs", type=int, default=1, metavar="J", help="runs at a time, sharing the cores")
     add("--order-seed", type=int, default=default.order_seed, help="of the class order")
     add("--vary-order", action="store_true", help="a class order of its own for every seed")
     add("--backbone", default=default.backbone, help="'embedded' or a name of timm")
@@ -101,17 +103,16 @@ def _execute(args: argparse.Namespace) -> None:
     methods = _methods(args)
     name = "comparison" if args.command == "compare" else _labelled(base, methods[0]).label
     output = Path(args.output or f"results/{base.benchmark}-{name}")
-    finished: dict[str, list[dict[str, Any]]] = {}
-    for method in methods:
-        config = _labelled(base, method)
-        finished[config.label] = run_seeds(
-            config,
-            output / config.label if args.command == "compare" else output,
-            args.seeds,
-            vary_order=args.vary_order,
-            resume=args.resume,
-            progress=not args.quiet,
-        )
+    configs = [_labelled(base, method) for method in methods]
+    runs = run_methods(
+        [(c, output / c.label if args.command == "compare" else output) for c in configs],
+        args.seeds,
+        vary_order=args.vary_order,
+        jobs=args.jobs,
+        resume=args.resume,
+        progress=not args.quiet,
+    )
+    finished = {c.label: results for c, results in zip(configs, runs, strict=True)}
     print(f"\n{report.table(finished)}\n")
     if args.command == "compare":
         (output / "comparison.md").write_text(report.table(finished, markdown=True) + "\n")

@@ -1,4 +1,4 @@
-"""One class-incremental run, or the same run over several seeds, from settings to files."""
+"""One class-incremental run, from settings to files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import platform
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -192,45 +192,6 @@ def run(
         }
     report.write_json(results, output / "results.json")
     report.plot_accuracy({config.label: [results]}, output / "accuracy.png")
-    return results
-
-
-def run_seeds(
-    config: RunConfig,
-    output: str | Path,
-    n_seeds: int,
-    *,
-    vary_order: bool = False,
-    resume: bool = False,
-    progress: bool = True,
-) -> list[dict[str, Any]]:
-    """The same run with seeds ``config.seed``, ``config.seed + 1``, …, each in ``seed-S``.
-
-    One seed alone is written to ``output`` itself. Of several, ``summary.json`` has mean and
-    standard deviation of every metric. ``vary_order`` gives each seed a class order of its own.
-    """
-    if n_seeds < 1:
-        raise ValueError(f"Expected at least one seed, got {n_seeds}.")
-    output = Path(output)
-    if n_seeds == 1:
-        return [run(config, output, resume=resume, progress=progress)]
-    results = []
-    for i in range(n_seeds):
-        changes: dict[str, Any] = {"seed": config.seed + i}
-        if vary_order:
-            changes["order_seed"] = config.order_seed + i
-        one = replace(config, **changes)
-        results.append(run(one, output / f"seed-{one.seed}", resume=resume, progress=progress))
-    report.write_json(
-        {
-            "schema": SCHEMA,
-            "config": results[0]["config"],
-            "seeds": [r["config"]["seed"] for r in results],
-            "metrics": report.mean_and_std(results),
-        },
-        output / "summary.json",
-    )
-    report.plot_accuracy({config.label: results}, output / "accuracy.png")
     return results
 
 

@@ -1,16 +1,27 @@
 import re
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from mist_avalanche.backbones import EMBEDDED_WEIGHTS
+from mist_avalanche import backbones
+from mist_avalanche.backbones import EMBEDDED, EMBEDDED_WEIGHTS
 
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture
+def short_tuning(monkeypatch):
+    """The embedded backbone's defaults, but with four epochs of tuning."""
+    default = backbones.DEFAULTS[EMBEDDED]
+    short = replace(default, mist={**default.mist, "tune_epochs": 4})
+    monkeypatch.setattr(backbones, "DEFAULTS", {EMBEDDED: short})
+
+
+@pytest.mark.usefixtures("short_tuning")
 def test_readme_snippet_runs(capsys):
     (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     names = {}
@@ -20,6 +31,7 @@ def test_readme_snippet_runs(capsys):
     assert "selected" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("short_tuning")
 def test_example_plug_into_your_strategy(capsys):
     runpy.run_path(str(ROOT / "examples" / "plug_into_your_strategy.py"))
     assert "updated in the last step: 0." in capsys.readouterr().out

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mist_avalanche import cli, report
-from mist_avalanche.runner import RunConfig, choose_device, run, run_seeds
+from mist_avalanche.experiments import run_seeds
+from mist_avalanche.runner import RunConfig, choose_device, run
 
 QUICK = {"benchmark": "glyphs", "experiences": 50}
 
@@ -52,6 +53,19 @@ def test_gradient_strategies_and_seeds(tmp_path):
     assert summary["metrics"]["A_T"]["mean"] == pytest.approx(np.mean(a_t))
     assert summary["metrics"]["A_T"]["std"] == pytest.approx(np.std(a_t, ddof=1))
     assert (tmp_path / "seed-1" / "results.json").exists()
+
+
+def test_jobs_change_no_number_and_keep_the_order(tmp_path):
+    config = RunConfig(experiences=2)
+    side_by_side = run_seeds(config, tmp_path / "j", 2, vary_order=True, jobs=2, progress=False)
+    assert [r["config"]["seed"] for r in side_by_side] == [0, 1]
+    for i, result in enumerate(side_by_side):
+        alone = run(
+            RunConfig(experiences=2, seed=i, order_seed=1993 + i), tmp_path / f"{i}", progress=False
+        )
+        assert alone["metrics"]["A_T"] == pytest.approx(result["metrics"]["A_T"], abs=0.5)
+    with pytest.raises(ValueError, match="at least one job"):
+        run_seeds(config, tmp_path, 1, jobs=0)
 
 
 def test_resume_keeps_finished_runs_and_refuses_other_settings(tmp_path):

@@ -1,0 +1,126 @@
+"""Several runs: seeds and methods, one after the other or side by side in processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from . import report
+from .runner import SCHEMA, RunConfig, run
+
+Results = dict[str, Any]
+
+
+def run_seeds(
+    config: RunConfig,
+    output: str | Path,
+    n_seeds: int,
+    *,
+    vary_order: bool = False,
+    jobs: int = 1,
+    resume: bool = False,
+    progress: bool = True,
+) -> list[Results]:
+    """One method with seeds ``config.seed``, ``config.seed + 1``, …; see :func:`run_methods`."""
+    (results,) = run_methods(
+        [(config, Path(output))],
+        n_seeds,
+        vary_order=vary_order,
+        jobs=jobs,
+        resume=resume,
+        progress=progress,
+    )
+    return results
+
+
+def run_methods(
+    methods: Sequence[tuple[RunConfig, Path]],
+    n_seeds: int = 1,
+    *,
+    vary_order: bool = False,
+    jobs: int = 1,
+    resume: bool = False,
+    progress: bool = True,
+) -> list[list[Results]]:
+    """Every method with the same seeds.
+
+    One seed alone is written to the method's folder itself, several to ``seed-S`` within it. Of
+    several, ``summary.json`` has mean and standard deviation of every metric.
+
+    Args:
+        methods: settings and output folder of each.
+        n_seeds: runs of each method.
+        vary_order: give each seed a class order of its own.
+        jobs: runs at a time, each in a process with its share of the threads.
+        resume: keep finished runs of the same settings.
+        progress: show progress bars.
+
+    Returns:
+        For each method, the results of its seeds in order.
+
+    Raises:
+        ValueError: fewer than one seed or job.
+    """
+    if n_seeds < 1:
+        raise ValueError(f"Expected at least one seed, got {n_seeds}.")
+    if jobs < 1:
+        raise ValueError(f"Expected at least one job, got {jobs}.")
+    plan = []
+    for config, output in methods:
+        for i in range(n_seeds):
+            order_seed = config.order_seed + (i if vary_order else 0)
+            one = replace(config, seed=config.seed + i, order_seed=order_seed)
+            plan.append((one, output if n_seeds == 1 else output / f"seed-{one.seed}"))
+    done = iter(_execute(plan, min(jobs, len(plan)), resume=resume, progress=progress))
+
+    grouped = []
+    for config, output in methods:
+        results = [next(done) for _ in range(n_seeds)]
+        grouped.append(results)
+        if n_seeds > 1:
+            report.write_json(
+                {
+                    "schema": SCHEMA,
+                    "config": results[0]["config"],
+                    "seeds": [r["config"]["seed"] for r in results],
+                    "metrics": report.mean_and_std(results),
+                },
+                output / "summary.json",
+            )
+            report.plot_accuracy({config.label: results}, output / "accuracy.png")
+    return grouped
+
+
+def _execute(
+    plan: Sequence[tuple[RunConfig, Path]], jobs: int, *, resume: bool, progress: bool
+) -> list[Results]:
+    """The results of a plan, in its order."""
+    if jobs == 1:
+        return [run(config, output, resume=resume, progress=progress) for config, output in plan]
+    threads = max(1, torch.get_num_threads() // jobs)
+    with ProcessPoolExecutor(
+        jobs,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=partial(torch.set_num_threads, threads),
+    ) as pool:
+        futures = [
+            pool.submit(run, config, output, resume=resume, progress=False)
+            for config, output in plan
+        ]
+        try:
+            with tqdm(total=len(plan), desc="runs", disable=not progress) as bar:
+                for future in as_completed(futures):
+                    future.result()
+                    bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        return [future.result() for future in futures]
