@@ -60,9 +60,8 @@ def test_jobs_change_no_number_and_keep_the_order(tmp_path):
     side_by_side = run_seeds(config, tmp_path / "j", 2, vary_order=True, jobs=2, progress=False)
     assert [r["config"]["seed"] for r in side_by_side] == [0, 1]
     for i, result in enumerate(side_by_side):
-        alone = run(
-            RunConfig(experiences=2, seed=i, order_seed=1993 + i), tmp_path / f"{i}", progress=False
-        )
+        one = RunConfig(experiences=2, seed=i, order_seed=1993 + i)
+        alone = run(one, tmp_path / f"{i}", progress=False)
         assert alone["metrics"]["A_T"] == pytest.approx(result["metrics"]["A_T"], abs=0.5)
     with pytest.raises(ValueError, match="at least one job"):
         run_seeds(config, tmp_path, 1, jobs=0)
