@@ -21,16 +21,28 @@ def derive_seed(seed: int, *path: int) -> int:
 
 @contextmanager
 def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """python's, numpy's and torch's global generators seeded inside, as they were afterwards."""
+    """python's, numpy's and torch's global generators seeded inside, as they were afterwards.
+
+    Of torch's, the CPU's and the given device's; those of other devices are left alone.
+    """
     python, numpy = random.getstate(), np.random.get_state()
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        _seed_host(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+def _seed_host(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
 
 
 class _SeededItems(Dataset[Any]):
@@ -41,10 +53,8 @@ class _SeededItems(Dataset[Any]):
 
     def __getitem__(self, item: tuple[int, int]) -> Any:
         index, seed = item
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)
-        return self.dataset[index]
+        with isolated_rng(seed, torch.device("cpu")):
+            return self.dataset[index]
 
 
 class _SeededBatches(Sampler[list[tuple[int, int]]]):

@@ -39,16 +39,16 @@ def check_choice(name: str, value: T, choices: tuple[str, ...]) -> T:
 def check_experience(experience: Any, number: int) -> None:
     """Two images of two classes at least: with less the MI objective has nothing to contrast."""
     n = len(experience.dataset)
+    classes = getattr(experience, "classes_in_this_experience", None)
+    fix = "Use fewer experiences"
+    if number > 0:
+        fix += ", or score and tune on the first only (score_on='first', tune_on='first')"
     if n < 2:
         raise ValueError(
-            f"Experience {number} has {n} image(s); the MI objective contrasts at least two. Use "
-            "fewer experiences, or score and tune on the first only (score_on='first', "
-            "tune_on='first')."
+            f"Experience {number} has {n} image(s); the MI objective contrasts at least two. {fix}."
         )
-    classes = getattr(experience, "classes_in_this_experience", None)
     if classes is not None and len(set(classes)) < 2:
         raise ValueError(
             f"Experience {number} has images of class {next(iter(classes), None)} only; the MI "
-            "objective needs at least two classes. Use fewer experiences, or score and tune on "
-            "the first only (score_on='first', tune_on='first')."
+            f"objective needs at least two classes. {fix}."
         )

@@ -88,12 +88,13 @@ def create_backbone(name: str = EMBEDDED, weights: str | Path | None = None) -> 
     Args:
         name: ``"embedded"`` or any name of ``timm.list_models()``. ``vit_base_patch16_224`` means
             the paper's ``vit_base_patch16_224.augreg_in21k``.
-        weights: a file with the backbone's weights (.npz, .pth or .safetensors) for machines that
-            do not reach timm's hub; None takes the pretrained ones.
+        weights: a file with the backbone's weights for machines that do not reach timm's hub:
+            .npz, .pth or .safetensors, of ``"embedded"`` .safetensors; None takes the pretrained
+            ones.
 
     Raises:
         FileNotFoundError: ``weights`` does not exist.
-        ValueError: timm does not know the name.
+        ValueError: timm does not know the name, or the file is not of these kinds.
     """
     if weights is not None and not Path(weights).is_file():
         raise FileNotFoundError(
@@ -101,9 +102,12 @@ def create_backbone(name: str = EMBEDDED, weights: str | Path | None = None) -> 
         )
     if name == EMBEDDED:
         model = tiny_vit()
-        model.load_state_dict(load_file(weights or EMBEDDED_WEIGHTS))
+        file = Path(weights or EMBEDDED_WEIGHTS)
+        if file.suffix != ".safetensors":
+            raise ValueError(f"Expected a .safetensors file for 'embedded', got {str(file)!r}.")
+        model.load_state_dict(load_file(file))
         return _module(model)
-    timm_name = backbone_defaults(name).timm_name or name
+    timm_name = (DEFAULTS[name].timm_name if name in DEFAULTS else None) or name
     if not timm.is_model(timm_name):
         near = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:5]) or "none similar"
         raise ValueError(

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     add("--experiences", type=int, default=default.experiences)
     add("--seed", type=int, default=default.seed, help="of training")
     add("--seeds", type=int, default=1, metavar="N", help="run N seeds, from --seed on")
-    add("--jobs", type=int, default=1, metavar="J", help="runs at a time, sharing the cores")
+    add("--jobs", type=int, default=1, metavar="J", help="runs at a time, sharing the threads")
     add("--order-seed", type=int, default=default.order_seed, help="of the class order")
     add("--vary-order", action="store_true", help="a class order of its own for every seed")
     add("--backbone", default=default.backbone, help="'embedded' or a name of timm")

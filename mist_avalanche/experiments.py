@@ -59,7 +59,8 @@ def run_methods(
         methods: settings and output folder of each.
         n_seeds: runs of each method.
         vary_order: give each seed a class order of its own.
-        jobs: runs at a time, each in a process with its share of the threads.
+        jobs: runs at a time, each in a process with its share of the threads. The number of threads
+            changes sums in their last bits, and so may change a run a little.
         resume: keep finished runs of the same settings.
         progress: show progress bars.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from avalanche.models import DynamicModule, MultiTaskModule
+from avalanche.models import DynamicModule, MultiTaskModule, TrainEvalModel
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -52,6 +52,12 @@ def _is_layer(module: nn.Module) -> bool:
     return weight is not None and weight.ndim == 2
 
 
+def _leaves_some(model: nn.Module, name: str) -> bool:
+    """True when the model has parameters besides those of the named module."""
+    head = {id(p) for p in model.get_submodule(name).parameters()}
+    return any(id(p) not in head for p in model.parameters())
+
+
 def find_classifier(model: nn.Module, x: Tensor, name: str | None = None) -> str:
     """The name of the module whose input are the features.
 
@@ -72,6 +78,11 @@ def find_classifier(model: nn.Module, x: Tensor, name: str | None = None) -> str
             "MISTPlugin cannot tune a multi-task model (as_multitask, MultiHeadClassifier): its "
             "features depend on task labels. Use a single-head model, for example with "
             "avalanche.models.IncrementalClassifier."
+        )
+    if isinstance(model, TrainEvalModel):
+        raise ValueError(
+            "MISTPlugin cannot tune a model that has another classifier in evaluation than in "
+            "training (TrainEvalModel, of ICaRL and SCR). Use a strategy with one classifier."
         )
     modules = dict(model.named_modules())
     linear = [n for n, module in modules.items() if isinstance(module, nn.Linear)]
@@ -95,9 +106,9 @@ def find_classifier(model: nn.Module, x: Tensor, name: str | None = None) -> str
         for hook in hooks:
             hook.remove()
     final = [n for n, out in outputs.items() if out is result]
-    growing = [n for n in final if isinstance(modules[n], DynamicModule)]
+    growing = [n for n in final if isinstance(modules[n], DynamicModule) and _leaves_some(model, n)]
     if growing:
-        return min(growing, key=len)
+        return max(growing, key=len)
     layers = [n for n in final if _is_layer(modules[n])] or (linear if len(linear) == 1 else [])
     if layers:
         return max(layers, key=len)
@@ -143,7 +154,10 @@ class FeatureExtractor:
         """
         seen: list[Any] = []
         module = self.model.get_submodule(self.classifier)
-        hook = module.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+        hook = module.register_forward_pre_hook(
+            lambda _module, inputs, named: seen.extend([*inputs, *named.values()][:1]),
+            with_kwargs=True,
+        )
         try:
             self.model(x)
         finally:

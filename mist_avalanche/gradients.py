@@ -1,7 +1,7 @@
 """Masking and dropping gradients, and keeping everything else fixed to the bit.
 
-The selected entries of all parameters are treated as one flat vector of K numbers, so that a step
-costs K operations, not one for every weight, and no Python loop ever runs over entries.
+The selected entries of all parameters are treated as one flat vector of K numbers, and no Python
+loop ever runs over entries.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ class StepGuard:
         drop_rate: probability that a selected entry rests in a step.
         generator: of the draws, on the parameters' device.
         decay: (K,) factor on the selected gradients, or None.
+        restore: False lets the step move everything and counts only.
     """
 
     def __init__(
@@ -105,7 +106,10 @@ class StepGuard:
         drop_rate: float,
         generator: torch.Generator,
         decay: Tensor | None = None,
+        *,
+        restore: bool = True,
     ) -> None:
+        self.restore = restore
         self.entries = entries
         self.drop_rate = drop_rate
         self.generator = generator
@@ -126,13 +130,20 @@ class StepGuard:
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
-        """Leave, in ``.grad`` of the parameters, only the kept entries' gradients."""
-        if self.entries.everything and self.drop_rate == 0 and self.decay is None:
+        """Leave, in ``.grad`` of the parameters, only the kept entries' gradients.
+
+        Called again while gradients accumulate, it keeps the same entries; overlap decay waits for
+        the step, so that it scales every gradient once.
+        """
+        self._leave(None)
+
+    def _leave(self, decay: Tensor | None) -> None:
+        if self.entries.everything and self.drop_rate == 0 and decay is None:
             return
         gradients = [
             None if p.grad is None or p.grad.is_sparse else p.grad for p in self.entries.parameters
         ]
-        kept = masked_gradient(self.entries.gather(gradients), self.keep, self.decay)
+        kept = masked_gradient(self.entries.gather(gradients), self.keep, decay)
         for gradient in gradients:
             if gradient is not None:
                 gradient.zero_()
@@ -140,7 +151,9 @@ class StepGuard:
 
     @torch.no_grad()
     def before_step(self) -> None:
-        """Remember the parameters."""
+        """Scale the gradients of earlier selections, and remember the parameters."""
+        if self.decay is not None:
+            self._leave(self.decay)
         parameters = [p.detach() for p in self.entries.parameters]
         if self._before is None:
             self._before = [torch.empty_like(p) for p in parameters]
@@ -153,6 +166,12 @@ class StepGuard:
         if not self._stepping or self._before is None:
             return
         self._stepping = False
+        if not self.restore:
+            self._keep = None
+            self.changed = torch.stack(
+                [(p != b).sum() for p, b in zip(self.entries.parameters, self._before, strict=True)]
+            ).sum()
+            return
         after = self.entries.gather(self.entries.parameters)
         before = self.entries.gather(self._before)
         kept = torch.where(self.keep, after, before)

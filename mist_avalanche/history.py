@@ -29,20 +29,19 @@ class SelectionHistory:
         """Count a selection that a new one takes the place of."""
         for name in selection.masks.keys() - selection.always:
             mask = selection.masks[name]
-            seen = self.overlap.get(name, torch.zeros_like(mask, dtype=torch.uint8))
-            self.overlap[name] = seen + mask
+            self.overlap[name] = _shaped(self.overlap.get(name), mask, torch.uint8) + mask
 
     def protect(self, scores: Mapping[str, Tensor], rate: float, always: Collection[str]) -> None:
         """Freeze the ``rate`` most sensitive entries of each tensor, the maximum at the least."""
         for name, score in scores.items():
             if name not in always:
                 top = top_entries(score, rate)
-                self.protected[name] = self.protected.get(name, torch.zeros_like(top)) | top
+                self.protected[name] = _shaped(self.protected.get(name), top, torch.bool) | top
 
     def movable(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The masks without what is protected."""
         return {
-            name: mask & ~self.protected[name] if name in self.protected else mask
+            name: mask & ~_shaped(self.protected.get(name), mask, torch.bool)
             for name, mask in masks.items()
         }
 
@@ -50,5 +49,17 @@ class SelectionHistory:
         """(K,) ``factor`` to the number of earlier selections; None where nothing is scaled."""
         if not self.overlap or factor == 1:
             return None
-        counts = entries.gather([self.overlap.get(name) for name in entries.names])
+        counts = entries.gather(
+            [
+                _shaped(self.overlap.get(name), p, torch.uint8)
+                for name, p in zip(entries.names, entries.parameters, strict=True)
+            ]
+        )
         return factor ** counts.to(torch.float64)
+
+
+def _shaped(earlier: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """What was kept for a tensor; nothing (zeros) when there is none or its shape has changed."""
+    if earlier is None or earlier.shape != like.shape:
+        return torch.zeros(like.shape, dtype=dtype, device=like.device)
+    return earlier

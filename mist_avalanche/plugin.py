@@ -44,8 +44,9 @@ class MISTPlugin(SupervisedPlugin):
         lr: of the backbone while tuning (the paper's for ViT-B/16).
         projection_lr: of the projection while tuning.
         temperature: τ of the objective.
-        overlap_decay: an entry of c earlier selections has its gradient scaled by this to the c;
-            always-selected tensors are exempt, as in the reference code.
+        overlap_decay: an entry of c earlier selections has its gradient scaled by this to the c,
+            with ``score_on="every"``; always-selected tensors are exempt, as in the
+            reference code.
         protect_rate: share of each tensor's entries, the most sensitive, that are frozen for good
             after an experience in which they were scored; always-selected tensors are exempt. 0
             protects none, less than one entry the maximum of each tensor. At the next score their
@@ -133,6 +134,8 @@ class MISTPlugin(SupervisedPlugin):
         self._guard: StepGuard | None = None
         self._updated: float | Tensor = 0.0
         self._experience = -1
+        self._tuned = False
+        self._scored: dict[str, torch.Size] = {}  # the backbone that the selection is of
 
     @classmethod
     def for_backbone(cls, name: str, **changes: Any) -> MISTPlugin:
@@ -154,7 +157,7 @@ class MISTPlugin(SupervisedPlugin):
         self._release()
         extract = feature_extractor(strategy, self.classifier, self.seed)
         score = self.score_on == "every" or self.selection is None
-        tune = self.tune_epochs > 0 and (self.tune_on == "every" or self._experience == 0)
+        tune = self.tune_epochs > 0 and (self.tune_on == "every" or not self._tuned)
         if score or tune:
             check_experience(strategy.experience, self._experience)
         if score:
@@ -162,9 +165,10 @@ class MISTPlugin(SupervisedPlugin):
             self._select(strategy, extract)
         if tune:
             self._tune(strategy, extract, num_workers)
-        self._guard = StepGuard(**self._dropping(extract, _HOST, strategy.device))
-        if self.dynamics == "sparse":
-            self._guard.attach(strategy.optimizer)
+        self._guard = StepGuard(
+            **self._dropping(extract, _HOST, strategy.device), restore=self.dynamics == "sparse"
+        )
+        self._guard.attach(strategy.optimizer)
 
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Mask and drop the strategy's own backbone gradients."""
@@ -180,7 +184,7 @@ class MISTPlugin(SupervisedPlugin):
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Guard the step, also of an optimizer that was exchanged or that calls no hooks."""
-        if self._guard is None or self.dynamics != "sparse" or strategy.optimizer is None:
+        if self._guard is None or strategy.optimizer is None:
             return
         self._guard.attach(strategy.optimizer)
         if not self._guard.hooks_into(strategy.optimizer):
@@ -225,6 +229,7 @@ class MISTPlugin(SupervisedPlugin):
         self.selection = select(
             scores, self.select_rate, always, within_budget=self.dynamics == "sparse"
         )
+        self._scored = {name: p.shape for name, p in backbone.items()}
         self._publish(strategy, "selected_fraction", self.selection.fraction)
 
     def _tune(self, strategy: Any, extract: FeatureExtractor, num_workers: int) -> None:
@@ -257,6 +262,7 @@ class MISTPlugin(SupervisedPlugin):
                 )
         if stepper.changed is not None:
             self._updated = stepper.changed / stepper.entries.total
+        self._tuned = True
         self._publish(strategy, "tuning_loss", report.losses[-1])
         self._publish(strategy, "updated_fraction", report.updated_fraction)
 
@@ -268,7 +274,15 @@ class MISTPlugin(SupervisedPlugin):
         """Entries that may move now, and how their gradients are dropped and scaled."""
         if self.selection is None:
             raise RuntimeError("There is no selection yet: train an experience first.")
-        entries = SelectedEntries(extract.backbone(), self.history.movable(self.selection.masks))
+        backbone = extract.backbone()
+        other = [n for n, p in backbone.items() if self._scored.get(n) != p.shape]
+        if other:
+            raise ValueError(
+                f"The backbone has changed since it was scored: {', '.join(other[:4])} would move "
+                "unmasked. Use MISTPlugin(score_on='every'), or let the backbone have its final "
+                "shape and requires_grad before the first experience."
+            )
+        entries = SelectedEntries(backbone, self.history.movable(self.selection.masks))
         return {
             "entries": entries,
             "drop_rate": self.drop_rate,

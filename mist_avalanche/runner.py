@@ -24,8 +24,10 @@ from avalanche.training.plugins import EvaluationPlugin
 from tqdm.auto import tqdm
 
 from . import report
+from ._version import __version__
 from .backbones import EMBEDDED, backbone_defaults, create_backbone
 from .benchmarks import SplitGlyphs, SplitOmniglot
+from .features import in_mode
 from .metrics import accuracy_rows, summarize
 from .plugin import MISTPlugin
 from .strategies.baselines import build_strategy
@@ -65,6 +67,11 @@ class RunConfig:
     backbone: str = EMBEDDED
     weights: str | None = None
     device: str = "auto"
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides a run's numbers, the backbone's tuning defaults filled in."""
+        defaults = backbone_defaults(self.backbone).mist
+        return {**asdict(self), "mist_args": {**defaults, **self.mist_args} if self.mist else {}}
 
     @property
     def label(self) -> str:
@@ -150,7 +157,7 @@ def run(
     strategy = build_strategy(
         config.strategy,
         backbone,
-        _width(backbone),
+        _width(backbone, backbone_defaults(config.backbone).image_size),
         device=device,
         plugins=[mist] if mist else [],
         evaluator=EvaluationPlugin(accuracy_metrics(experience=True, stream=True), loggers=[board]),
@@ -175,7 +182,7 @@ def run(
 
     results = {
         "schema": SCHEMA,
-        "config": {**asdict(config), "split": benchmark.split_name},
+        "config": {**config.settings(), "split": benchmark.split_name},
         "metrics": summarize(correct, counts),
         "accuracy": accuracy_rows(correct, counts),
         "classes_seen": np.cumsum(
@@ -195,10 +202,12 @@ def run(
     return results
 
 
-def _width(backbone: torch.nn.Module) -> int:
-    """D of a backbone: timm's ``num_features``."""
-    width: Any = backbone.num_features
-    return int(width)
+@torch.no_grad()
+def _width(backbone: torch.nn.Module, image_size: int) -> int:
+    """D of a backbone; timm's ``num_features`` is another number where the head has layers."""
+    with in_mode(backbone, training=False):
+        features: torch.Tensor = backbone(torch.zeros(1, 3, image_size, image_size))
+    return features.flatten(1).shape[1]
 
 
 def _correct(metrics: Mapping[str, float], experience: int, count: int) -> int:
@@ -213,7 +222,7 @@ def _finished(config: RunConfig, output: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     known = {k: v for k, v in earlier["config"].items() if k != "split"}
-    wanted = json.loads(json.dumps(asdict(config)))
+    wanted = json.loads(json.dumps(config.settings()))
     different = sorted(k for k in wanted if known.get(k) != wanted[k])
     if different:
         raise ValueError(
@@ -228,6 +237,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     packages = ("torch", "torchvision", "timm", "avalanche-lib", "numpy")
     return {
         "python": platform.python_version(),
+        "mist_avalanche": __version__,
         **{package: version(package) for package in packages},
         "system": platform.system(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

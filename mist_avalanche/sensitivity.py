@@ -63,6 +63,6 @@ def fisher_scores(
         raise ValueError("The loss depends on none of the parameters: there is nothing to tune.")
     for name, score in scores.items():
         score.div_(n_batches)
-        if protected and name in protected:
+        if protected and name in protected and protected[name].shape == score.shape:
             score.masked_fill_(protected[name], 0)
     return scores

@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -39,3 +40,18 @@ def test_timm_weights_from_a_file(tmp_path, ending):
 def test_unknown_names_are_explained():
     with pytest.raises(ValueError, match=r"Unknown backbone 'vit_huge'.*list_models"):
         create_backbone("vit_huge")
+
+
+def test_an_explicit_tag_is_taken_as_it_is(monkeypatch):
+    asked = []
+    monkeypatch.setattr(timm, "create_model", lambda name, **_: asked.append(name))
+    create_backbone("vit_base_patch16_224")
+    create_backbone("vit_base_patch16_224.dino")
+    assert asked == ["vit_base_patch16_224.augreg_in21k", "vit_base_patch16_224.dino"]
+
+
+def test_embedded_takes_safetensors_only(tmp_path):
+    file = tmp_path / "w.pth"
+    file.touch()
+    with pytest.raises(ValueError, match=r"Expected a \.safetensors file"):
+        create_backbone("embedded", weights=file)

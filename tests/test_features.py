@@ -3,10 +3,12 @@ import timm
 import torch
 import torchvision
 from avalanche.models import (
+    DynamicModule,
     IncrementalClassifier,
     SimpleCNN,
     SimpleMLP,
     SlimResNet18,
+    TrainEvalModel,
     as_multitask,
 )
 from torch import nn
@@ -100,6 +102,34 @@ def test_refuses_what_it_cannot_know():
         find_classifier(TwoLinearsThenSoftmax(), x, "heda")
     with pytest.raises(ValueError, match="multi-task"):
         find_classifier(as_multitask(SimpleMLP(), "classifier"), torch.rand(1, 1, 28, 28))
+
+
+def test_the_growing_layer_within_a_growing_model_is_the_classifier():
+    class Net(DynamicModule):
+        def __init__(self):
+            super().__init__()
+            self.inner = Growing()
+
+        def forward(self, x):
+            return self.inner(x)
+
+    x = torch.rand(1, 3, 2, 2)
+    assert find_classifier(nn.Sequential(nn.Identity(), Net()), x) == "1.inner.head"
+
+
+def test_features_given_by_name():
+    class Named(TwoLinearsThenSoftmax):
+        def forward(self, x):
+            return self.second(input=self.first(x.flatten(1)))
+
+    model, x = Named(), torch.rand(2, 12)
+    assert torch.equal(FeatureExtractor(model, "second")(x), model.first(x))
+
+
+def test_two_classifiers_in_one_model_are_refused():
+    model = TrainEvalModel(nn.Flatten(), nn.Linear(12, 3), nn.Linear(12, 3))
+    with pytest.raises(ValueError, match="ICaRL and SCR"):
+        find_classifier(model, torch.rand(1, 3, 2, 2))
 
 
 def test_always_selected_are_biases_and_normalisations():

@@ -95,6 +95,29 @@ def test_one_draw_a_step_with_accumulated_gradients():
     assert guard.keep is not first
 
 
+def test_without_restoring_every_step_draws_and_counts_anew():
+    p = torch.nn.Parameter(torch.ones(400))
+    mask = torch.arange(400) < 200
+    entries = SelectedEntries({"p": p}, {"p": mask})
+    generator = torch.Generator().manual_seed(0)
+    guard = StepGuard(entries, 0.5, generator, torch.full((200,), 0.5), restore=False)
+    optimizer = torch.optim.SGD([p], lr=1.0)
+    guard.attach(optimizer)
+    moved = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        for _ in range(2):  # accumulated: decay scales the sum once
+            (p * 2).sum().backward()
+            guard.mask_gradients()
+        assert set(p.grad.tolist()) == {0.0, 4.0}
+        before = p.detach().clone()
+        optimizer.step()
+        assert set((before - p).tolist()) == {0.0, 2.0}
+        moved.append(before != p)
+        assert guard.changed == moved[-1].sum()
+    assert not torch.equal(*moved)
+
+
 def test_everything_selected_changes_nothing_of_the_step():
     runs = []
     for guarded in (False, True):

@@ -202,12 +202,18 @@ def test_invariant_4_at_the_defaults(benchmark_of):
 
 
 def test_same_seed_same_numbers_whatever_the_workers(benchmark_of, small_vit):
+    def noisy(x, _generator):
+        return x + 0.1 * float(np.random.rand()) + 0.1 * random.random()
+
     runs = []
     for workers, other in ((0, 1), (2, 99)):
-        torch.manual_seed(other)  # the host's stream is not the plugin's
+        torch.manual_seed(other)  # the host's streams are not the plugin's
+        np.random.seed(other)
+        random.seed(other)
         model = small_vit()
-        mist = MISTPlugin(tune_epochs=2, batch_size=8, lr=0.01, seed=3, verbose=False)
-        strategy = SimpleCIL(model=nn.Sequential(model), plugins=[mist], evaluator=None)
+        mist = MISTPlugin(tune_epochs=2, batch_size=8, lr=0.01, seed=3, view=noisy, verbose=False)
+        backbone = nn.Sequential(model, nn.Dropout(0.3))
+        strategy = SimpleCIL(model=backbone, plugins=[mist], evaluator=None)
         strategy.train(benchmark_of().train_stream[0], num_workers=workers)
         runs.append(model.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(runs[0].values(), runs[1].values(), strict=True))
@@ -320,25 +326,52 @@ def test_explains_models_and_experiences_it_cannot_tune(benchmark_of, small_vit)
 @pytest.mark.parametrize("score_first", [True, False])
 def test_stops_at_nan_with_the_weights_as_they_were(benchmark_of, small_vit, score_first):
     model = small_vit()
-    calls = 0
+    calls, before = 0, {}
 
     def view(x, generator):
         nonlocal calls
         calls += 1
+        before.update({n: p.detach().clone() for n, p in model.named_parameters()})
         return x * float("nan") if calls > (1 if score_first else 5) else x.flip(-1)
 
-    weights = {}
-
-    class Keep(MISTPlugin):
-        def _tune(self, *args):
-            weights.update({n: p.detach().clone() for n, p in model.named_parameters()})
-            super()._tune(*args)
-
-    mist = Keep(tune_epochs=4, batch_size=8, lr=0.01, view=view, verbose=False)
+    mist = MISTPlugin(tune_epochs=4, batch_size=8, lr=0.01, view=view, verbose=False)
     place = "score pass" if score_first else "before experience 0.*epoch 1, step 1"
     with pytest.raises(FloatingPointError, match=place):
         train(benchmark_of(n_classes=4, n_experiences=2, per_class=8), model, [mist])
-    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def test_an_interrupted_tuning_is_made_up_for(benchmark_of, small_vit):
+    model, calls = small_vit(), 0
+
+    def view(x, generator):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return x.flip(-1)
+
+    mist = MISTPlugin(tune_on="first", tune_epochs=2, batch_size=8, view=view, verbose=False)
+    strategy = SimpleCIL(model=model, plugins=[mist], evaluator=None)
+    experience = benchmark_of().train_stream[0]
+    with pytest.raises(KeyboardInterrupt):
+        strategy.train(experience)
+    strategy.train(experience)
+    assert calls == 4 + 2 * 2  # two epochs of two batches
+    strategy.train(experience)
+    assert calls == 4 + 2 * 2
+
+
+def test_a_backbone_that_has_changed_is_refused(benchmark_of, small_vit):
+    model = small_vit()
+    first = model.blocks[0].mlp.fc1.weight.requires_grad_(False)
+    mist = MISTPlugin(tune_epochs=0, batch_size=8, verbose=False)
+    stream = benchmark_of().train_stream
+    strategy = SimpleCIL(model=model, plugins=[mist], evaluator=None)
+    strategy.train(stream[0])
+    first.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"blocks.0.mlp.fc1.weight.*score_on='every'"):
+        strategy.train(stream[1])
 
 
 def test_stops_at_nan_in_the_host_loss(benchmark_of, small_vit):

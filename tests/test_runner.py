@@ -36,7 +36,8 @@ def test_results_have_their_schema_and_repeat(tmp_path):
     assert written["schema"] == 1
     assert set(written["metrics"]) == {"A_T", "A_bar", "A_new", "forgetting"}
     assert [len(row) for row in written["accuracy"]] == [1, 2, 3, 4]
-    assert written["config"]["mist_args"] == {"tune_epochs": 1}
+    assert written["config"]["mist_args"]["tune_epochs"] == 1
+    assert written["config"]["mist_args"]["tune_on"] == "first"  # the backbone's default
     assert written["config"]["split"] == "rendered, data_seed 0"
     assert 0 < written["mist"]["selected_fraction"] <= 0.05
     assert written["timing"]["total"] > 0
@@ -55,7 +56,7 @@ def test_gradient_strategies_and_seeds(tmp_path):
     assert (tmp_path / "seed-1" / "results.json").exists()
 
 
-def test_jobs_change_no_number_and_keep_the_order(tmp_path):
+def test_jobs_keep_the_order(tmp_path):
     config = RunConfig(experiences=2)
     side_by_side = run_seeds(config, tmp_path / "j", 2, vary_order=True, jobs=2, progress=False)
     assert [r["config"]["seed"] for r in side_by_side] == [0, 1]
@@ -75,6 +76,10 @@ def test_resume_keeps_finished_runs_and_refuses_other_settings(tmp_path):
         == first["metrics"]
     )
     assert (tmp_path / "results.json").stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match=r"other settings \(mist, mist_args\)"):
+        run(RunConfig(**QUICK, mist=True), tmp_path, resume=True, progress=False)
+    unused = RunConfig(**QUICK, mist_args={"lr": 1.0})
+    assert run(unused, tmp_path, resume=True, progress=False)["metrics"] == first["metrics"]
     with pytest.raises(ValueError, match=r"other settings \(seed\)"):
         run(RunConfig(**QUICK, seed=1), tmp_path, resume=True, progress=False)
 

@@ -79,7 +79,7 @@ def SplitOmniglot(
     *,
     dataset_root: str | Path | None = None,
     subset: str | None = None,
-    alphabets: Sequence[str] | None = None,
+    alphabets: str | Sequence[str] | None = None,
     image_size: int = 32,
     seed: int | None = 1993,
     fixed_class_order: Sequence[int] | None = None,
@@ -124,6 +124,7 @@ def SplitOmniglot(
         match = _DRAWING.search(name)
         if match:
             drawings[match[1], match[2]][int(match[3])] = content
+    alphabets = [alphabets] if isinstance(alphabets, str) else alphabets
     known = sorted({alphabet for alphabet, _ in drawings})
     unknown = sorted(set(alphabets or ()) - set(known))
     if unknown or not drawings:

@@ -75,7 +75,7 @@ def test_omniglot_from_folder_and_archive(omniglot, tmp_path):
 
 
 def test_omniglot_alphabets_and_errors(omniglot, tmp_path):
-    benchmark = SplitOmniglot(3, dataset_root=omniglot, alphabets=["Latin"], image_size=48)
+    benchmark = SplitOmniglot(3, dataset_root=omniglot, alphabets="Latin", image_size=48)
     assert {name.split("/")[0] for name in benchmark.class_names} == {"Latin"}
     assert benchmark.train_stream[0].dataset[0][0].shape == (3, 48, 48)
     with pytest.raises(ValueError, match=r"Greek, Latin; asked for \['Klingon'\]"):
