@@ -2,7 +2,7 @@
 
     python examples/pretrain_embedded_backbone.py --output embedded.safetensors
 
-About nine minutes on two cores. Every epoch draws 60 new renderings of each glyph.
+About five minutes on two cores. Every epoch draws 60 new renderings of each glyph.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from mist_avalanche.benchmarks import _rendering as rendering
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--output", default="embedded.safetensors")
-parser.add_argument("--epochs", type=int, default=25)
+parser.add_argument("--epochs", type=int, default=8)
 parser.add_argument("--renderings", type=int, default=60, help="of each glyph in each epoch")
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()

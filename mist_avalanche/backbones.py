@@ -42,7 +42,7 @@ DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
         EMBEDDED: BackboneDefaults(
             image_size=32,
             mist=MappingProxyType(
-                {"tune_on": "first", "lr": 4e-3, "tune_epochs": 150, "batch_size": 128}
+                {"tune_on": "first", "lr": 1e-2, "tune_epochs": 100, "batch_size": 128}
             ),
         ),
         "vit_base_patch16_224": BackboneDefaults("vit_base_patch16_224.augreg_in21k"),

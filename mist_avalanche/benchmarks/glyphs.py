@@ -13,16 +13,16 @@ from ._rendering import Style, outlines, render, unseen_glyphs
 from ._stream import Source, Transform, class_incremental
 
 HAND_MADE = Style(
-    rotation=0.3,
-    slant=0.4,
-    scale=(0.7, 1.2),
-    shift=0.1,
-    elastic=0.04,
-    stroke=2,
-    outline=0.2,
+    rotation=0.2,
+    slant=0.25,
+    scale=(0.8, 1.15),
+    shift=0.06,
+    elastic=0.025,
+    stroke=1,
+    outline=0.15,
     contrast=(0.3, 0.9),
     colour=False,
-    noise=0.12,
+    noise=0.1,
 )
 N_TRAIN, N_TEST = 20, 10  # renderings of each glyph
 
