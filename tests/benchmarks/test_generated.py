@@ -4,8 +4,11 @@ import zipfile
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch.utils.data import DataLoader
 
+from mist_avalanche.backbones import create_backbone
 from mist_avalanche.benchmarks import SplitGlyphs, SplitOmniglot
+from mist_avalanche.heads import PrototypeHead
 
 
 def labels_of(stream):
@@ -86,3 +89,17 @@ def test_omniglot_alphabets_and_errors(omniglot, tmp_path):
     broken.write_bytes(io.BytesIO(b"<html>not found</html>").getvalue())
     with pytest.raises(ValueError, match="not a whole zip"):
         SplitOmniglot(dataset_root=tmp_path)
+
+
+def test_glyphs_are_neither_easy_nor_hopeless_for_the_embedded_backbone():
+    """Frozen class means end between 30 % and 75 %, so that a method can win or lose."""
+    benchmark, backbone, head = SplitGlyphs(1), create_backbone().eval(), PrototypeHead()
+    batches = [
+        DataLoader(stream[0].dataset.eval(), 200)
+        for stream in (benchmark.train_stream, benchmark.test_stream)
+    ]
+    with torch.no_grad():
+        for x, y, _ in batches[0]:
+            head.update(backbone(x), y)
+        correct = sum((head(backbone(x)).argmax(1) == y).sum().item() for x, y, _ in batches[1])
+    assert 30 < correct / 10 < 75
