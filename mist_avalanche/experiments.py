@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,11 @@ def run_methods(
     return grouped
 
 
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", module="avalanche")
+
+
 def _execute(
     plan: Sequence[tuple[RunConfig, Path]], jobs: int, *, resume: bool, progress: bool
 ) -> list[Results]:
@@ -110,7 +115,8 @@ def _execute(
     with ProcessPoolExecutor(
         jobs,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=partial(torch.set_num_threads, threads),
+        initializer=_start_worker,
+        initargs=(threads,),
     ) as pool:
         futures = [
             pool.submit(run, config, output, resume=resume, progress=False)
