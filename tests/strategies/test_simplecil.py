@@ -39,8 +39,9 @@ def test_batch_size_changes_nothing(benchmark_of):
         strategy = SimpleCIL(model=create_backbone(), train_mb_size=size, evaluator=None)
         strategy.train(benchmark_of().train_stream)
         heads.append(strategy.head.prototypes)
-    torch.testing.assert_close(heads[0], heads[1], atol=1e-6, rtol=0)
-    torch.testing.assert_close(heads[0], heads[2], atol=1e-6, rtol=0)
+    # The head sums in float64; the backbone's float32 rounds differently in other batches.
+    torch.testing.assert_close(heads[0], heads[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(heads[0], heads[2], atol=1e-5, rtol=0)
 
 
 def test_eval_before_training_is_explained_and_eval_every_works(benchmark_of):
