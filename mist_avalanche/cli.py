@@ -6,7 +6,6 @@ import argparse
 import json
 import logging
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from . import report
 from ._version import __version__
-from .experiments import run_methods
+from .experiments import hide_avalanche_warnings, run_methods
 from .runner import BENCHMARKS, RunConfig
 from .strategies.baselines import STRATEGIES
 
@@ -129,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Errors of the user are one line."""
     args = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    warnings.filterwarnings("ignore", module="avalanche")
+    hide_avalanche_warnings()
     try:
         _execute(args)
     except (ValueError, FileNotFoundError, FloatingPointError, RuntimeError, TypeError) as error:
