@@ -27,11 +27,15 @@ class BackboneDefaults:
         timm_name: timm's name with the pinned pretraining tag; None when it is not timm's.
         image_size: pixels a side of its inputs.
         mist: arguments of :class:`~mist_avalanche.MISTPlugin` that suit this backbone.
+        mist_with_drift: those that differ where the strategy compensates drift.
+        n_random_features: M of :class:`~mist_avalanche.strategies.RanPAC`.
     """
 
     timm_name: str | None = None
     image_size: int = 224
     mist: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    mist_with_drift: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    n_random_features: int = 10000
 
 
 # The one place for tuning defaults. Those of the embedded backbone were chosen on the Balinese and
@@ -42,8 +46,10 @@ DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
         EMBEDDED: BackboneDefaults(
             image_size=32,
             mist=MappingProxyType(
-                {"tune_on": "first", "lr": 1e-2, "tune_epochs": 100, "batch_size": 128}
+                {"tune_on": "first", "lr": 3e-2, "tune_epochs": 100, "batch_size": 128}
             ),
+            mist_with_drift=MappingProxyType({"tune_on": "every"}),
+            n_random_features=2000,
         ),
         "vit_base_patch16_224": BackboneDefaults("vit_base_patch16_224.augreg_in21k"),
     }

@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     default = RunConfig()
     add("--benchmark", choices=BENCHMARKS, default=default.benchmark)
     add("--benchmark-arg", type=_setting, action="append", default=[], metavar="KEY=VALUE")
+    add("--strategy-arg", type=_setting, action="append", default=[], metavar="KEY=VALUE")
     add("--mist-arg", type=_setting, action="append", default=[], metavar="KEY=VALUE")
     add("--dataset-root", metavar="DIR", help="default: Avalanche's data folder")
     add("--experiences", type=int, default=default.experiences)
@@ -58,11 +59,16 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", parents=[common], help="one method")
     run.add_argument("--strategy", choices=STRATEGIES, default=default.strategy)
     run.add_argument("--mist", action="store_true", help="add MISTPlugin")
+    run.add_argument(
+        "--drift-compensation",
+        action="store_true",
+        help="let simplecil or ranpac follow a backbone that is tuned again",
+    )
     compare = commands.add_parser("compare", parents=[common], help="several methods")
     compare.add_argument(
         "--strategies",
         default="naive,replay,simplecil,simplecil+mist",
-        help="comma-separated; '+mist' adds MISTPlugin",
+        help="comma-separated; '+mist' adds MISTPlugin, '+drift' drift compensation",
     )
     return top
 
@@ -71,6 +77,7 @@ def _config(args: argparse.Namespace) -> RunConfig:
     return RunConfig(
         benchmark=args.benchmark,
         mist_args=dict(args.mist_arg),
+        strategy_args=dict(args.strategy_arg),
         benchmark_args=dict(args.benchmark_arg),
         dataset_root=args.dataset_root,
         experiences=args.experiences,
@@ -82,27 +89,41 @@ def _config(args: argparse.Namespace) -> RunConfig:
     )
 
 
-def _methods(args: argparse.Namespace) -> list[tuple[str, bool]]:
-    """(strategy, with MIST) in the order asked for."""
+def _methods(args: argparse.Namespace) -> list[RunConfig]:
+    """The methods in the order asked for."""
+    base = _config(args)
     if args.command == "run":
-        return [(args.strategy, args.mist)]
+        return [
+            replace(
+                base,
+                strategy=args.strategy,
+                mist=args.mist,
+                drift_compensation=args.drift_compensation,
+            )
+        ]
     methods = []
     for name in args.strategies.split(","):
-        strategy, plus, mist = name.strip().partition("+")
-        if strategy not in STRATEGIES or (plus and mist != "mist"):
+        strategy, *additions = name.strip().split("+")
+        if strategy not in STRATEGIES or not {*additions} <= {"mist", "drift"}:
             raise ValueError(
-                f"Unknown method {name!r}. Use {', '.join(STRATEGIES)}, each also with '+mist'."
+                f"Unknown method {name!r}. Use {', '.join(STRATEGIES)}, each also with '+mist', "
+                "simplecil and ranpac also with '+drift'."
             )
-        methods.append((strategy, bool(plus)))
+        methods.append(
+            replace(
+                base,
+                strategy=strategy,
+                mist="mist" in additions,
+                drift_compensation="drift" in additions,
+            )
+        )
     return methods
 
 
 def _execute(args: argparse.Namespace) -> None:
-    base = _config(args)
-    methods = _methods(args)
-    name = "comparison" if args.command == "compare" else _labelled(base, methods[0]).label
-    output = Path(args.output or f"results/{base.benchmark}-{name}")
-    configs = [_labelled(base, method) for method in methods]
+    configs = _methods(args)
+    name = "comparison" if args.command == "compare" else configs[0].label
+    output = Path(args.output or f"results/{args.benchmark}-{name}")
     runs = run_methods(
         [(c, output / c.label if args.command == "compare" else output) for c in configs],
         args.seeds,
@@ -118,10 +139,6 @@ def _execute(args: argparse.Namespace) -> None:
         report.plot_accuracy(finished, output / "accuracy.png")
         print(f"Table: {output / 'comparison.md'}")
     print(f"Picture: {output / 'accuracy.png'}\nEverything: {output}")
-
-
-def _labelled(config: RunConfig, method: tuple[str, bool]) -> RunConfig:
-    return replace(config, strategy=method[0], mist=method[1])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

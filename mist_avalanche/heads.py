@@ -1,4 +1,4 @@
-"""Classifiers that are computed, not trained."""
+"""Classifiers that are computed from sums of features, not trained."""
 
 from __future__ import annotations
 
@@ -10,31 +10,20 @@ from avalanche.models import DynamicModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .drift import AffineMap
+from .ridge import BLOCK, choose_ridge, solve_ridge
+
 UNSEEN = -1000.0  # the logit of a class without data, as in Avalanche's IncrementalClassifier
 
 
-class PrototypeHead(DynamicModule):
-    """Cosine similarity to the mean feature of each class (SimpleCIL, arXiv 2303.07338).
+class StatisticsHead(DynamicModule):
+    """A head of buffers that grow with the classes: per-class counts, and those of a subclass."""
 
-    Sums and counts are kept, in float64, so that the means do not depend on how the data was
-    batched, and a class that returns adds to its mean.
-
-    Args:
-        n_features: D; 0 takes that of the first features.
-    """
-
-    sums: Tensor  # (C, D)
     counts: Tensor  # (C,)
 
-    def __init__(self, n_features: int = 0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("sums", torch.zeros(0, n_features, dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(0, dtype=torch.int64))
-
-    @property
-    def prototypes(self) -> Tensor:
-        """Class means (C, D), not normalised; zero where a class has no data."""
-        return self.sums / self.counts.clamp(min=1).unsqueeze(1)
 
     @property
     def seen(self) -> Tensor:
@@ -43,14 +32,54 @@ class PrototypeHead(DynamicModule):
 
     def grow(self, n_classes: int) -> None:
         """Make room for labels below ``n_classes``; never shrinks."""
-        more = n_classes - len(self.counts)
-        if more > 0:
-            self.sums = F.pad(self.sums, (0, 0, 0, more))
-            self.counts = F.pad(self.counts, (0, more))
+        self.counts = F.pad(self.counts, (0, max(0, n_classes - len(self.counts))))
 
     def adaptation(self, experience: Any) -> None:
         """Avalanche's hook: room for the labels of an experience, seen or not."""
         self.grow(max(experience.classes_in_this_experience, default=-1) + 1)
+
+    def _count(self, features: Tensor, labels: Tensor) -> None:
+        """Check features (B, D), make room for labels (B,), count them."""
+        if not torch.isfinite(features).all():
+            raise FloatingPointError(
+                "The backbone gives NaN or Inf features. Check its weights and the images."
+            )
+        self.grow(int(labels.max()) + 1)
+        self.counts.index_add_(0, labels, torch.ones_like(labels))
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take the sizes of a saved head."""
+        for name, buffer in self.named_buffers(recurse=False):
+            saved = state_dict.get(prefix + name)
+            if saved is not None:
+                setattr(self, name, torch.zeros_like(saved, device=buffer.device))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class PrototypeHead(StatisticsHead):
+    """Cosine similarity to the mean feature of each class (SimpleCIL, arXiv 2303.07338).
+
+    Sums and counts are kept, in float64, so that the means do not depend on how the data was
+    batched, and a class that returns adds to its mean.
+    """
+
+    sums: Tensor  # (C, D)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("sums", torch.zeros(0, 0, dtype=torch.float64))
+
+    @property
+    def prototypes(self) -> Tensor:
+        """Class means (C, D), not normalised; zero where a class has no data."""
+        return self.sums / self.counts.clamp(min=1).unsqueeze(1)
+
+    def grow(self, n_classes: int) -> None:
+        """Make room for labels below ``n_classes``; never shrinks."""
+        super().grow(n_classes)
+        self.sums = F.pad(self.sums, (0, 0, 0, len(self.counts) - len(self.sums)))
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
@@ -59,15 +88,15 @@ class PrototypeHead(DynamicModule):
         Raises:
             FloatingPointError: a feature is not finite; nothing was added.
         """
-        if not torch.isfinite(features).all():
-            raise FloatingPointError(
-                "The backbone gives NaN or Inf features. Check its weights and the images."
-            )
-        if self.sums.shape[1] != features.shape[1] and not self.seen.any():
+        self._count(features, labels)
+        if self.sums.shape[1] == 0:
             self.sums = self.sums.new_zeros(len(self.counts), features.shape[1])
-        self.grow(int(labels.max()) + 1)
         self.sums.index_add_(0, labels, features.to(torch.float64))
-        self.counts.index_add_(0, labels, torch.ones_like(labels))
+
+    @torch.no_grad()
+    def move(self, drift: AffineMap) -> None:
+        """Carry the prototypes to where a map carries the features."""
+        self.sums = drift.of_sums(self.sums, self.counts)
 
     def forward(self, features: Tensor) -> Tensor:
         """Cosine logits (B, C) in [-1, 1] of features (B, D); -1000 for classes without data."""
@@ -77,14 +106,145 @@ class PrototypeHead(DynamicModule):
         logits = F.normalize(features, dim=1) @ prototypes.T
         return logits.masked_fill(~self.seen, UNSEEN)
 
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+
+class RidgeHead(StatisticsHead):
+    """Ridge regression on random features (RanPAC, arXiv 2307.02251).
+
+    h = relu(f W) with W fixed, standard normal; G = Σ h hᵀ and Q = Σ h yᵀ over all that was ever
+    added; logits h (G + λI)⁻¹ Q, for the ridge λ that was chosen last.
+
+    Args:
+        n_random_features: M; 0 takes h = f (decorrelation only).
+        seed: of W, drawn from a generator of its own on the CPU.
+        dtype: of G and Q, float64 or float32. float64 takes 8 M² bytes, 800 MB at M = 10000.
+
+    Attributes:
+        projection: W (D, M) in float32 or, for float64 features, better; empty when M is 0.
+        gram: G (M, M), or (D, D) when M is 0.
+        cross: Q (M, C).
+        weight: (G + λI)⁻¹ Q (M, C), as of the last :meth:`solve`.
+        ridge: λ.
+    """
+
+    projection: Tensor
+    gram: Tensor
+    cross: Tensor
+    weight: Tensor
+    ridge: Tensor
+
+    def __init__(
+        self, n_random_features: int = 10000, seed: int = 0, dtype: torch.dtype = torch.float64
     ) -> None:
-        """Take the number of classes of a saved head."""
-        if f"{prefix}counts" in state_dict:
-            self.sums = torch.zeros_like(state_dict[f"{prefix}sums"], device=self.sums.device)
-            self.counts = torch.zeros_like(state_dict[f"{prefix}counts"], device=self.sums.device)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        super().__init__()
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"Expected `dtype` to be float32 or float64, got {dtype}.")
+        self.n_random_features, self.seed = n_random_features, seed
+        self.register_buffer("projection", torch.zeros(0, 0))
+        self.register_buffer("gram", torch.zeros(0, 0, dtype=dtype))
+        self.register_buffer("cross", torch.zeros(0, 0, dtype=dtype))
+        self.register_buffer("weight", torch.zeros(0, 0, dtype=dtype))
+        self.register_buffer("ridge", torch.ones((), dtype=torch.float64))
+
+    def grow(self, n_classes: int) -> None:
+        """Make room for labels below ``n_classes``; never shrinks."""
+        super().grow(n_classes)
+        more = len(self.counts) - self.cross.shape[1]
+        self.cross, self.weight = F.pad(self.cross, (0, more)), F.pad(self.weight, (0, more))
+
+    def expand(self, features: Tensor, columns: slice = slice(None)) -> Tensor:
+        """Random features (B, m), the chosen columns of relu(f W), of features (B, D)."""
+        f = features.to(torch.promote_types(features.dtype, torch.float32))
+        if self.n_random_features == 0:
+            return f[:, columns]
+        return (f @ self.projection[:, columns].to(f.dtype)).relu_()
+
+    @torch.no_grad()
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Add features (B, D) of labels (B,) to G and Q, a block of rows at a time.
+
+        :meth:`solve` makes them part of the logits.
+
+        Raises:
+            FloatingPointError: a feature is not finite; nothing was added.
+        """
+        self._count(features, labels)
+        self._shape_for(features)
+        for f, y in zip(*(torch.split(part, BLOCK) for part in (features, labels)), strict=True):
+            h = self.expand(f).to(self.gram.dtype)  # (b, M)
+            self.gram.addmm_(h.T, h)
+            self.cross.index_add_(1, y, h.T)
+
+    @torch.no_grad()
+    def choose_ridge(
+        self, features: Tensor, labels: Tensor, generator: torch.Generator | None = None
+    ) -> None:
+        """Set the ridge to the candidate of 10⁻⁸ … 10⁸ with the least error on held-out rows.
+
+        Keeps the earlier ridge, at first 1, when there is a single row.
+
+        Args:
+            features: (n, D) of one experience; the last 20 % after shuffling are held out.
+            labels: (n,).
+            generator: of the order, on the CPU.
+        """
+        if len(features) < 2:
+            return
+        self._shape_for(features)
+        order = torch.randperm(len(features), generator=generator).to(features.device)
+        _, y = torch.unique(labels, return_inverse=True)
+        targets = F.one_hot(y[order])
+        self.ridge.fill_(choose_ridge(self.expand, len(self.gram), features[order], targets))
+
+    @torch.no_grad()
+    def solve(self) -> None:
+        """Compute the weights from G, Q and λ."""
+        self.weight = solve_ridge(self.gram, self.cross, float(self.ridge))
+
+    @torch.no_grad()
+    def move(self, drift: AffineMap) -> None:
+        """Without projection, carry G and Q to where a map carries the features.
+
+        With f' = f A + b: Q' = AᵀQ + b nᵀ and G' = AᵀGA + AᵀS bᵀ + b SᵀA + N b bᵀ, where n counts
+        each class, N is their sum and S = Q·1 the sum of all features.
+
+        Raises:
+            ValueError: M is not 0; the sums do not tell where relu(f W) would have gone.
+        """
+        if self.n_random_features:
+            raise ValueError("Statistics of random features cannot be moved; make them again.")
+        a, b = drift.weight.to(self.gram.dtype), drift.bias.to(self.gram.dtype)
+        n = self.counts.to(self.gram.dtype)
+        mixed = torch.outer(a.T @ self.cross.sum(1), b)
+        self.gram = a.T @ self.gram @ a + mixed + mixed.T + n.sum() * torch.outer(b, b)
+        self.cross = a.T @ self.cross + torch.outer(b, n)
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Forget all sums; W, λ and the number of classes stay."""
+        self.gram.zero_()
+        self.cross.zero_()
+        self.counts.zero_()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C) of features (B, D); -1000 for classes without data."""
+        if not self.seen.any():
+            return features.new_full((len(features), len(self.counts)), UNSEEN)
+        h = self.expand(features)
+        return (h @ self.weight.to(h.dtype)).masked_fill(~self.seen, UNSEEN)
+
+    def _shape_for(self, features: Tensor) -> None:
+        """Draw W, and size G and Q, when the width of the features is known."""
+        if len(self.gram) > 0:
+            return
+        n_features, m = features.shape[1], self.n_random_features
+        if m:
+            generator = torch.Generator().manual_seed(self.seed)
+            w = torch.randn(n_features, m, generator=generator, dtype=torch.float32)
+            self.projection = w.to(features.device)
+        m = m or n_features
+        self.gram = self.gram.new_zeros(m, m)
+        self.cross = self.cross.new_zeros(m, len(self.counts))
+        self.weight = self.weight.new_zeros(m, len(self.counts))
 
 
 class BackboneWithHead(nn.Module):

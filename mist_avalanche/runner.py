@@ -30,7 +30,7 @@ from .benchmarks import SplitGlyphs, SplitOmniglot
 from .features import in_mode
 from .metrics import accuracy_rows, summarize
 from .plugin import MISTPlugin
-from .strategies.baselines import build_strategy
+from .strategies.baselines import COMPUTED_STRATEGIES, build_strategy
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -45,6 +45,8 @@ class RunConfig:
         strategy: one of :data:`mist_avalanche.strategies.baselines.STRATEGIES`.
         mist: add a MISTPlugin.
         mist_args: its arguments, over the defaults of the backbone.
+        strategy_args: arguments of the strategy, such as RanPAC's ``memory``.
+        drift_compensation: let SimpleCIL or RanPAC follow a backbone that is tuned again.
         benchmark_args: arguments of the benchmark, such as ``alphabets``.
         dataset_root: where the data is; None for Avalanche's data folder.
         experiences: number of experiences.
@@ -59,6 +61,8 @@ class RunConfig:
     strategy: str = "simplecil"
     mist: bool = False
     mist_args: Mapping[str, Any] = field(default_factory=dict)
+    strategy_args: Mapping[str, Any] = field(default_factory=dict)
+    drift_compensation: bool = False
     benchmark_args: Mapping[str, Any] = field(default_factory=dict)
     dataset_root: str | None = None
     experiences: int = 10
@@ -69,14 +73,26 @@ class RunConfig:
     device: str = "auto"
 
     def settings(self) -> dict[str, Any]:
-        """All that decides a run's numbers, the backbone's tuning defaults filled in."""
-        defaults = backbone_defaults(self.backbone).mist
-        return {**asdict(self), "mist_args": {**defaults, **self.mist_args} if self.mist else {}}
+        """All that decides a run's numbers, the backbone's defaults filled in."""
+        defaults = backbone_defaults(self.backbone)
+        mist = {**defaults.mist, **(defaults.mist_with_drift if self.drift_compensation else {})}
+        strategy: dict[str, Any] = {}
+        if self.strategy == "ranpac":
+            strategy = {"n_random_features": defaults.n_random_features, "seed": self.seed}
+        return {
+            **asdict(self),
+            "mist_args": {**mist, **self.mist_args} if self.mist else {},
+            "strategy_args": {**strategy, **self.strategy_args},
+        }
 
     @property
     def label(self) -> str:
         """Name of the method, for tables and folders."""
-        return self.strategy + ("+mist" if self.mist else "")
+        return (
+            self.strategy
+            + ("+mist" if self.mist else "")
+            + ("+drift" if self.drift_compensation else "")
+        )
 
 
 def _glyphs(config: RunConfig) -> NCScenario:
@@ -147,11 +163,18 @@ def run(
     np.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)
 
+    settings = config.settings()
     mist = None
     if config.mist:
-        mist = MISTPlugin.for_backbone(
-            config.backbone, **{"seed": config.seed, "verbose": progress, **config.mist_args}
-        )
+        mist = MISTPlugin(**{"seed": config.seed, "verbose": progress, **settings["mist_args"]})
+    strategy_args = settings["strategy_args"]
+    if config.drift_compensation:
+        if config.strategy not in COMPUTED_STRATEGIES:
+            raise ValueError(
+                f"{config.strategy!r} has no drift to compensate; only "
+                f"{' and '.join(COMPUTED_STRATEGIES)} store features."
+            )
+        strategy_args = {"drift_compensation": True, **strategy_args}
     output.mkdir(parents=True, exist_ok=True)
     board = TensorboardLogger(output / "tensorboard")
     strategy = build_strategy(
@@ -161,6 +184,7 @@ def run(
         device=device,
         plugins=[mist] if mist else [],
         evaluator=EvaluationPlugin(accuracy_metrics(experience=True, stream=True), loggers=[board]),
+        settings=strategy_args,
     )
 
     counts = [len(e.dataset) for e in benchmark.test_stream]
@@ -182,7 +206,7 @@ def run(
 
     results = {
         "schema": SCHEMA,
-        "config": {**config.settings(), "split": benchmark.split_name},
+        "config": {**settings, "split": benchmark.split_name},
         "metrics": summarize(correct, counts),
         "accuracy": accuracy_rows(correct, counts),
         "classes_seen": np.cumsum(

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from mist_avalanche.heads import UNSEEN, PrototypeHead
+from mist_avalanche.drift import AffineMap
+from mist_avalanche.heads import UNSEEN, PrototypeHead, RidgeHead
 
 
 @settings(deadline=None, max_examples=30)
@@ -41,8 +42,111 @@ def test_state_dict_brings_its_classes():
     assert torch.equal(other(x), head(x))
 
 
-def test_refuses_nan():
-    head = PrototypeHead()
+@pytest.mark.parametrize("head", [PrototypeHead(), RidgeHead(8)])
+def test_refuses_nan(head):
     with pytest.raises(FloatingPointError, match="NaN or Inf"):
         head.update(torch.full((1, 3), float("nan")), torch.tensor([0]))
     assert not head.seen.any()
+
+
+def ridge_head(features, labels, m=16, **kwargs):
+    head = RidgeHead(m, **kwargs)
+    head.update(features, labels)
+    head.choose_ridge(features, labels, torch.Generator().manual_seed(0))
+    head.solve()
+    return head
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    n=st.integers(1, 40),
+    m=st.sampled_from([0, 7, 50]),
+    size=st.integers(1, 40),
+    seed=st.integers(0, 10**6),
+)
+def test_ridge_statistics_depend_on_neither_batches_nor_order(n, m, size, seed):
+    g = torch.Generator().manual_seed(seed)
+    features, labels = torch.randn(n, 6, generator=g), torch.randint(5, (n,), generator=g)
+    whole, parts = RidgeHead(m, seed=seed), RidgeHead(m, seed=seed)
+    whole.update(features, labels)
+    for rows in torch.randperm(n, generator=g).split(size):
+        parts.update(features[rows], labels[rows])
+    h = whole.expand(features).double()
+    torch.testing.assert_close(whole.gram, h.T @ h, atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(parts.gram, whole.gram, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        parts.cross[:, : whole.cross.shape[1]], whole.cross, atol=1e-4, rtol=1e-5
+    )
+    torch.testing.assert_close(whole.gram, whole.gram.T)
+    assert torch.linalg.eigvalsh(whole.gram).min() > -1e-9 * whole.gram.trace().clamp(min=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_ridge_keeps_its_statistics_in_full_precision(dtype):
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    features = (4 * torch.eye(3, 6)[labels] + torch.rand(60, 6, generator=g)).to(dtype)
+    head = ridge_head(features, labels, dtype=torch.float32)
+    assert head.gram.dtype == head.cross.dtype == head.weight.dtype == torch.float32
+    assert (head(features).argmax(1) == labels).all()
+
+
+@pytest.mark.parametrize("m", [0, 16, 300])
+@pytest.mark.parametrize(
+    "labels",
+    [[0], [0, 0, 0], [0, 1, 2, 3], [2, 2, 2, 5, 5, 5], list(range(10)) * 8],
+    ids=["one image", "one class", "one image a class", "three images a class", "many"],
+)
+def test_ridge_predicts_seen_classes_only_whatever_the_counts(m, labels):
+    labels = torch.tensor(labels)
+    g = torch.Generator().manual_seed(0)
+    features = torch.eye(10, 12)[labels] * 5 + torch.rand(len(labels), 12, generator=g)
+    head = ridge_head(features, labels, m)
+    head.grow(20)
+    logits = head(features)
+    assert logits.shape == (len(labels), 20)
+    assert set(logits.argmax(1).tolist()) <= set(labels.tolist())
+    assert (logits[:, ~head.seen] == UNSEEN).all()
+    if len(labels) != 4:  # of single images, the held-out ones choose the ridge
+        assert (logits.argmax(1) == labels).all()
+
+
+def test_classes_that_return_add_to_the_statistics():
+    g = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(30, 6, generator=g), torch.arange(30) % 3
+    head = RidgeHead(16)
+    head.update(features[:10], labels[:10])
+    head.update(features[10:], labels[10:])
+    assert head.counts.tolist() == [10, 10, 10]
+    head.restart()
+    head.update(features, labels)
+    assert head.counts.tolist() == [10, 10, 10]
+
+
+def test_random_features_depend_on_the_seed_alone():
+    x, y = torch.randn(4, 3), torch.arange(4)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        first, second, other = ridge_head(x, y), ridge_head(x, y), ridge_head(x, y, seed=1)
+    assert torch.equal(first.projection, second.projection)
+    assert not torch.equal(first.projection, other.projection)
+
+
+def test_ridge_state_dict_brings_its_sizes():
+    x, y = torch.randn(40, 3), torch.arange(40) % 4
+    head, other = ridge_head(x, y), RidgeHead(16)
+    other.load_state_dict(head.state_dict())
+    assert torch.equal(other(x), head(x))
+    assert float(other.ridge) == float(head.ridge)
+
+
+def test_statistics_without_projection_move_like_their_images():
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 6, generator=g).double(), torch.arange(40) % 4
+    drift = AffineMap(torch.randn(6, 6, generator=g).double(), torch.randn(6, generator=g).double())
+    moved, expected = ridge_head(x, y, 0), ridge_head(drift(x), y, 0)
+    moved.move(drift)
+    torch.testing.assert_close(moved.gram, expected.gram)
+    torch.testing.assert_close(moved.cross, expected.cross)
+    with pytest.raises(ValueError, match="cannot be moved"):
+        ridge_head(x, y).move(drift)

@@ -13,9 +13,10 @@ from torch import nn
 from mist_avalanche.benchmarks._stream import class_order, experience_sizes
 from mist_avalanche.features import always_selected
 from mist_avalanche.gradients import SelectedEntries, masked_gradient
-from mist_avalanche.heads import PrototypeHead
+from mist_avalanche.heads import PrototypeHead, RidgeHead
 from mist_avalanche.history import SelectionHistory
 from mist_avalanche.losses import SupervisedInfoNCE
+from mist_avalanche.ridge import RIDGES, choose_ridge, validation_losses
 from mist_avalanche.selection import select, top_entries
 from mist_avalanche.sensitivity import fisher_scores
 from mist_avalanche.tuning import ReferenceSGD, tune
@@ -187,6 +188,50 @@ def test_prototypes():
         )
         logits = head(case.tensor("test_features"))
         torch.testing.assert_close(logits, case.tensor(f"{task}/logits"), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+def test_ranpac(precision):
+    case, dtype, exact, checked = Case("case4_ranpac"), DTYPES[precision], precision == "f64", 0
+    projection, test = case.tensor("W_rand", dtype), case.tensor("test_features", dtype)
+    head = RidgeHead(projection.shape[1], dtype=dtype)
+    tasks = sorted({key.split("/")[0] for key in case if key.startswith("task")})
+    for task in tasks:
+        features, labels = case.tensor(f"{task}/features", dtype), case.tensor(f"{task}/labels")
+        if task == tasks[0]:
+            head._shape_for(features)
+            head.projection = projection
+        head.update(features, labels)
+        expected = {k: case.tensor(f"{precision}/{task}/{k}") for k in ("Q", "G", "logits")}
+        rounding = {"atol": 1e-10, "rtol": 1e-12} if exact else {"atol": 1e-2, "rtol": 1e-5}
+        n = len(expected["G"])
+        torch.testing.assert_close(head.gram[:n, :n], expected["G"], **rounding)
+        torch.testing.assert_close(head.cross, expected["Q"][:, : len(head.counts)], **rounding)
+
+        # Rows are in the order of the reference's loader: no shuffling here. In float32 its losses
+        # are noise at small ridges; ours choose what it chooses in float64.
+        _, y = labels.unique(return_inverse=True)
+        arguments = (head.expand, len(head.gram), features, torch.nn.functional.one_hot(y))
+        assert choose_ridge(*arguments) == pytest.approx(case[f"f64/{task}/ridge"].item())
+        # Classes that are not in the task add zeros to the mean.
+        share = len(y.unique()) / expected["Q"].shape[1]
+        stable = case.tensor(f"stable_ridges/{task}", torch.bool)
+        losses = case.tensor(f"{precision}/{task}/ridge_losses")
+        ours = validation_losses(*arguments) * share
+        torch.testing.assert_close(
+            ours[stable], losses[stable], rtol=1e-8 if exact else 2e-2, atol=0
+        )
+        if exact:  # there too, LU solves lose digits where G is singular but for the ridge
+            torch.testing.assert_close(ours, losses, rtol=1e-3, atol=0)
+
+        ridge = case[f"{precision}/{task}/ridge"].item()
+        if exact or stable[RIDGES.index(min(RIDGES, key=lambda r: abs(r - ridge)))]:
+            head.ridge.fill_(ridge)
+            head.solve()
+            tolerance = 1e-10 if exact else 1e-4
+            torch.testing.assert_close(head(test), expected["logits"], atol=tolerance, rtol=0)
+            checked += 1
+    assert checked
 
 
 def test_class_order():

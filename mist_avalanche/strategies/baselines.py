@@ -17,6 +17,7 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
 from ..heads import BackboneWithHead
+from .ranpac import RanPAC
 from .simplecil import SimpleCIL
 
 LR, MOMENTUM, EPOCHS, BATCH_SIZE = 0.01, 0.9, 10, 32
@@ -32,10 +33,10 @@ _GRADIENT_STRATEGIES: Mapping[str, tuple[type[SupervisedTemplate], dict[str, Any
         }
     )
 )
-_PROTOTYPE_STRATEGIES: Mapping[str, Callable[..., SupervisedTemplate]] = MappingProxyType(
-    {"simplecil": SimpleCIL}
+COMPUTED_STRATEGIES: Mapping[str, Callable[..., SupervisedTemplate]] = MappingProxyType(
+    {"simplecil": SimpleCIL, "ranpac": RanPAC}
 )
-STRATEGIES = (*_PROTOTYPE_STRATEGIES, *_GRADIENT_STRATEGIES)
+STRATEGIES = (*COMPUTED_STRATEGIES, *_GRADIENT_STRATEGIES)
 
 
 def build_strategy(
@@ -46,26 +47,29 @@ def build_strategy(
     device: torch.device,
     plugins: Sequence[Any],
     evaluator: Any,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> SupervisedTemplate:
-    """A strategy by its name on the command line.
+    """A strategy by its name on the command line, with some of its arguments changed.
 
     Raises:
         ValueError: the name is not one of :data:`STRATEGIES`.
     """
-    common = {"device": device, "plugins": list(plugins), "evaluator": evaluator}
-    if name in _PROTOTYPE_STRATEGIES:
-        return _PROTOTYPE_STRATEGIES[name](model=backbone, **common)
+    common = {"device": device, "plugins": list(plugins), "evaluator": evaluator, **settings}
+    if name in COMPUTED_STRATEGIES:
+        return COMPUTED_STRATEGIES[name](model=backbone, **common)
     if name not in _GRADIENT_STRATEGIES:
         raise ValueError(f"Unknown strategy {name!r}. Use one of {', '.join(STRATEGIES)}.")
-    strategy, settings = _GRADIENT_STRATEGIES[name]
+    strategy, defaults = _GRADIENT_STRATEGIES[name]
     model = BackboneWithHead(backbone, IncrementalClassifier(n_features))
     return strategy(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM),
         criterion=nn.CrossEntropyLoss(),
-        train_mb_size=BATCH_SIZE,
-        train_epochs=EPOCHS,
-        eval_mb_size=64,
-        **settings,
-        **common,
+        **{
+            "train_mb_size": BATCH_SIZE,
+            "train_epochs": EPOCHS,
+            "eval_mb_size": 64,
+            **defaults,
+            **common,
+        },
     )

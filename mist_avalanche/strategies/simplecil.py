@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.plugins.evaluation import default_evaluator
-from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 
-from ..heads import BackboneWithHead, PrototypeHead
+from ..drift import AffineMap
+from ..heads import PrototypeHead
+from ._computed import ComputedHeadStrategy
 
 
-class SimpleCIL(SupervisedTemplate):
+class SimpleCIL(ComputedHeadStrategy):
     """Class-incremental learning without gradients: one prototype a class, cosine similarity.
 
     Prototypes are the means of the backbone's features of the training images under the eval
@@ -27,12 +28,16 @@ class SimpleCIL(SupervisedTemplate):
         train_mb_size: images in a batch while prototypes are computed; changes no result.
         eval_mb_size: images in a batch of evaluation.
         device: of backbone and prototypes.
-        plugins: Avalanche plugins.
+        plugins: Avalanche plugins. In training iterations ``mb_x`` are the features (B, D).
         evaluator: Avalanche's evaluation plugin.
         eval_every: as in Avalanche.
+        drift_compensation: where the backbone was tuned after the first experience, move the
+            prototypes by the affine map, fitted on the current training images, from features
+            before to features after. Costs two passes over them, and changes nothing otherwise.
 
     Raises:
         RuntimeError: evaluation before any training.
+        FloatingPointError: the backbone gives NaN or Inf.
 
     Example:
         >>> strategy = SimpleCIL(model=create_backbone(), plugins=[MISTPlugin()])
@@ -52,66 +57,27 @@ class SimpleCIL(SupervisedTemplate):
         plugins: Sequence[SupervisedPlugin] | None = None,
         evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] = default_evaluator,
         eval_every: int = -1,
+        drift_compensation: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            model=BackboneWithHead(model, PrototypeHead()),
-            optimizer=None,
-            criterion=criterion or nn.CrossEntropyLoss(),
+            model=model,
+            head=PrototypeHead(),
+            criterion=criterion,
             train_mb_size=train_mb_size,
-            train_epochs=1,
             eval_mb_size=eval_mb_size,
             device=device,
             plugins=plugins,
             evaluator=evaluator,
             eval_every=eval_every,
+            drift_compensation=drift_compensation,
             **kwargs,
         )
 
-    @property
-    def head(self) -> PrototypeHead:
-        """The prototypes."""
-        head: PrototypeHead = self.model.head
-        return head
+    def fit(self, features: Tensor, labels: Tensor) -> None:
+        """Add features (n, D) of labels (n,) to the class means."""
+        self.head.update(features, labels)
 
-    def train_dataset_adaptation(self, **kwargs: Any) -> None:
-        """Train on the images as they are evaluated."""
-        self.adapted_dataset = self.experience.dataset.eval()
-
-    def make_train_dataloader(self, **kwargs: Any) -> None:
-        """Every image once, in order."""
-        super().make_train_dataloader(**{**kwargs, "shuffle": False, "drop_last": False})
-
-    def make_optimizer(self, **kwargs: Any) -> None:
-        """There is nothing to optimise."""
-
-    def check_model_and_optimizer(self, **kwargs: Any) -> None:
-        """Make room for the experience's classes."""
-        self.model = self.model_adaptation()
-
-    @torch.no_grad()
-    def training_epoch(self, **kwargs: Any) -> None:
-        """One pass over the training images: features, then means."""
-        self.model.eval()
-        for self.mbatch in self.dataloader:
-            if self._stop_training:
-                break
-            self._unpack_minibatch()
-            self._before_training_iteration(**kwargs)
-            self._before_forward(**kwargs)
-            features: Tensor = self.model.backbone(self.mb_x).flatten(1)
-            self._before_update(**kwargs)
-            self.head.update(features, self.mb_y)
-            self._after_update(**kwargs)
-            self.mb_output = self.head(features)
-            self._after_forward(**kwargs)
-            self.loss = self.criterion()
-            self._after_training_iteration(**kwargs)
-
-    def eval(self, exp_list: Any, **kwargs: Any) -> Any:
-        """Accuracy and other metrics, as in Avalanche."""
-        if not self.is_training and not self.head.seen.any():
-            raise RuntimeError(
-                "SimpleCIL has seen no class yet. Call train on an experience before eval."
-            )
-        return super().eval(exp_list, **kwargs)
+    def move(self, drift: AffineMap) -> None:
+        """Carry the prototypes along."""
+        self.head.move(drift)

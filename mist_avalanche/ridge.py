@@ -1,0 +1,127 @@
+"""Ridge regression from sums: the choice of the ridge, and the solution (pure).
+
+With rows h of a design matrix H and targets Y, the sums are G = HᵀH and Q = HᵀY, and the weights
+are (G + λI)⁻¹Q (McDonnell et al., RanPAC, arXiv 2307.02251, section 4).
+
+Differences from the reference code
+    * The losses of all candidates come from one eigendecomposition in float64. There, each takes
+      an LU solve in float32, whose result is noise where λ is below the rounding of G.
+    * The solve is a Cholesky factorisation, and a ridge below the rounding of G is raised to it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+RIDGES = tuple(10.0**exponent for exponent in range(-8, 9))
+TRAIN_SHARE = 0.8
+BLOCK = 1024  # rows, or columns, of H that exist at a time
+
+Expand = Callable[[Tensor, slice], Tensor]  # features (n, D), columns -> those columns of H (n, m)
+
+
+def validation_losses(
+    expand: Expand, width: int, features: Tensor, targets: Tensor, ridges: Sequence[float] = RIDGES
+) -> Tensor:
+    """Mean squared error on the last 20 % of the rows, fitted on the others, for every ridge.
+
+    One symmetric eigendecomposition in float64, of the smaller of two Gram matrices, serves all
+    ridges: with H Hᵀ = U S Uᵀ the prediction is H_val Hᵀ U (S + λ)⁻¹ Uᵀ Y, and with HᵀH = V S Vᵀ it
+    is H_val V (S + λ)⁻¹ Vᵀ HᵀY. The first, of n rows, never holds more than a block of H.
+
+    Args:
+        expand: gives the chosen columns of H for some features.
+        width: M, the number of columns of H.
+        features: (n, D) in random order.
+        targets: (n, C).
+        ridges: R candidates, positive.
+
+    Returns:
+        (R,) losses in float64, means over rows and columns of the targets.
+
+    Raises:
+        ValueError: fewer than two rows.
+    """
+    n = len(features)
+    if n < 2:
+        raise ValueError(f"Expected at least two rows to choose a ridge on, got {n}.")
+    n_train = max(1, int(n * TRAIN_SHARE))
+    y = targets.to(torch.float64)
+    if n_train <= width:
+        gram = y.new_zeros(n, n_train)  # H H_trainᵀ
+        for start in range(0, width, BLOCK):
+            h = expand(features, slice(start, start + BLOCK)).to(torch.float64)  # (n, m)
+            gram.addmm_(h, h[:n_train].T)
+        eigenvalues, vectors = torch.linalg.eigh(gram[:n_train])
+        left, right = gram[n_train:] @ vectors, vectors.T @ y[:n_train]
+    else:
+        columns = slice(0, width)
+        gram, cross = sums(expand, width, features[:n_train], y[:n_train], torch.float64)
+        eigenvalues, vectors = torch.linalg.eigh(gram)
+        left = expand(features[n_train:], columns).to(torch.float64) @ vectors
+        right = vectors.T @ cross
+    eigenvalues = eigenvalues.clamp(min=0).unsqueeze(1)
+    losses = [
+        (left @ (right / (eigenvalues + ridge)) - y[n_train:]).square().mean() for ridge in ridges
+    ]
+    return torch.stack(losses)
+
+
+def choose_ridge(
+    expand: Expand, width: int, features: Tensor, targets: Tensor, ridges: Sequence[float] = RIDGES
+) -> float:
+    """The first ridge of least validation loss; arguments as for :func:`validation_losses`."""
+    return ridges[int(validation_losses(expand, width, features, targets, ridges).argmin())]
+
+
+def sums(
+    expand: Expand, width: int, features: Tensor, targets: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """G (M, M) and Q (M, C) of features (n, D) and targets (n, C), block by block."""
+    gram = torch.zeros(width, width, dtype=dtype, device=features.device)
+    cross = torch.zeros(width, targets.shape[1], dtype=dtype, device=features.device)
+    for f, y in zip(*(torch.split(part, BLOCK) for part in (features, targets)), strict=True):
+        h = expand(f, slice(0, width)).to(dtype)  # (b, M)
+        gram.addmm_(h.T, h)
+        cross.addmm_(h.T, y.to(dtype))
+    return gram, cross
+
+
+def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
+    """(G + λI)⁻¹ Q by Cholesky, with one copy of G, which is left as it was to the bit.
+
+    A λ below eps · trace(G), the rounding of G in its precision, would divide noise by noise and
+    is raised to that. Should the factorisation still fail, λ is raised tenfold until it succeeds.
+    Either is logged.
+
+    Args:
+        gram: G (M, M), symmetric positive semi-definite; the lower triangle is read.
+        cross: Q (M, C), in the dtype of G.
+        ridge: λ > 0.
+
+    Returns:
+        (M, C) in the dtype of G.
+
+    Raises:
+        FloatingPointError: G or Q is not finite.
+    """
+    diagonal = gram.diagonal().clone()
+    trace = float(diagonal.sum())
+    if not (abs(trace) < float("inf") and bool(torch.isfinite(cross).all())):
+        raise FloatingPointError("The ridge statistics hold NaN or Inf. Check the features.")
+    raised = max(ridge, torch.finfo(gram.dtype).eps * trace)
+    while True:
+        gram.diagonal().add_(raised)
+        factor, info = torch.linalg.cholesky_ex(gram)
+        gram.diagonal().copy_(diagonal)
+        if int(info) == 0:
+            break
+        raised *= 10
+    if raised != ridge:
+        log.warning("The ridge %g is below the rounding of G; solved with %.3g.", ridge, raised)
+    return torch.cholesky_solve(cross, factor)

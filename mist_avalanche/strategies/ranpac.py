@@ -1,0 +1,122 @@
+"""RanPAC: ridge regression on random features (McDonnell et al., arXiv 2307.02251)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from avalanche.training.plugins.evaluation import default_evaluator
+from torch import Tensor, nn
+
+from .._checks import check_choice, check_integer
+from ..drift import AffineMap
+from ..heads import RidgeHead
+from ..memory import FeatureMemory, GaussianMemory, Memory
+from ._computed import ComputedHeadStrategy
+
+
+class RanPAC(ComputedHeadStrategy):
+    """Class-incremental learning without gradients: random features and ridge regression.
+
+    h = relu(f W) of the features f (D,) of a training image under the eval transform, W (D, M)
+    fixed and standard normal. G = Σ h hᵀ and Q = Σ h yᵀ are summed over all experiences, and logits
+    are h (G + λI)⁻¹ Q. λ is the candidate of 10⁻⁸ … 10⁸ with the least squared error on a shuffled
+    20 % of the current experience. The backbone stays as it is unless a
+    :class:`~mist_avalanche.MISTPlugin` tunes it before an experience. No optimizer, no number of
+    classes, no task labels.
+
+    Args:
+        model: the backbone, images (B, C, H, W) to features (B, D).
+        n_random_features: M; 0 leaves the projection out (h = f, decorrelation only).
+        seed: of W, of the shuffling, and of drawn features.
+        dtype: of G and Q, float64 or float32. G takes 8 M² or 4 M² bytes (M = 10000: 800 or 400
+            MB), and as much again while it is factorised.
+        criterion: of the reported loss only.
+        train_mb_size: images in a batch while features are computed; changes no result.
+        eval_mb_size: images in a batch of evaluation.
+        device: of backbone and statistics.
+        plugins: Avalanche plugins. In training iterations ``mb_x`` are the features (B, D).
+        evaluator: Avalanche's evaluation plugin.
+        eval_every: as in Avalanche.
+        drift_compensation: where the backbone was tuned after the first experience, move what is
+            stored by the affine map, fitted on the current training images, from features before
+            to features after, and make G and Q again from it. Changes nothing otherwise.
+        memory: what drift compensation stores. ``"features"``: the backbone's features of every
+            past training image, in float16, 2 D bytes each, no pixels. ``"gaussians"``: the mean of
+            each class and one covariance, 8 (C D + D²) bytes. ``"none"``: nothing; G and Q can then
+            be moved only without projection (M = 0).
+
+    Raises:
+        ValueError: an argument out of its range, or a memory of ``"none"`` that drift compensation
+            cannot work with.
+        RuntimeError: evaluation before any training.
+        FloatingPointError: the backbone gives NaN or Inf.
+
+    Example:
+        >>> strategy = RanPAC(model=create_backbone(), plugins=[MISTPlugin()])
+        >>> for t, experience in enumerate(benchmark.train_stream):
+        ...     strategy.train(experience)
+        ...     strategy.eval(benchmark.test_stream[: t + 1])
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        n_random_features: int = 10000,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+        criterion: nn.Module | None = None,
+        train_mb_size: int = 64,
+        eval_mb_size: int = 64,
+        device: str | torch.device = "cpu",
+        plugins: Sequence[SupervisedPlugin] | None = None,
+        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] = default_evaluator,
+        eval_every: int = -1,
+        drift_compensation: bool = False,
+        memory: Literal["features", "gaussians", "none"] = "features",
+        **kwargs: Any,
+    ) -> None:
+        check_integer("n_random_features", n_random_features, 0)
+        check_choice("memory", memory, ("features", "gaussians", "none"))
+        if drift_compensation and memory == "none" and n_random_features:
+            raise ValueError(
+                "Drift compensation has nothing to move with memory='none' and random features. "
+                "Use memory='features' or 'gaussians', or n_random_features=0."
+            )
+        super().__init__(
+            model=model,
+            head=RidgeHead(n_random_features, seed, dtype),
+            criterion=criterion,
+            train_mb_size=train_mb_size,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,
+            eval_every=eval_every,
+            drift_compensation=drift_compensation,
+            **kwargs,
+        )
+        self.memory: Memory | None = None
+        if drift_compensation and memory != "none":
+            self.memory = FeatureMemory() if memory == "features" else GaussianMemory(seed)
+        self._order = torch.Generator().manual_seed(seed)
+
+    def fit(self, features: Tensor, labels: Tensor) -> None:
+        """Add features (n, D) of labels (n,) to the statistics, and solve."""
+        if self.memory is not None:
+            self.memory.add(features, labels)
+        self.head.update(features, labels)
+        self.head.choose_ridge(features, labels, self._order)
+        self.head.solve()
+
+    def move(self, drift: AffineMap) -> None:
+        """Carry what is stored along, and the statistics with it."""
+        if self.memory is None:
+            self.head.move(drift)
+            return
+        self.memory.move(drift)
+        self.head.restart()
+        self.head.update(*self.memory.recall())
