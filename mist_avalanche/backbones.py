@@ -46,7 +46,7 @@ DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
         EMBEDDED: BackboneDefaults(
             image_size=32,
             mist=MappingProxyType(
-                {"tune_on": "first", "lr": 3e-2, "tune_epochs": 100, "batch_size": 128}
+                {"tune_on": "first", "lr": 5e-2, "tune_epochs": 40, "batch_size": 48}
             ),
             mist_with_drift=MappingProxyType({"tune_on": "every"}),
             n_random_features=2000,

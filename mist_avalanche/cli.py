@@ -1,4 +1,4 @@
-"""The command ``mist-avalanche``: one run, or several methods side by side."""
+"""The command ``mist-avalanche``: one run, several methods side by side, or ablations."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any
 
 from . import report
 from ._version import __version__
+from .ablations import ablated
 from .experiments import hide_avalanche_warnings, run_methods
 from .runner import BENCHMARKS, RunConfig
-from .strategies.baselines import STRATEGIES
+from .strategies.baselines import COMPUTED_STRATEGIES, STRATEGIES
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -70,6 +71,8 @@ def parser() -> argparse.ArgumentParser:
         default="naive,replay,simplecil,simplecil+mist",
         help="comma-separated; '+mist' adds MISTPlugin, '+drift' drift compensation",
     )
+    ablate = commands.add_parser("ablate", parents=[common], help="what parts of MIST are worth")
+    ablate.add_argument("--strategies", default="simplecil,ranpac", help="comma-separated")
     return top
 
 
@@ -89,56 +92,64 @@ def _config(args: argparse.Namespace) -> RunConfig:
     )
 
 
-def _methods(args: argparse.Namespace) -> list[RunConfig]:
-    """The methods in the order asked for."""
+def _methods(args: argparse.Namespace) -> dict[str, RunConfig]:
+    """The methods in the order asked for, by the names that tables and folders have."""
     base = _config(args)
     if args.command == "run":
-        return [
-            replace(
-                base,
-                strategy=args.strategy,
-                mist=args.mist,
-                drift_compensation=args.drift_compensation,
-            )
-        ]
-    methods = []
+        one = replace(
+            base,
+            strategy=args.strategy,
+            mist=args.mist,
+            drift_compensation=args.drift_compensation,
+        )
+        return {one.label: one}
+    methods = {}
     for name in args.strategies.split(","):
         strategy, *additions = name.strip().split("+")
-        if strategy not in STRATEGIES or not {*additions} <= {"mist", "drift"}:
-            raise ValueError(
-                f"Unknown method {name!r}. Use {', '.join(STRATEGIES)}, each also with '+mist', "
-                "simplecil and ranpac also with '+drift'."
-            )
-        methods.append(
-            replace(
-                base,
-                strategy=strategy,
-                mist="mist" in additions,
-                drift_compensation="drift" in additions,
-            )
+        allowed = {"mist", "drift"} if args.command == "compare" else set()
+        if strategy not in STRATEGIES or not {*additions} <= allowed:
+            raise ValueError(f"Unknown method {name!r}. Use {_ALLOWED[args.command]}.")
+        one = replace(
+            base,
+            strategy=strategy,
+            mist="mist" in additions,
+            drift_compensation="drift" in additions,
         )
+        methods.update({one.label: one} if args.command == "compare" else ablated(one))
     return methods
 
 
+_ALLOWED = {
+    "compare": f"{', '.join(STRATEGIES)}, each also with '+mist', "
+    f"{' and '.join(COMPUTED_STRATEGIES)} also with '+drift'",
+    "ablate": ", ".join(STRATEGIES),
+}
+
+
 def _execute(args: argparse.Namespace) -> None:
-    configs = _methods(args)
-    name = "comparison" if args.command == "compare" else configs[0].label
+    methods = _methods(args)
+    one = args.command == "run"
+    name = next(iter(methods)) if one else _FOLDERS[args.command]
     output = Path(args.output or f"results/{args.benchmark}-{name}")
     runs = run_methods(
-        [(c, output / c.label if args.command == "compare" else output) for c in configs],
+        [(config, output if one else output / label) for label, config in methods.items()],
         args.seeds,
         vary_order=args.vary_order,
         jobs=args.jobs,
         resume=args.resume,
         progress=not args.quiet,
     )
-    finished = {c.label: results for c, results in zip(configs, runs, strict=True)}
+    finished = dict(zip(methods, runs, strict=True))
     print(f"\n{report.table(finished)}\n")
-    if args.command == "compare":
-        (output / "comparison.md").write_text(report.table(finished, markdown=True) + "\n")
+    if not one:
+        table = output / f"{_FOLDERS[args.command]}.md"
+        table.write_text(report.table(finished, markdown=True) + "\n")
         report.plot_accuracy(finished, output / "accuracy.png")
-        print(f"Table: {output / 'comparison.md'}")
+        print(f"Table: {table}")
     print(f"Picture: {output / 'accuracy.png'}\nEverything: {output}")
+
+
+_FOLDERS = {"compare": "comparison", "ablate": "ablations"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,8 @@
-"""The MI objective on an experience: two views, backbone, projection, loss."""
+"""Objectives on an experience: two views, backbone, a small head, loss."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,44 +10,49 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ._batches import Batches, derive_seed, isolated_rng
 from .features import FeatureExtractor, in_mode
 from .losses import SupervisedInfoNCE
 
 PROJECTION_WIDTH = 128
-_PROJECTION = 3  # purpose of random numbers; the plugin has 0 to 2
+_HEAD = 3  # purpose of random numbers; the plugin has 0 to 2
 
 
 @dataclass(frozen=True)
 class ExperiencePass:
-    """What scoring and tuning work with: batches, and the scalar loss of one."""
+    """What scoring and tuning work with: batches, and the scalar loss of one.
+
+    ``head`` is what the objective puts on the features; it trains along.
+    """
 
     batches: Batches
     loss_of: Callable[[tuple[Tensor, Tensor]], Tensor]
-    projection: nn.Linear
+    head: nn.Linear
 
 
-class MIObjective:
-    """The supervised InfoNCE of a batch and its second view, through one projection for good.
+class Objective(ABC):
+    """A loss on the features of a batch and its second view.
 
     Args:
-        temperature: τ.
         batch_size: images a batch, each in two views.
         view: the second view, ``f(batch, generator)``.
-        seed: of the projection's first weights.
+        seed: of the head's first weights.
     """
 
     def __init__(
-        self,
-        temperature: float,
-        batch_size: int,
-        view: Callable[[Tensor, torch.Generator], Tensor],
-        seed: int,
+        self, batch_size: int, view: Callable[[Tensor, torch.Generator], Tensor], seed: int
     ) -> None:
-        self.loss = SupervisedInfoNCE(temperature)
         self.batch_size, self.view, self.seed = batch_size, view, seed
-        self.projection: nn.Linear | None = None
+
+    @abstractmethod
+    def head_for(self, example: Tensor, classes: list[int]) -> nn.Linear:
+        """The linear layer on features like ``example`` (1, D), for an experience's classes."""
+
+    @abstractmethod
+    def loss(self, z: Tensor, labels: Tensor, classes: list[int]) -> Tensor:
+        """Scalar loss of the head's outputs z (2B, P) for labels (B,)."""
 
     @contextmanager
     def on(
@@ -70,28 +76,82 @@ class MIObjective:
         device: torch.device = strategy.device
         views = torch.Generator().manual_seed(seed)
         dataset = strategy.experience.dataset.train()
+        classes = sorted(strategy.experience.classes_in_this_experience)
         batches = Batches(dataset, self.batch_size, seed, device, num_workers)
 
         with in_mode(strategy.model, training=training), isolated_rng(seed, device):
-            projection = self._projection_for(extract, batches)
+            x = batches.loader.dataset[(0, 0)][0].unsqueeze(0).to(device)
+            with in_mode(extract.model, training=False), torch.no_grad():
+                head = self.head_for(extract(x), classes)
 
             def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
                 x, y = batch
                 features = extract(torch.cat([x, self.view(x, views)]))  # (2B, D)
-                loss: Tensor = self.loss(projection(features.to(projection.weight.dtype)), y)
-                return loss
+                return self.loss(head(features.to(head.weight.dtype)), y, classes)
 
             with torch.enable_grad():
-                yield ExperiencePass(batches, loss_of, projection)
+                yield ExperiencePass(batches, loss_of, head)
 
-    def _projection_for(self, extract: FeatureExtractor, batches: Batches) -> nn.Linear:
+    def _linear(self, example: Tensor, width: int, *path: int) -> nn.Linear:
+        """A new layer (D, width), its weights from the seed and a path of integers."""
+        with isolated_rng(derive_seed(self.seed, _HEAD, *path), torch.device("cpu")):
+            linear = nn.Linear(example.shape[1], width)
+        dtype = torch.promote_types(example.dtype, torch.float32)
+        return linear.to(example.device, dtype)
+
+
+class MIObjective(Objective):
+    """The paper's: supervised InfoNCE through one projection, kept across experiences.
+
+    Args:
+        temperature: τ.
+        batch_size, view, seed: as for :class:`Objective`.
+    """
+
+    def __init__(
+        self,
+        temperature: float,
+        batch_size: int,
+        view: Callable[[Tensor, torch.Generator], Tensor],
+        seed: int,
+    ) -> None:
+        super().__init__(batch_size, view, seed)
+        self.info_nce = SupervisedInfoNCE(temperature)
+        self.projection: nn.Linear | None = None
+
+    def head_for(self, example: Tensor, classes: list[int]) -> nn.Linear:
         """The projection, made when the width of the features is known."""
         if self.projection is None:
-            x = batches.loader.dataset[(0, 0)][0].unsqueeze(0).to(batches.device)
-            with in_mode(extract.model, training=False), torch.no_grad():
-                features = extract(x)
-            with isolated_rng(derive_seed(self.seed, _PROJECTION), torch.device("cpu")):
-                projection = nn.Linear(features.shape[1], PROJECTION_WIDTH)
-            dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-            self.projection = projection.to(features.device, dtype)
+            self.projection = self._linear(example, PROJECTION_WIDTH)
         return self.projection
+
+    def loss(self, z: Tensor, labels: Tensor, classes: list[int]) -> Tensor:
+        """Supervised InfoNCE."""
+        loss: Tensor = self.info_nce(z, labels)
+        return loss
+
+
+class CrossEntropyObjective(Objective):
+    """For comparison: cross-entropy of a linear classifier of the experience's own classes.
+
+    The classifier is new for every experience, and the same while it is scored and tuned on.
+    """
+
+    def __init__(
+        self, batch_size: int, view: Callable[[Tensor, torch.Generator], Tensor], seed: int
+    ) -> None:
+        super().__init__(batch_size, view, seed)
+        self.classifier: nn.Linear | None = None
+        self._classes: list[int] = []
+
+    def head_for(self, example: Tensor, classes: list[int]) -> nn.Linear:
+        """A classifier of these classes."""
+        if self.classifier is None or self._classes != classes:
+            self.classifier = self._linear(example, len(classes), 1, *classes)
+            self._classes = classes
+        return self.classifier
+
+    def loss(self, z: Tensor, labels: Tensor, classes: list[int]) -> Tensor:
+        """Mean cross-entropy over both views."""
+        targets = torch.searchsorted(torch.tensor(classes, device=labels.device), labels)
+        return F.cross_entropy(z, targets.repeat(2))

@@ -17,13 +17,14 @@ from .backbones import backbone_defaults
 from .features import FeatureExtractor, always_selected, feature_extractor
 from .gradients import SelectedEntries, StepGuard
 from .history import SelectionHistory
-from .objective import MIObjective
+from .objective import CrossEntropyObjective, MIObjective, Objective
 from .selection import Selection, random_scores, select
-from .sensitivity import fisher_scores
+from .sensitivity import fisher_scores, gradient_scores
 from .tuning import ReferenceSGD, SparseSGD, tune
 from .views import SecondView
 
 _SCORE, _TUNE, _HOST = range(3)  # purposes of random numbers
+SELECT_BY = ("mi", "gradient", "magnitude", "random")
 
 
 class MISTPlugin(SupervisedPlugin):
@@ -51,7 +52,11 @@ class MISTPlugin(SupervisedPlugin):
             after an experience in which they were scored; always-selected tensors are exempt. 0
             protects none, less than one entry the maximum of each tensor. At the next score their
             sensitivity counts as zero.
-        select_by: ``"mi"`` as published; ``"random"`` takes as many entries at random.
+        select_by: what ranks the entries of a tensor. ``"mi"``: MI-Fisher scores, as published.
+            ``"gradient"``: the size of the mean gradient. ``"magnitude"``: that of the weight.
+            ``"random"``: chance.
+        objective: ``"mi"`` as published; ``"cross_entropy"`` scores and tunes on the
+            cross-entropy of a linear classifier of the experience's classes.
         classifier: name of the module whose input are the features, when it cannot be found.
         dynamics: ``"sparse"``, or ``"reference"`` for the published code's, in which the rate holds
             per tensor with the always-selected entries on top, and momentum and weight decay move
@@ -64,6 +69,7 @@ class MISTPlugin(SupervisedPlugin):
     Attributes:
         selection: a :class:`~mist_avalanche.selection.Selection`, None before the first score.
         sensitivity: name to scores of the last score pass.
+        tuning_losses: mean loss of each epoch of the last tuning.
         updated_fraction: share of backbone entries that the last step changed.
 
     Raises:
@@ -98,7 +104,8 @@ class MISTPlugin(SupervisedPlugin):
         temperature: float = 0.07,
         overlap_decay: float = 0.9,
         protect_rate: float = 0.0,
-        select_by: Literal["mi", "random"] = "mi",
+        select_by: Literal["mi", "gradient", "magnitude", "random"] = "mi",
+        objective: Literal["mi", "cross_entropy"] = "mi",
         classifier: str | None = None,
         dynamics: Literal["sparse", "reference"] = "sparse",
         batch_size: int = 48,
@@ -116,20 +123,23 @@ class MISTPlugin(SupervisedPlugin):
         self.projection_lr = check_rate("projection_lr", projection_lr, "(0, inf)")
         self.overlap_decay = check_rate("overlap_decay", overlap_decay, "(0, 1]")
         self.protect_rate = check_rate("protect_rate", protect_rate, "[0, 1)")
-        self.select_by = check_choice("select_by", select_by, ("mi", "random"))
+        self.select_by = check_choice("select_by", select_by, SELECT_BY)
         self.dynamics = check_choice("dynamics", dynamics, ("sparse", "reference"))
         self.classifier = classifier
         self.seed = torch.initial_seed() if seed is None else seed
         self.verbose = verbose
-        self.objective = MIObjective(
-            temperature=check_rate("temperature", temperature, "(0, inf)"),
-            batch_size=check_integer("batch_size", batch_size, 2),
-            view=view or SecondView(),
-            seed=self.seed,
+        check_choice("objective", objective, ("mi", "cross_entropy"))
+        temperature = check_rate("temperature", temperature, "(0, inf)")
+        batches = (check_integer("batch_size", batch_size, 2), view or SecondView(), self.seed)
+        self.objective: Objective = (
+            MIObjective(temperature, *batches)
+            if objective == "mi"
+            else CrossEntropyObjective(*batches)
         )
 
         self.selection: Selection | None = None
         self.sensitivity: dict[str, Tensor] = {}
+        self.tuning_losses: list[float] = []
         self.history = SelectionHistory()
         self._guard: StepGuard | None = None
         self._updated: float | Tensor = 0.0
@@ -209,11 +219,12 @@ class MISTPlugin(SupervisedPlugin):
     # ---- The method --------------------------------------------------------------------------
 
     def _score(self, strategy: Any, extract: FeatureExtractor, num_workers: int) -> None:
-        """How sensitive every entry is to the MI objective on this experience."""
+        """How sensitive every entry is to the objective on this experience."""
         seed = self._seed_for(_SCORE)
         with self.objective.on(strategy, extract, seed, num_workers, training=False) as run:
             bar = tqdm(run.batches, "MIST score", disable=not self.verbose, leave=False)
-            self.sensitivity = fisher_scores(
+            scores = gradient_scores if self.select_by == "gradient" else fisher_scores
+            self.sensitivity = scores(
                 run.loss_of, bar, extract.backbone(), protected=self.history.protected
             )
 
@@ -222,6 +233,8 @@ class MISTPlugin(SupervisedPlugin):
         backbone, scores = extract.backbone(), self.sensitivity
         if self.select_by == "random":
             scores = random_scores(scores, self._seed_for(_SCORE))
+        elif self.select_by == "magnitude":
+            scores = {name: backbone[name].detach().abs() for name in scores}
         fixed = always_selected(strategy.model)
         always = {name for name in scores if id(backbone[name]) in fixed}
         if self.selection is not None:
@@ -233,14 +246,14 @@ class MISTPlugin(SupervisedPlugin):
         self._publish(strategy, "selected_fraction", self.selection.fraction)
 
     def _tune(self, strategy: Any, extract: FeatureExtractor, num_workers: int) -> None:
-        """Sparse tuning on the MI objective."""
+        """Sparse tuning on the objective."""
         seed = self._seed_for(_TUNE)
         sgd = SparseSGD if self.dynamics == "sparse" else ReferenceSGD
         what = f"MIST tuning before experience {self._experience}"
         with self.objective.on(strategy, extract, seed, num_workers, training=True) as run:
             stepper = sgd(
                 **self._dropping(extract, _TUNE, strategy.device),
-                projection=list(run.projection.parameters()),
+                projection=list(run.head.parameters()),
                 lr=self.lr,
                 projection_lr=self.projection_lr,
             )
@@ -263,6 +276,7 @@ class MISTPlugin(SupervisedPlugin):
         if stepper.changed is not None:
             self._updated = stepper.changed / stepper.entries.total
         self._tuned = True
+        self.tuning_losses = report.losses
         self._publish(strategy, "tuning_loss", report.losses[-1])
         self._publish(strategy, "updated_fraction", report.updated_fraction)
 

@@ -124,4 +124,7 @@ def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
         raised *= 10
     if raised != ridge:
         log.warning("The ridge %g is below the rounding of G; solved with %.3g.", ridge, raised)
-    return torch.cholesky_solve(cross, factor)
+    # Not torch.cholesky_solve, which copies the factor.
+    half = torch.linalg.solve_triangular(factor, cross, upper=False)
+    weights: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
+    return weights

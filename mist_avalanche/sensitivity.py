@@ -1,4 +1,4 @@
-"""MI-Fisher scores: how sensitive each weight is to an objective (pure; section 3 of the paper)."""
+"""How sensitive each weight is to an objective (pure; section 3 of the paper)."""
 
 from __future__ import annotations
 
@@ -35,8 +35,29 @@ def fisher_scores(
         ValueError: there is no batch, or no parameter that the loss depends on.
         FloatingPointError: a loss that is not finite; the message counts the batches.
     """
+    return _protect(_mean_over_batches(loss_of, batches, parameters, torch.square), protected)
+
+
+def gradient_scores(
+    loss_of: Callable[[Batch], Tensor],
+    batches: Iterable[Batch],
+    parameters: Mapping[str, Tensor],
+    protected: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """|mean over mini-batches of ∂L/∂θ_i|; all else as for :func:`fisher_scores`."""
+    means = _mean_over_batches(loss_of, batches, parameters, torch.clone)
+    return _protect({name: mean.abs_() for name, mean in means.items()}, protected)
+
+
+def _mean_over_batches(
+    loss_of: Callable[[Batch], Tensor],
+    batches: Iterable[Batch],
+    parameters: Mapping[str, Tensor],
+    term: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """Mean of ``term`` of every gradient."""
     names, leaves = list(parameters), list(parameters.values())
-    scores: dict[str, Tensor] = {}
+    totals: dict[str, Tensor] = {}
     n_batches = 0
     for batch in batches:
         loss = loss_of(batch)
@@ -49,20 +70,25 @@ def fisher_scores(
         for name, gradient in zip(names, gradients, strict=True):
             if gradient is None:
                 continue
-            gradient = gradient.detach()
-            if gradient.dtype in (torch.float16, torch.bfloat16):
-                gradient = gradient.float()
-            if name in scores:
-                scores[name].addcmul_(gradient, gradient)
+            dtype = torch.promote_types(gradient.dtype, torch.float32)
+            value = term(gradient.detach().to(dtype))
+            if name in totals:
+                totals[name] += value
             else:
-                scores[name] = gradient.square()
+                totals[name] = value
         n_batches += 1
     if not n_batches:
         raise ValueError("There is no batch of at least two images to score on.")
-    if not scores:
+    if not totals:
         raise ValueError("The loss depends on none of the parameters: there is nothing to tune.")
+    return {name: total.div_(n_batches) for name, total in totals.items()}
+
+
+def _protect(
+    scores: dict[str, Tensor], protected: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """Zero where an entry is protected."""
     for name, score in scores.items():
-        score.div_(n_batches)
         if protected and name in protected and protected[name].shape == score.shape:
             score.masked_fill_(protected[name], 0)
     return scores

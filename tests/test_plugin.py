@@ -272,15 +272,38 @@ def test_reference_dynamics_move_everything(benchmark_of):
     assert changed / mist.selection.total > 0.5
 
 
-def test_random_selection_has_the_same_size(benchmark_of, small_vit):
+def test_selections_by_other_scores(benchmark_of, small_vit):
     chosen = {}
-    for by in ("mi", "random"):
+    for by in ("mi", "gradient", "magnitude", "random"):
         mist = MISTPlugin(select_by=by, tune_epochs=0, batch_size=8, verbose=False)
-        train(benchmark_of(n_experiences=1), small_vit(), [mist])
-        chosen[by] = mist.selection
-    assert chosen["mi"].selected == pytest.approx(chosen["random"].selected, rel=0.001)
-    name = "blocks.0.mlp.fc1.weight"
-    assert not torch.equal(chosen["mi"].masks[name], chosen["random"].masks[name])
+        model = small_vit()
+        name = "blocks.0.mlp.fc1.weight"
+        weight = model.get_parameter(name).detach().abs()
+        train(benchmark_of(n_experiences=1), model, [mist])
+        chosen[by] = mist.selection.masks[name]
+        if by == "magnitude":
+            assert weight[chosen[by]].min() >= weight[~chosen[by]].max()
+        if by == "gradient":
+            scores = mist.sensitivity[name]
+            assert scores[chosen[by]].min() >= scores[~chosen[by]].max()
+    counts = {int(mask.sum()) for mask in chosen.values()}
+    assert len(counts) == 1
+    masks = list(chosen.values())
+    assert not any(torch.equal(a, b) for i, a in enumerate(masks) for b in masks[:i])
+
+
+def test_cross_entropy_objective_lowers_its_loss(benchmark_of):
+    mist = MISTPlugin(
+        objective="cross_entropy", tune_epochs=8, lr=1e-2, batch_size=16, seed=0, verbose=False
+    )
+    strategy = SimpleCIL(model=create_backbone(), plugins=[mist], evaluator=None)
+    classifiers = []
+    for experience in benchmark_of(n_classes=6, n_experiences=2).train_stream:
+        strategy.train(experience)
+        classifiers.append(mist.objective.classifier)
+        assert mist.tuning_losses[-1] < mist.tuning_losses[0] < 1.5
+    assert classifiers[0] is not classifiers[1]
+    assert classifiers[1].weight.shape == (3, 96)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mist_avalanche import cli, report
+from mist_avalanche.ablations import ABLATIONS
 from mist_avalanche.experiments import run_seeds
 from mist_avalanche.runner import RunConfig, choose_device, run
 
@@ -96,6 +97,38 @@ def test_command(tmp_path, capsys):
     assert "`n_experiences` between 1" in capsys.readouterr().err
     assert cli.main(["compare", *arguments, "--strategies", "simplecli"]) == 1
     assert "Unknown method 'simplecli'" in capsys.readouterr().err
+
+
+def test_ranpac_drift_and_ablations(tmp_path, capsys):
+    common = ["--experiences", "50", "--quiet", "--mist-arg", "tune_epochs=1"]
+    methods = "ranpac+mist+drift,simplecil+mist+drift"
+    arguments = [*common, "--output", str(tmp_path / "c"), "--strategies", methods]
+    assert cli.main(["compare", *arguments, "--strategy-arg", "seed=3"]) == 1  # SimpleCIL has none
+    assert "seed" in capsys.readouterr().err
+    assert cli.main(["compare", *arguments]) == 0
+    results = json.loads((tmp_path / "c" / "ranpac+mist+drift" / "results.json").read_text())
+    assert results["config"]["strategy_args"]["n_random_features"] == 2000
+    assert results["config"]["mist_args"]["tune_on"] == "every"
+    assert results["config"]["drift_compensation"]
+    capsys.readouterr()
+
+    simplecil = ["--strategies", "simplecil"]
+    assert cli.main(["ablate", *common, *simplecil, "--output", str(tmp_path / "a")]) == 0
+    rows = (tmp_path / "a" / "ablations.md").read_text().splitlines()
+    assert len(rows) == 2 + 1 + len(ABLATIONS)
+    assert "| simplecil+dense " in "\n".join(rows)
+    args = {
+        name: json.loads((tmp_path / "a" / f"simplecil+{name}" / "results.json").read_text())
+        for name in ABLATIONS
+    }
+    assert args["random"]["config"]["mist_args"]["select_by"] == "random"
+    assert args["mist"]["mist"]["selected_fraction"] <= 0.05
+    assert args["dense"]["mist"]["selected_fraction"] == 1
+
+    assert cli.main(["compare", "--strategies", "naive+drift", "--output", str(tmp_path)]) == 1
+    assert "no drift to compensate" in capsys.readouterr().err
+    assert cli.main(["ablate", "--strategies", "simplecil+mist"]) == 1
+    assert "Unknown method" in capsys.readouterr().err
 
 
 def test_settings_on_the_command_line():

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from mist_avalanche.sensitivity import fisher_scores
+from mist_avalanche.sensitivity import fisher_scores, gradient_scores
 
 
 def test_equals_squared_gradients_of_a_loop_and_stores_nothing():
@@ -33,6 +33,13 @@ def test_closed_form_protection_and_unused():
     )
     assert scores.keys() == {"w"}
     assert scores["w"].tolist() == [0.0, 2.5]  # mean of 1² and 2²
+
+
+def test_gradient_scores_are_the_size_of_the_mean_gradient():
+    w = torch.tensor([2.0, -1.0], requires_grad=True)
+    batches = [torch.tensor([3.0, -1.0]), torch.tensor([-3.0, -2.0])]
+    scores = gradient_scores(lambda x: (w * x).sum(), batches, {"w": w})
+    assert scores["w"].tolist() == [0.0, 1.5]
 
 
 def test_explains_bad_losses_and_empty_data():
