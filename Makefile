@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types check wheel clean
+.PHONY: demo test lint types check bench wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/mist-avalanche compare --benchmark glyphs --seeds 2 --jobs 2 --output results/demo --resume \
@@ -21,6 +21,9 @@ types: $(INSTALLED)
 
 check: $(INSTALLED)
 	$(BIN)/pytest
+
+bench: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/performance/ridge.py
 
 wheel: $(INSTALLED)
 	rm -rf build dist

@@ -8,6 +8,7 @@ from mist_avalanche.ablations import ABLATIONS
 from mist_avalanche.experiments import run_seeds
 from mist_avalanche.runner import RunConfig, choose_device, run
 
+RENDERED = {}
 QUICK = {"benchmark": "glyphs", "experiences": 50}
 
 
@@ -24,8 +25,14 @@ def few_glyphs(monkeypatch):
             value = getattr(self.benchmark, name)
             return value[:4] if name.endswith("_stream") else value
 
+    def few(config):
+        key = (config.experiences, config.order_seed)
+        if key not in RENDERED:
+            RENDERED[key] = Few(glyphs(config))
+        return RENDERED[key]
+
     glyphs = runner.BENCHMARKS["glyphs"]
-    monkeypatch.setattr(runner, "BENCHMARKS", {"glyphs": lambda config: Few(glyphs(config))})
+    monkeypatch.setattr(runner, "BENCHMARKS", {"glyphs": few})
 
 
 def test_results_have_their_schema_and_repeat(tmp_path):

@@ -71,9 +71,8 @@ def main() -> None:
     print(f"M {args.random_features}, n {args.rows}, C {classes}, {args.dtype}, one thread")
     print(f"G and Q updated:           {update:8.1f} s")
     print(f"ridge and solve:           {seconds:8.1f} s, ridge {float(head.ridge):g}")
-    print(
-        f"peak of memory:            {(peak_bytes() - before) / size:8.2f} x G ({size / 1e6:.0f} MB)"
-    )
+    peak = (peak_bytes() - before) / size
+    print(f"peak of memory:            {peak:8.2f} x G, {size / 1e6:.0f} MB")
     if args.ours_only:
         return
     order = torch.randperm(args.rows, generator=torch.Generator().manual_seed(1))
