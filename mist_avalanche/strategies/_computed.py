@@ -12,7 +12,7 @@ from avalanche.training.plugins.evaluation import default_evaluator
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 
-from ..drift import AffineMap, fit_drift
+from ..drift import AffineMap, fit_drift, turned
 from ..features import in_mode
 from ..heads import BackboneWithHead, StatisticsHead
 
@@ -83,7 +83,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         self.model = self.model_adaptation()
         self._before_tuning = None
         if self.drift_compensation and self.head.seen.any():
-            self._before_tuning, _ = self._extract()
+            self._before_tuning = self._extract_turned()
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         """Plugins may tune the backbone here; what is stored follows its features."""
@@ -91,7 +91,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         before = self._before_tuning
         if before is None:
             return
-        after, _ = self._extract()
+        after = self._extract_turned()
         if not torch.equal(before, after):
             generator = torch.Generator().manual_seed(self.clock.train_exp_counter)
             self.move(fit_drift(before, after, generator))
@@ -124,6 +124,17 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
                 features.append(self.model.backbone(self.mb_x).flatten(1))
                 labels.append(self.mb_y)
         return torch.cat(features), torch.cat(labels)
+
+    @torch.no_grad()
+    def _extract_turned(self) -> Tensor:
+        """Features (n, V, D) of the experience's images, turned and mirrored."""
+        features = []
+        with in_mode(self.model, training=False):
+            for self.mbatch in self.dataloader:
+                self._unpack_minibatch()
+                views = [self.model.backbone(x).flatten(1) for x in turned(self.mb_x)]
+                features.append(torch.stack(views, dim=1))
+        return torch.cat(features)
 
     def eval(self, exp_list: Any, **kwargs: Any) -> Any:
         """Accuracy and other metrics, as in Avalanche."""

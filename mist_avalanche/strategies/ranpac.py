@@ -41,8 +41,9 @@ class RanPAC(ComputedHeadStrategy):
         evaluator: Avalanche's evaluation plugin.
         eval_every: as in Avalanche.
         drift_compensation: where the backbone was tuned after the first experience, move what is
-            stored by the affine map, fitted on the current training images, from features before
-            to features after, and make G and Q again from it. Changes nothing otherwise.
+            stored by the affine map, fitted on the current training images turned and mirrored,
+            from features before to features after, and make G and Q again from it. Costs two
+            passes over eight views of them, and changes nothing otherwise.
         memory: what drift compensation stores. ``"features"``: the backbone's features of every
             past training image, in float16, 2 D bytes each, no pixels. ``"gaussians"``: the mean of
             each class and one covariance, 8 (C D + D²) bytes. ``"none"``: nothing; G and Q can then

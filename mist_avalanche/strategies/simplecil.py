@@ -32,8 +32,9 @@ class SimpleCIL(ComputedHeadStrategy):
         evaluator: Avalanche's evaluation plugin.
         eval_every: as in Avalanche.
         drift_compensation: where the backbone was tuned after the first experience, move the
-            prototypes by the affine map, fitted on the current training images, from features
-            before to features after. Costs two passes over them, and changes nothing otherwise.
+            prototypes by the affine map, fitted on the current training images turned and
+            mirrored, from features before to features after. Costs two passes over eight views of
+            them, and changes nothing otherwise.
 
     Raises:
         RuntimeError: evaluation before any training.
