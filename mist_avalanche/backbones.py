@@ -48,7 +48,7 @@ DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
             mist=MappingProxyType(
                 {"tune_on": "first", "lr": 5e-2, "tune_epochs": 40, "batch_size": 48}
             ),
-            mist_with_drift=MappingProxyType({"tune_on": "every", "lr": 3e-2, "tune_epochs": 20}),
+            mist_with_drift=MappingProxyType({"tune_on": "every", "later_epochs": 8}),
             n_random_features=2000,
         ),
         "vit_base_patch16_224": BackboneDefaults("vit_base_patch16_224.augreg_in21k"),

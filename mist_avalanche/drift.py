@@ -62,10 +62,12 @@ def fit_drift(before: Tensor, after: Tensor, generator: torch.Generator | None =
         generator: of the split, on the CPU.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or are others.
     """
-    if before.shape != after.shape:
-        raise ValueError(f"Expected equal shapes, got {before.shape} and {after.shape}.")
+    if before.shape != after.shape or before.ndim != 3:
+        raise ValueError(
+            f"Expected equal shapes (n, V, D), got {tuple(before.shape)} and {tuple(after.shape)}."
+        )
     order = torch.randperm(len(before), generator=generator).to(before.device)
     old, new = (f[order].flatten(0, 1).to(torch.float64) for f in (before, after))  # (n V, D)
     mean, shift = old.mean(0), (new - old).mean(0)

@@ -40,6 +40,8 @@ class MISTPlugin(SupervisedPlugin):
             normalisations, always selected, are part of it.
         drop_rate: probability that a selected entry rests in a step, in [0, 1).
         tune_epochs: passes of sparse tuning before an experience; 0 for none.
+        later_epochs: those after the first tuning; None for as many. Fewer leave what a strategy
+            stored nearer to the features it will see.
         score_on: ``"first"``: score before the first experience only; ``"every"``: before each.
         tune_on: before which experiences to tune.
         lr: of the backbone while tuning (the paper's for ViT-B/16).
@@ -97,6 +99,7 @@ class MISTPlugin(SupervisedPlugin):
         select_rate: float = 0.05,
         drop_rate: float = 0.9,
         tune_epochs: int = 20,
+        later_epochs: int | None = None,
         score_on: Literal["first", "every"] = "first",
         tune_on: Literal["first", "every"] = "every",
         lr: float = 1e-4,
@@ -117,6 +120,9 @@ class MISTPlugin(SupervisedPlugin):
         self.select_rate = check_rate("select_rate", select_rate, "(0, 1]")
         self.drop_rate = check_rate("drop_rate", drop_rate, "[0, 1)")
         self.tune_epochs = check_integer("tune_epochs", tune_epochs, 0)
+        self.later_epochs = (
+            None if later_epochs is None else check_integer("later_epochs", later_epochs, 0)
+        )
         self.score_on = check_choice("score_on", score_on, ("first", "every"))
         self.tune_on = check_choice("tune_on", tune_on, ("first", "every"))
         self.lr = check_rate("lr", lr, "(0, inf)")
@@ -167,14 +173,14 @@ class MISTPlugin(SupervisedPlugin):
         self._release()
         extract = feature_extractor(strategy, self.classifier, self.seed)
         score = self.score_on == "every" or self.selection is None
-        tune = self.tune_epochs > 0 and (self.tune_on == "every" or not self._tuned)
-        if score or tune:
+        epochs = self._epochs_due()
+        if score or epochs:
             check_experience(strategy.experience, self._experience)
         if score:
             self._score(strategy, extract, num_workers)
             self._select(strategy, extract)
-        if tune:
-            self._tune(strategy, extract, num_workers)
+        if epochs:
+            self._tune(strategy, extract, epochs, num_workers)
         self._guard = StepGuard(
             **self._dropping(extract, _HOST, strategy.device), restore=self.dynamics == "sparse"
         )
@@ -245,7 +251,17 @@ class MISTPlugin(SupervisedPlugin):
         self._scored = {name: p.shape for name, p in backbone.items()}
         self._publish(strategy, "selected_fraction", self.selection.fraction)
 
-    def _tune(self, strategy: Any, extract: FeatureExtractor, num_workers: int) -> None:
+    def _epochs_due(self) -> int:
+        """Passes of tuning before this experience."""
+        if not self._tuned:
+            return self.tune_epochs
+        if self.tune_on == "first":
+            return 0
+        return self.tune_epochs if self.later_epochs is None else self.later_epochs
+
+    def _tune(
+        self, strategy: Any, extract: FeatureExtractor, epochs: int, num_workers: int
+    ) -> None:
         """Sparse tuning on the objective."""
         seed = self._seed_for(_TUNE)
         sgd = SparseSGD if self.dynamics == "sparse" else ReferenceSGD
@@ -257,7 +273,7 @@ class MISTPlugin(SupervisedPlugin):
                 lr=self.lr,
                 projection_lr=self.projection_lr,
             )
-            steps = self.tune_epochs * len(run.batches)
+            steps = epochs * len(run.batches)
             with tqdm(total=steps, desc=what, disable=not self.verbose, leave=False) as bar:
 
                 def progress(_epoch: int, loss: float) -> None:
@@ -268,7 +284,7 @@ class MISTPlugin(SupervisedPlugin):
                     run.loss_of,
                     run.batches,
                     stepper,
-                    self.tune_epochs,
+                    epochs,
                     total=stepper.entries.total,
                     what=what,
                     progress=progress,

@@ -242,6 +242,18 @@ def test_when_it_scores_and_tunes(benchmark_of, small_vit, monkeypatch):
         assert events == expected
 
 
+def test_later_tunings_may_be_shorter(benchmark_of, small_vit):
+    class Recorder(SupervisedPlugin):
+        def after_training_exp(self, strategy, **kwargs):
+            epochs.append(len(mist.tuning_losses))
+
+    for later, expected in ((None, [3, 3]), (1, [3, 1])):
+        epochs = []
+        mist = MISTPlugin(tune_epochs=3, later_epochs=later, batch_size=8, verbose=False)
+        train(benchmark_of(), small_vit(), [mist, Recorder()])
+        assert epochs == expected
+
+
 def test_overlap_decay_and_protection(benchmark_of, small_vit):
     model = small_vit()
     mist = MISTPlugin(
