@@ -33,5 +33,6 @@ def ablated(config: RunConfig) -> dict[str, RunConfig]:
     methods = {config.strategy: replace(config, mist=False)}
     for name, changes in ABLATIONS.items():
         mist_args = {**config.mist_args, **changes}
-        methods[f"{config.strategy}+{name}"] = replace(config, mist=True, mist_args=mist_args)
+        label = f"{config.strategy}+{name}"
+        methods[label] = replace(config, mist=True, mist_args=mist_args, name=label)
     return methods

@@ -16,7 +16,7 @@ from ._version import __version__
 from .ablations import ablated
 from .experiments import hide_avalanche_warnings, run_methods
 from .runner import BENCHMARKS, RunConfig
-from .strategies.baselines import COMPUTED_STRATEGIES, STRATEGIES
+from .strategies.baselines import COMPUTED_STRATEGIES, STRATEGIES, arguments_of, check_strategy
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -116,6 +116,19 @@ def _methods(args: argparse.Namespace) -> dict[str, RunConfig]:
             drift_compensation="drift" in additions,
         )
         methods.update({one.label: one} if args.command == "compare" else ablated(one))
+    return _share_out(methods)
+
+
+def _share_out(methods: dict[str, RunConfig]) -> dict[str, RunConfig]:
+    """Every method checked before the first one runs, each with the arguments that it takes."""
+    unused = {name for config in methods.values() for name in config.strategy_args}
+    for label, config in methods.items():
+        own = {k: v for k, v in config.strategy_args.items() if k in arguments_of(config.strategy)}
+        methods[label] = replace(config, strategy_args=own)
+        check_strategy(config.strategy, own, drift=config.drift_compensation)
+        unused -= own.keys()
+    if unused:
+        raise ValueError(f"None of the strategies has the argument {sorted(unused)[0]!r}.")
     return methods
 
 

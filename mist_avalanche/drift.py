@@ -53,8 +53,8 @@ def fit_drift(before: Tensor, after: Tensor, generator: torch.Generator | None =
     """The affine map from features before tuning to those after it, of the same images.
 
     Ridge regression of the displacement ``after - before`` on the centred ``before``; the ridge is
-    the candidate with the least error on 20 % of the images held out. A large one leaves a shift by
-    the mean displacement, so that little data never means a wild map.
+    the candidate with the least error on the last 20 % of the shuffled images. A large one leaves a
+    shift by the mean displacement, so that little data never means a wild map.
 
     Args:
         before: (n, V, D), V views of each of n images.

@@ -10,13 +10,15 @@ from avalanche.models import DynamicModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._buffers import GrowingBuffers
 from .drift import AffineMap
+from .memory import Memory
 from .ridge import BLOCK, choose_ridge, solve_ridge
 
 UNSEEN = -1000.0  # the logit of a class without data, as in Avalanche's IncrementalClassifier
 
 
-class StatisticsHead(DynamicModule):
+class StatisticsHead(GrowingBuffers, DynamicModule):
     """A head of buffers that grow with the classes: per-class counts, and those of a subclass."""
 
     counts: Tensor  # (C,)
@@ -46,16 +48,6 @@ class StatisticsHead(DynamicModule):
             )
         self.grow(int(labels.max()) + 1)
         self.counts.index_add_(0, labels, torch.ones_like(labels))
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """Take the sizes of a saved head."""
-        for name, buffer in self.named_buffers(recurse=False):
-            saved = state_dict.get(prefix + name)
-            if saved is not None:
-                setattr(self, name, torch.zeros_like(saved, device=buffer.device))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 class PrototypeHead(StatisticsHead):
@@ -117,9 +109,10 @@ class RidgeHead(StatisticsHead):
         n_random_features: M; 0 takes h = f (decorrelation only).
         seed: of W, drawn from a generator of its own on the CPU.
         dtype: of G and Q, float64 or float32. float64 takes 8 M² bytes, 800 MB at M = 10000.
+        memory: keeps what :meth:`move` needs of past features; None for nothing.
 
     Attributes:
-        projection: W (D, M) in float32 or, for float64 features, better; empty when M is 0.
+        projection: W (D, M) in float32; empty when M is 0.
         gram: G (M, M), or (D, D) when M is 0.
         cross: Q (M, C).
         weight: (G + λI)⁻¹ Q (M, C), as of the last :meth:`solve`.
@@ -133,12 +126,17 @@ class RidgeHead(StatisticsHead):
     ridge: Tensor
 
     def __init__(
-        self, n_random_features: int = 10000, seed: int = 0, dtype: torch.dtype = torch.float64
+        self,
+        n_random_features: int = 10000,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+        memory: Memory | None = None,
     ) -> None:
         super().__init__()
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"Expected `dtype` to be float32 or float64, got {dtype}.")
         self.n_random_features, self.seed = n_random_features, seed
+        self.memory = memory
         self.register_buffer("projection", torch.zeros(0, 0))
         self.register_buffer("gram", torch.zeros(0, 0, dtype=dtype))
         self.register_buffer("cross", torch.zeros(0, 0, dtype=dtype))
@@ -169,6 +167,12 @@ class RidgeHead(StatisticsHead):
         """
         self._count(features, labels)
         self._shape_for(features)
+        if self.memory is not None:
+            self.memory.add(features, labels)
+        self._add(features, labels)
+
+    def _add(self, features: Tensor, labels: Tensor) -> None:
+        """Add features (B, D) of labels (B,) to G and Q."""
         for f, y in zip(*(torch.split(part, BLOCK) for part in (features, labels)), strict=True):
             h = self.expand(f).to(self.gram.dtype)  # (b, M)
             self.gram.addmm_(h.T, h)
@@ -202,28 +206,29 @@ class RidgeHead(StatisticsHead):
 
     @torch.no_grad()
     def move(self, drift: AffineMap) -> None:
-        """Without projection, carry G and Q to where a map carries the features.
+        """Carry G and Q to where a map carries the features.
 
-        With f' = f A + b: Q' = AᵀQ + b nᵀ and G' = AᵀGA + AᵀS bᵀ + b SᵀA + N b bᵀ, where n counts
+        With a memory they are made again from what it recalls. Without, and without projection,
+        f' = f A + b gives Q' = AᵀQ + b nᵀ and G' = AᵀGA + AᵀS bᵀ + b SᵀA + N b bᵀ, where n counts
         each class, N is their sum and S = Q·1 the sum of all features.
 
         Raises:
-            ValueError: M is not 0; the sums do not tell where relu(f W) would have gone.
+            ValueError: there is neither; the sums do not tell where relu(f W) would have gone.
+            FloatingPointError: a moved feature is out of range; nothing was moved.
         """
+        if self.memory is not None:
+            self.memory.move(drift)
+            self.gram.zero_()
+            self.cross.zero_()
+            self._add(*self.memory.recall())
+            return
         if self.n_random_features:
-            raise ValueError("Statistics of random features cannot be moved; make them again.")
+            raise ValueError("Random features cannot be moved without a memory of the features.")
         a, b = drift.weight.to(self.gram.dtype), drift.bias.to(self.gram.dtype)
         n = self.counts.to(self.gram.dtype)
         mixed = torch.outer(a.T @ self.cross.sum(1), b)
         self.gram = a.T @ self.gram @ a + mixed + mixed.T + n.sum() * torch.outer(b, b)
         self.cross = a.T @ self.cross + torch.outer(b, n)
-
-    @torch.no_grad()
-    def restart(self) -> None:
-        """Forget all sums; W, λ and the number of classes stay."""
-        self.gram.zero_()
-        self.cross.zero_()
-        self.counts.zero_()
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C) of features (B, D); -1000 for classes without data."""
@@ -231,6 +236,18 @@ class RidgeHead(StatisticsHead):
             return features.new_full((len(features), len(self.counts)), UNSEEN)
         h = self.expand(features)
         return (h @ self.weight.to(h.dtype)).masked_fill(~self.seen, UNSEEN)
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Refuse the state of another M."""
+        saved = state_dict.get(f"{prefix}projection")
+        if saved is not None and len(saved) and saved.shape[1] != self.n_random_features:
+            raise ValueError(
+                f"The saved head has {saved.shape[1]} random features, this one "
+                f"{self.n_random_features}. Give RanPAC(n_random_features={saved.shape[1]})."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _shape_for(self, features: Tensor) -> None:
         """Draw W, and size G and Q, when the width of the features is known."""

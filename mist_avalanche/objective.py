@@ -17,7 +17,7 @@ from .features import FeatureExtractor, in_mode
 from .losses import SupervisedInfoNCE
 
 PROJECTION_WIDTH = 128
-_HEAD = 3  # purpose of random numbers; the plugin has 0 to 2
+_HEAD = 3  # purpose of random numbers; the plugin has others
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class MIObjective(Objective):
 class CrossEntropyObjective(Objective):
     """For comparison: cross-entropy of a linear classifier of the experience's own classes.
 
-    The classifier is new for every experience, and the same while it is scored and tuned on.
+    The classifier is new where the classes are, and the same while it is scored and tuned on.
     """
 
     def __init__(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -20,10 +21,10 @@ from .history import SelectionHistory
 from .objective import CrossEntropyObjective, MIObjective, Objective
 from .selection import Selection, random_scores, select
 from .sensitivity import fisher_scores, gradient_scores
-from .tuning import ReferenceSGD, SparseSGD, tune
+from .tuning import ProjectionSGD, ReferenceSGD, SparseSGD, tune
 from .views import SecondView
 
-_SCORE, _TUNE, _HOST = range(3)  # purposes of random numbers
+_SCORE, _TUNE, _HOST, _WARM = 0, 1, 2, 4  # purposes of random numbers; the objective has 3
 SELECT_BY = ("mi", "gradient", "magnitude", "random")
 
 
@@ -42,6 +43,9 @@ class MISTPlugin(SupervisedPlugin):
         tune_epochs: passes of sparse tuning before an experience; 0 for none.
         later_epochs: those after the first tuning; None for as many. Fewer leave what a strategy
             stored nearer to the features it will see.
+        projection_epochs: passes that train the projection alone, before the first score. The
+            paper has none. From a random projection the first steps pull all features together,
+            which costs classes to come; see Kumar et al., arXiv 2202.10054.
         score_on: ``"first"``: score before the first experience only; ``"every"``: before each.
         tune_on: before which experiences to tune.
         lr: of the backbone while tuning (the paper's for ViT-B/16).
@@ -100,6 +104,7 @@ class MISTPlugin(SupervisedPlugin):
         drop_rate: float = 0.9,
         tune_epochs: int = 20,
         later_epochs: int | None = None,
+        projection_epochs: int = 0,
         score_on: Literal["first", "every"] = "first",
         tune_on: Literal["first", "every"] = "every",
         lr: float = 1e-4,
@@ -123,6 +128,7 @@ class MISTPlugin(SupervisedPlugin):
         self.later_epochs = (
             None if later_epochs is None else check_integer("later_epochs", later_epochs, 0)
         )
+        self.projection_epochs = check_integer("projection_epochs", projection_epochs, 0)
         self.score_on = check_choice("score_on", score_on, ("first", "every"))
         self.tune_on = check_choice("tune_on", tune_on, ("first", "every"))
         self.lr = check_rate("lr", lr, "(0, inf)")
@@ -150,13 +156,23 @@ class MISTPlugin(SupervisedPlugin):
         self._guard: StepGuard | None = None
         self._updated: float | Tensor = 0.0
         self._experience = -1
+        self._warm = False
         self._tuned = False
         self._scored: dict[str, torch.Size] = {}  # the backbone that the selection is of
 
     @classmethod
-    def for_backbone(cls, name: str, **changes: Any) -> MISTPlugin:
-        """The plugin with the tuning defaults of a backbone, and some of them changed."""
-        return cls(**{**backbone_defaults(name).mist, **changes})
+    def for_backbone(
+        cls, name: str, *, drift_compensation: bool = False, **changes: Any
+    ) -> MISTPlugin:
+        """The plugin with the tuning defaults of a backbone, and some of them changed.
+
+        Args:
+            name: of :func:`~mist_avalanche.backbones.create_backbone`.
+            drift_compensation: those for a strategy that compensates drift.
+            changes: arguments of the plugin.
+        """
+        defaults = backbone_defaults(name).mist_for(drift_compensation=drift_compensation)
+        return cls(**{**defaults, **changes})
 
     @property
     def updated_fraction(self) -> float:
@@ -176,6 +192,8 @@ class MISTPlugin(SupervisedPlugin):
         epochs = self._epochs_due()
         if score or epochs:
             check_experience(strategy.experience, self._experience)
+        if self.projection_epochs and not self._warm:
+            self._warm_up(strategy, extract, num_workers)
         if score:
             self._score(strategy, extract, num_workers)
             self._select(strategy, extract)
@@ -223,6 +241,16 @@ class MISTPlugin(SupervisedPlugin):
             self.history.protect(self.sensitivity, self.protect_rate, self.selection.always)
 
     # ---- The method --------------------------------------------------------------------------
+
+    def _warm_up(self, strategy: Any, extract: FeatureExtractor, num_workers: int) -> None:
+        """Train the projection alone, so that scores and steps have a direction."""
+        seed = self._seed_for(_WARM)
+        with self.objective.on(strategy, extract, seed, num_workers, training=False) as run:
+            sgd = ProjectionSGD(list(run.head.parameters()), projection_lr=self.projection_lr)
+            epochs = self.projection_epochs
+            with self._bar("MIST projection", epochs * len(run.batches)) as advance:
+                tune(run.loss_of, run.batches, sgd, epochs, total=1, progress=advance)
+        self._warm = True
 
     def _score(self, strategy: Any, extract: FeatureExtractor, num_workers: int) -> None:
         """How sensitive every entry is to the objective on this experience."""
@@ -273,13 +301,7 @@ class MISTPlugin(SupervisedPlugin):
                 lr=self.lr,
                 projection_lr=self.projection_lr,
             )
-            steps = epochs * len(run.batches)
-            with tqdm(total=steps, desc=what, disable=not self.verbose, leave=False) as bar:
-
-                def progress(_epoch: int, loss: float) -> None:
-                    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                    bar.update()
-
+            with self._bar(what, epochs * len(run.batches)) as advance:
                 report = tune(
                     run.loss_of,
                     run.batches,
@@ -287,7 +309,7 @@ class MISTPlugin(SupervisedPlugin):
                     epochs,
                     total=stepper.entries.total,
                     what=what,
-                    progress=progress,
+                    progress=advance,
                 )
         if stepper.changed is not None:
             self._updated = stepper.changed / stepper.entries.total
@@ -319,6 +341,17 @@ class MISTPlugin(SupervisedPlugin):
             "generator": torch.Generator(device).manual_seed(self._seed_for(purpose, 1)),
             "decay": self.history.decay(entries, self.overlap_decay),
         }
+
+    @contextmanager
+    def _bar(self, what: str, steps: int) -> Iterator[Callable[[int, float], None]]:
+        """A progress bar, as the function that tells it of a step's epoch and loss."""
+        with tqdm(total=steps, desc=what, disable=not self.verbose, leave=False) as bar:
+
+            def advance(_epoch: int, loss: float) -> None:
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                bar.update()
+
+            yield advance
 
     def _seed_for(self, purpose: int, *path: int) -> int:
         return derive_seed(self.seed, purpose, self._experience, *path)

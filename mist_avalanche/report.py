@@ -68,7 +68,7 @@ def plot_accuracy(methods: Mapping[str, Runs], path: Path) -> None:
         curves = np.array([_overall(r) for r in runs])
         classes = runs[0]["classes_seen"]
         mean = curves.mean(axis=0)
-        style = "-" if "+mist" in label else "--"
+        style = ("-" if "+" in label else "--") if i < 10 else ("-." if "+" in label else ":")
         colour = f"C{i % 10}"
         axes.plot(classes, mean, style, marker="o", markersize=3.5, color=colour, label=label)
         if len(curves) > 1:

@@ -32,7 +32,8 @@ def validation_losses(
 
     One symmetric eigendecomposition in float64, of the smaller of two Gram matrices, serves all
     ridges: with H Hᵀ = U S Uᵀ the prediction is H_val Hᵀ U (S + λ)⁻¹ Uᵀ Y, and with HᵀH = V S Vᵀ it
-    is H_val V (S + λ)⁻¹ Vᵀ HᵀY. The first, of n rows, never holds more than a block of H.
+    is H_val V (S + λ)⁻¹ Vᵀ HᵀY. The first, of n rows, never holds more than a block of H. A ridge
+    below the rounding of the eigenvalues counts as that rounding.
 
     Args:
         expand: gives the chosen columns of H for some features.
@@ -66,8 +67,10 @@ def validation_losses(
         left = expand(features[n_train:], columns).to(torch.float64) @ vectors
         right = vectors.T @ cross
     eigenvalues = eigenvalues.clamp(min=0).unsqueeze(1)
+    rounding = torch.finfo(torch.float64).eps * float(eigenvalues.sum())
     losses = [
-        (left @ (right / (eigenvalues + ridge)) - y[n_train:]).square().mean() for ridge in ridges
+        (left @ (right / (eigenvalues + max(ridge, rounding))) - y[n_train:]).square().mean()
+        for ridge in ridges
     ]
     return torch.stack(losses)
 
@@ -117,14 +120,18 @@ def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
     raised = max(ridge, torch.finfo(gram.dtype).eps * trace)
     while True:
         gram.diagonal().add_(raised)
-        factor, info = torch.linalg.cholesky_ex(gram)
-        gram.diagonal().copy_(diagonal)
+        try:
+            factor, info = torch.linalg.cholesky_ex(gram)
+        finally:
+            gram.diagonal().copy_(diagonal)
         if int(info) == 0:
             break
         raised *= 10
+        if raised > trace * len(gram) + ridge:  # beyond any rounding
+            raise FloatingPointError("The ridge statistics hold NaN or Inf. Check the features.")
     if raised != ridge:
         log.warning("The ridge %g is below the rounding of G; solved with %.3g.", ridge, raised)
     # Not torch.cholesky_solve, which copies the factor.
     half = torch.linalg.solve_triangular(factor, cross, upper=False)
     weights: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
-    return weights
+    return weights.contiguous()

@@ -30,7 +30,7 @@ from .benchmarks import SplitGlyphs, SplitOmniglot
 from .features import in_mode
 from .metrics import accuracy_rows, summarize
 from .plugin import MISTPlugin
-from .strategies.baselines import COMPUTED_STRATEGIES, build_strategy
+from .strategies.baselines import build_strategy, check_strategy
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -55,6 +55,7 @@ class RunConfig:
         backbone: ``embedded`` or a name of timm.
         weights: a file with its weights, instead of timm's hub.
         device: ``auto``, ``cpu`` or ``cuda``.
+        name: of the method in tables and pictures; None for one made of the above.
     """
 
     benchmark: str = "glyphs"
@@ -71,16 +72,17 @@ class RunConfig:
     backbone: str = EMBEDDED
     weights: str | None = None
     device: str = "auto"
+    name: str | None = None
 
     def settings(self) -> dict[str, Any]:
         """All that decides a run's numbers, the backbone's defaults filled in."""
         defaults = backbone_defaults(self.backbone)
-        mist = {**defaults.mist, **(defaults.mist_with_drift if self.drift_compensation else {})}
+        mist = defaults.mist_for(drift_compensation=self.drift_compensation)
         strategy: dict[str, Any] = {}
         if self.strategy == "ranpac":
             strategy = {"n_random_features": defaults.n_random_features, "seed": self.seed}
         return {
-            **asdict(self),
+            **{k: v for k, v in asdict(self).items() if k != "name"},
             "mist_args": {**mist, **self.mist_args} if self.mist else {},
             "strategy_args": {**strategy, **self.strategy_args},
         }
@@ -88,7 +90,7 @@ class RunConfig:
     @property
     def label(self) -> str:
         """Name of the method, for tables and folders."""
-        return (
+        return self.name or (
             self.strategy
             + ("+mist" if self.mist else "")
             + ("+drift" if self.drift_compensation else "")
@@ -156,6 +158,9 @@ def run(
         raise ValueError(
             f"Unknown benchmark {config.benchmark!r}. Use one of {', '.join(BENCHMARKS)}."
         )
+    settings = config.settings()
+    check_strategy(config.strategy, config.strategy_args, drift=config.drift_compensation)
+    json.dumps(settings)  # before the work, not after it
     device = choose_device(config.device)
     benchmark = BENCHMARKS[config.benchmark](config)
     backbone = create_backbone(config.backbone, config.weights)
@@ -163,18 +168,12 @@ def run(
     np.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)
 
-    settings = config.settings()
     mist = None
     if config.mist:
         mist = MISTPlugin(**{"seed": config.seed, "verbose": progress, **settings["mist_args"]})
     strategy_args = settings["strategy_args"]
     if config.drift_compensation:
-        if config.strategy not in COMPUTED_STRATEGIES:
-            raise ValueError(
-                f"{config.strategy!r} has no drift to compensate; only "
-                f"{' and '.join(COMPUTED_STRATEGIES)} store features."
-            )
-        strategy_args = {"drift_compensation": True, **strategy_args}
+        strategy_args = {**strategy_args, "drift_compensation": True}
     output.mkdir(parents=True, exist_ok=True)
     board = TensorboardLogger(output / "tensorboard")
     strategy = build_strategy(

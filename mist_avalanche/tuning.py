@@ -62,9 +62,7 @@ class SparseSGD:
         self.generator, self.decay = generator, decay
         self.changed: Tensor | None = None
         self._momentum: Tensor | None = None
-        self._projection_sgd = torch.optim.SGD(
-            self.projection, lr=projection_lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-        )
+        self._projection_sgd = ProjectionSGD(projection, projection_lr=projection_lr)
 
     @property
     def parameters(self) -> Sequence[Tensor]:
@@ -75,11 +73,7 @@ class SparseSGD:
     def step(self, gradients: Sequence[Tensor | None]) -> None:
         """One step from the gradients of :attr:`parameters`."""
         n = len(self.entries.parameters)
-        for p, gradient in zip(self.projection, gradients[n:], strict=True):
-            p.grad = gradient
-        self._projection_sgd.step()
-        self._projection_sgd.zero_grad()
-
+        self._projection_sgd.step(gradients[n:])
         keep = keep_entries(len(self.entries), self.drop_rate, self.generator)
         theta = self.entries.gather(self.entries.parameters)
         g = masked_gradient(self.entries.gather(gradients[:n]), keep, self.decay)
@@ -90,6 +84,36 @@ class SparseSGD:
         moved = torch.where(keep, theta - self.lr * velocity, theta)
         self.entries.scatter(moved, self.entries.parameters)
         self.changed = (moved != theta).sum()
+
+
+class ProjectionSGD:
+    """SGD on the projection alone; the backbone rests.
+
+    Args:
+        projection: the projection's parameters.
+        projection_lr: learning rate.
+    """
+
+    changed: Tensor | None = None
+
+    def __init__(self, projection: Sequence[Tensor], *, projection_lr: float) -> None:
+        self.projection = list(projection)
+        self._sgd = torch.optim.SGD(
+            self.projection, lr=projection_lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+        )
+
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        """The projection's."""
+        return self.projection
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor | None]) -> None:
+        """One step from the gradients of :attr:`parameters`."""
+        for p, gradient in zip(self.projection, gradients, strict=True):
+            p.grad = gradient
+        self._sgd.step()
+        self._sgd.zero_grad()
 
 
 class ReferenceSGD:

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from mist_avalanche.drift import AffineMap
 from mist_avalanche.heads import UNSEEN, PrototypeHead, RidgeHead
+from mist_avalanche.memory import FeatureMemory, GaussianMemory
 
 
 @settings(deadline=None, max_examples=30)
@@ -118,9 +119,10 @@ def test_classes_that_return_add_to_the_statistics():
     head.update(features[:10], labels[:10])
     head.update(features[10:], labels[10:])
     assert head.counts.tolist() == [10, 10, 10]
-    head.restart()
-    head.update(features, labels)
-    assert head.counts.tolist() == [10, 10, 10]
+    whole = RidgeHead(16)
+    whole.update(features, labels)
+    torch.testing.assert_close(head.gram, whole.gram)
+    torch.testing.assert_close(head.cross, whole.cross)
 
 
 def test_random_features_depend_on_the_seed_alone():
@@ -138,6 +140,11 @@ def test_ridge_state_dict_brings_its_sizes():
     other.load_state_dict(head.state_dict())
     assert torch.equal(other(x), head(x))
     assert float(other.ridge) == float(head.ridge)
+    single = RidgeHead(16, dtype=torch.float32)
+    single.load_state_dict(head.state_dict())
+    assert single.gram.dtype == torch.float32
+    with pytest.raises(ValueError, match=r"n_random_features=16"):
+        RidgeHead(8).load_state_dict(head.state_dict())
 
 
 def test_statistics_without_projection_move_like_their_images():
@@ -148,5 +155,36 @@ def test_statistics_without_projection_move_like_their_images():
     moved.move(drift)
     torch.testing.assert_close(moved.gram, expected.gram)
     torch.testing.assert_close(moved.cross, expected.cross)
-    with pytest.raises(ValueError, match="cannot be moved"):
+    with pytest.raises(ValueError, match="without a memory"):
         ridge_head(x, y).move(drift)
+
+
+@pytest.mark.parametrize("memory", [FeatureMemory, GaussianMemory])
+def test_a_saved_head_moves_what_it_remembers(memory):
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 6, generator=g), torch.arange(40) % 4
+    drift = AffineMap(torch.randn(6, 6, generator=g).double(), torch.ones(6).double())
+    head, other = RidgeHead(16, memory=memory()), RidgeHead(16, memory=memory())
+    head.update(x, y)
+    other.load_state_dict(head.state_dict())
+    for one in (head, other):
+        one.move(drift)
+        one.update(x, y)
+    assert torch.equal(head.gram, other.gram)
+    assert torch.equal(head.cross, other.cross)
+    assert head.counts.tolist() == other.counts.tolist() == [20] * 4
+    if memory is FeatureMemory:
+        expected = RidgeHead(16)
+        expected.update(torch.cat([drift(x), x]), torch.cat([y, y]))
+        torch.testing.assert_close(head.gram, expected.gram, rtol=1e-2, atol=0.5)
+
+
+def test_nothing_is_remembered_of_nan_or_lost_beyond_float16():
+    head = RidgeHead(8, memory=FeatureMemory())
+    with pytest.raises(FloatingPointError, match="NaN or Inf"):
+        head.update(torch.full((2, 3), float("nan")), torch.tensor([0, 1]))
+    head.update(torch.tensor([[1.0, 0, 0], [0, 1, 0]]), torch.tensor([0, 1]))
+    gram = head.gram.clone()
+    with pytest.raises(FloatingPointError, match="gaussians"):
+        head.move(AffineMap(1e6 * torch.eye(3).double(), torch.zeros(3).double()))
+    assert torch.equal(head.gram, gram)

@@ -242,6 +242,32 @@ def test_when_it_scores_and_tunes(benchmark_of, small_vit, monkeypatch):
         assert events == expected
 
 
+def test_projection_may_train_alone_first(benchmark_of):
+    backbone = create_backbone()
+    before = {n: p.detach().clone() for n, p in backbone.named_parameters()}
+    first = None
+    for epochs in (0, 12):
+        mist = MISTPlugin(
+            projection_epochs=epochs, tune_epochs=0, batch_size=16, seed=0, verbose=False
+        )
+        SimpleCIL(model=backbone, plugins=[mist], evaluator=None).train(benchmark_of().train_stream)
+        weight = mist.objective.projection.weight.detach()
+        assert all(torch.equal(before[n], p) for n, p in backbone.named_parameters())
+        assert first is None or not torch.equal(first, weight)
+        first = weight
+    losses = []
+    for epochs in (0, 12):
+        mist = MISTPlugin(
+            projection_epochs=epochs, tune_epochs=1, batch_size=16, seed=0, verbose=False
+        )
+        benchmark = benchmark_of(n_experiences=1)
+        SimpleCIL(model=create_backbone(), plugins=[mist], evaluator=None).train(
+            benchmark.train_stream
+        )
+        losses.append(mist.tuning_losses[0])
+    assert losses[1] < losses[0]
+
+
 def test_later_tunings_may_be_shorter(benchmark_of, small_vit):
     class Recorder(SupervisedPlugin):
         def after_training_exp(self, strategy, **kwargs):
@@ -455,4 +481,5 @@ def test_loggers_receive_loss_and_fractions(benchmark_of):
 def test_for_backbone_takes_its_defaults():
     assert MISTPlugin.for_backbone("embedded").tune_on == "first"
     assert MISTPlugin.for_backbone("embedded", tune_on="every").tune_on == "every"
+    assert MISTPlugin.for_backbone("embedded", drift_compensation=True).tune_on == "every"
     assert MISTPlugin.for_backbone("vit_base_patch16_224").lr == MISTPlugin().lr == 1e-4

@@ -77,3 +77,7 @@ def test_wrong_input():
         choose_ridge(columns, 3, torch.zeros(1, 3), torch.zeros(1, 2))
     with pytest.raises(FloatingPointError, match="NaN or Inf"):
         solve_ridge(torch.full((2, 2), float("nan")), torch.zeros(2, 1), 1.0)
+    hidden = torch.tensor([[1.0, float("nan")], [float("nan"), 1.0]])
+    with pytest.raises(FloatingPointError, match="NaN or Inf"):
+        solve_ridge(hidden, torch.ones(2, 1), 1.0)
+    assert hidden.diagonal().tolist() == [1, 1]

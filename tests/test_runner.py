@@ -110,13 +110,19 @@ def test_ranpac_drift_and_ablations(tmp_path, capsys):
     common = ["--experiences", "50", "--quiet", "--mist-arg", "tune_epochs=1"]
     methods = "ranpac+mist+drift,simplecil+mist+drift"
     arguments = [*common, "--output", str(tmp_path / "c"), "--strategies", methods]
-    assert cli.main(["compare", *arguments, "--strategy-arg", "seed=3"]) == 1  # SimpleCIL has none
-    assert "seed" in capsys.readouterr().err
-    assert cli.main(["compare", *arguments]) == 0
+    for setting, message in (
+        ("mem_size=3", "None of the strategies has the argument 'mem_size'"),
+        ("device=cuda", "None of the strategies has the argument 'device'"),
+    ):
+        assert cli.main(["compare", *arguments, "--strategy-arg", setting]) == 1
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert cli.main(["compare", *arguments, "--strategy-arg", "dtype=float32"]) == 0
     results = json.loads((tmp_path / "c" / "ranpac+mist+drift" / "results.json").read_text())
     assert results["config"]["strategy_args"]["n_random_features"] == 2000
     assert results["config"]["mist_args"]["tune_on"] == "every"
     assert results["config"]["drift_compensation"]
+    assert results["config"]["strategy_args"]["dtype"] == "float32"
     capsys.readouterr()
 
     simplecil = ["--strategies", "simplecil"]
@@ -132,8 +138,10 @@ def test_ranpac_drift_and_ablations(tmp_path, capsys):
     assert args["mist"]["mist"]["selected_fraction"] <= 0.05
     assert args["dense"]["mist"]["selected_fraction"] == 1
 
-    assert cli.main(["compare", "--strategies", "naive+drift", "--output", str(tmp_path)]) == 1
+    late = ["--strategies", "simplecil,naive+drift", "--output", str(tmp_path / "late")]
+    assert cli.main(["compare", *late]) == 1
     assert "no drift to compensate" in capsys.readouterr().err
+    assert not (tmp_path / "late").exists()
     assert cli.main(["ablate", "--strategies", "simplecil+mist"]) == 1
     assert "Unknown method" in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ from avalanche.training.plugins.evaluation import default_evaluator
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 
-from ..drift import AffineMap, fit_drift, turned
+from ..drift import fit_drift, turned
 from ..features import in_mode
 from ..heads import BackboneWithHead, StatisticsHead
 
@@ -56,14 +56,11 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         )
         self.drift_compensation = drift_compensation
         self._before_tuning: Tensor | None = None
+        self._loader: Any = None
 
     @abstractmethod
     def fit(self, features: Tensor, labels: Tensor) -> None:
         """Add an experience, features (n, D) of labels (n,), to the head."""
-
-    @abstractmethod
-    def move(self, drift: AffineMap) -> None:
-        """Carry what is stored of earlier experiences to where the map carries features."""
 
     # ---- An experience -----------------------------------------------------------------------
 
@@ -81,6 +78,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
         """Make room for the experience's classes; plugins come right after."""
         self.model = self.model_adaptation()
+        self._loader = self.dataloader  # a plugin may put another in its place
         self._before_tuning = None
         if self.drift_compensation and self.head.seen.any():
             self._before_tuning = self._extract_turned()
@@ -94,7 +92,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         after = self._extract_turned()
         if not torch.equal(before, after):
             generator = torch.Generator().manual_seed(self.clock.train_exp_counter)
-            self.move(fit_drift(before, after, generator))
+            self.head.move(fit_drift(before, after, generator))
         self._before_tuning = None
 
     @torch.no_grad()
@@ -119,7 +117,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         """Features (n, D) and labels (n,) of the experience, in order, in evaluation mode."""
         features, labels = [], []
         with in_mode(self.model, training=False):
-            for self.mbatch in self.dataloader:
+            for self.mbatch in self._loader:
                 self._unpack_minibatch()
                 features.append(self.model.backbone(self.mb_x).flatten(1))
                 labels.append(self.mb_y)
@@ -130,7 +128,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         """Features (n, V, D) of the experience's images, turned and mirrored."""
         features = []
         with in_mode(self.model, training=False):
-            for self.mbatch in self.dataloader:
+            for self.mbatch in self._loader:
                 self._unpack_minibatch()
                 views = [self.model.backbone(x).flatten(1) for x in turned(self.mb_x)]
                 features.append(torch.stack(views, dim=1))

@@ -6,7 +6,8 @@ SGD with momentum as in its examples, and small steps because the backbone is pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -39,6 +40,43 @@ COMPUTED_STRATEGIES: Mapping[str, Callable[..., SupervisedTemplate]] = MappingPr
 STRATEGIES = (*COMPUTED_STRATEGIES, *_GRADIENT_STRATEGIES)
 
 
+_ELSEWHERE = {
+    "drift_compensation": "--drift-compensation",
+    "device": "--device",
+    "plugins": "--mist",
+    "model": "--backbone",
+}
+
+
+def arguments_of(name: str) -> set[str]:
+    """What a strategy takes besides what the command gives it."""
+    strategy = COMPUTED_STRATEGIES.get(name) or _GRADIENT_STRATEGIES[name][0]
+    taken = {*_ELSEWHERE, "self", "evaluator", "optimizer", "criterion", "kwargs", "base_kwargs"}
+    return {*inspect.signature(strategy).parameters} - taken
+
+
+def check_strategy(name: str, settings: Collection[str] = (), *, drift: bool = False) -> None:
+    """A strategy by its name, with some arguments set and drift compensation or not.
+
+    Raises:
+        ValueError: there is no such strategy, not these arguments, or no drift to follow.
+    """
+    if name not in STRATEGIES:
+        raise ValueError(f"Unknown strategy {name!r}. Use one of {', '.join(STRATEGIES)}.")
+    for setting in settings:
+        if setting in _ELSEWHERE:
+            raise ValueError(f"{setting!r} is not an argument here. Use {_ELSEWHERE[setting]}.")
+        if setting not in (possible := arguments_of(name)):
+            raise ValueError(
+                f"{name!r} has no argument {setting!r}. Use one of {', '.join(sorted(possible))}."
+            )
+    if drift and name not in COMPUTED_STRATEGIES:
+        raise ValueError(
+            f"{name!r} has no drift to compensate; only {' and '.join(COMPUTED_STRATEGIES)} store "
+            "features."
+        )
+
+
 def build_strategy(
     name: str,
     backbone: nn.Module,
@@ -49,16 +87,10 @@ def build_strategy(
     evaluator: Any,
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> SupervisedTemplate:
-    """A strategy by its name on the command line, with some of its arguments changed.
-
-    Raises:
-        ValueError: the name is not one of :data:`STRATEGIES`.
-    """
+    """A strategy that :func:`check_strategy` passes, with some of its arguments changed."""
     common = {"device": device, "plugins": list(plugins), "evaluator": evaluator, **settings}
     if name in COMPUTED_STRATEGIES:
         return COMPUTED_STRATEGIES[name](model=backbone, **common)
-    if name not in _GRADIENT_STRATEGIES:
-        raise ValueError(f"Unknown strategy {name!r}. Use one of {', '.join(STRATEGIES)}.")
     strategy, defaults = _GRADIENT_STRATEGIES[name]
     model = BackboneWithHead(backbone, IncrementalClassifier(n_features))
     return strategy(

@@ -10,8 +10,8 @@ from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.plugins.evaluation import default_evaluator
 from torch import Tensor, nn
 
+from .._batches import derive_seed
 from .._checks import check_choice, check_integer
-from ..drift import AffineMap
 from ..heads import RidgeHead
 from ..memory import FeatureMemory, GaussianMemory, Memory
 from ._computed import ComputedHeadStrategy
@@ -31,7 +31,7 @@ class RanPAC(ComputedHeadStrategy):
         model: the backbone, images (B, C, H, W) to features (B, D).
         n_random_features: M; 0 leaves the projection out (h = f, decorrelation only).
         seed: of W, of the shuffling, and of drawn features.
-        dtype: of G and Q, float64 or float32. G takes 8 M² or 4 M² bytes (M = 10000: 800 or 400
+        dtype: of G and Q. G takes 8 M² or 4 M² bytes (M = 10000: 800 or 400
             MB), and as much again while it is factorised.
         criterion: of the reported loss only.
         train_mb_size: images in a batch while features are computed; changes no result.
@@ -68,7 +68,7 @@ class RanPAC(ComputedHeadStrategy):
         model: nn.Module,
         n_random_features: int = 10000,
         seed: int = 0,
-        dtype: torch.dtype = torch.float64,
+        dtype: Literal["float64", "float32"] = "float64",
         criterion: nn.Module | None = None,
         train_mb_size: int = 64,
         eval_mb_size: int = 64,
@@ -80,16 +80,21 @@ class RanPAC(ComputedHeadStrategy):
         memory: Literal["features", "gaussians", "none"] = "features",
         **kwargs: Any,
     ) -> None:
-        check_integer("n_random_features", n_random_features, 0)
+        n_random_features = check_integer("n_random_features", n_random_features, 0)
+        self.seed = check_integer("seed", seed, 0)
         check_choice("memory", memory, ("features", "gaussians", "none"))
+        check_choice("dtype", dtype, ("float64", "float32"))
         if drift_compensation and memory == "none" and n_random_features:
             raise ValueError(
                 "Drift compensation has nothing to move with memory='none' and random features. "
                 "Use memory='features' or 'gaussians', or n_random_features=0."
             )
+        kept: Memory | None = None
+        if drift_compensation and memory != "none":
+            kept = FeatureMemory() if memory == "features" else GaussianMemory(seed)
         super().__init__(
             model=model,
-            head=RidgeHead(n_random_features, seed, dtype),
+            head=RidgeHead(n_random_features, seed, getattr(torch, dtype), kept),
             criterion=criterion,
             train_mb_size=train_mb_size,
             eval_mb_size=eval_mb_size,
@@ -100,24 +105,10 @@ class RanPAC(ComputedHeadStrategy):
             drift_compensation=drift_compensation,
             **kwargs,
         )
-        self.memory: Memory | None = None
-        if drift_compensation and memory != "none":
-            self.memory = FeatureMemory() if memory == "features" else GaussianMemory(seed)
-        self._order = torch.Generator().manual_seed(seed)
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
         """Add features (n, D) of labels (n,) to the statistics, and solve."""
-        if self.memory is not None:
-            self.memory.add(features, labels)
         self.head.update(features, labels)
-        self.head.choose_ridge(features, labels, self._order)
+        order = derive_seed(self.seed, int(self.head.counts.sum()))
+        self.head.choose_ridge(features, labels, torch.Generator().manual_seed(order))
         self.head.solve()
-
-    def move(self, drift: AffineMap) -> None:
-        """Carry what is stored along, and the statistics with it."""
-        if self.memory is None:
-            self.head.move(drift)
-            return
-        self.memory.move(drift)
-        self.head.restart()
-        self.head.update(*self.memory.recall())

@@ -10,7 +10,6 @@ from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.plugins.evaluation import default_evaluator
 from torch import Tensor, nn
 
-from ..drift import AffineMap
 from ..heads import PrototypeHead
 from ._computed import ComputedHeadStrategy
 
@@ -78,7 +77,3 @@ class SimpleCIL(ComputedHeadStrategy):
     def fit(self, features: Tensor, labels: Tensor) -> None:
         """Add features (n, D) of labels (n,) to the class means."""
         self.head.update(features, labels)
-
-    def move(self, drift: AffineMap) -> None:
-        """Carry the prototypes along."""
-        self.head.move(drift)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from avalanche.training.plugins import ReplayPlugin
 
 from mist_avalanche import MISTPlugin
 from mist_avalanche.backbones import create_backbone
@@ -107,6 +108,13 @@ def test_compensation_brings_stored_classes_nearer_to_their_images(
     assert distance(compensate=True) < 0.8 * distance(compensate=False)
 
 
+def test_compensation_beside_a_plugin_that_changes_the_data(benchmark_of):
+    mist = MISTPlugin(tune_epochs=1, lr=0.05, seed=0, batch_size=8, verbose=False)
+    plugins = [mist, ReplayPlugin(mem_size=4)]
+    strategy = trained(RanPAC, {"n_random_features": M}, benchmark_of(), plugins, compensate=True)
+    assert strategy.head.counts.tolist() == [8] * 4
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="nothing to move with memory='none'"):
         RanPAC(model=create_backbone(), drift_compensation=True, memory="none")
@@ -114,8 +122,8 @@ def test_wrong_arguments():
         RanPAC(model=create_backbone(), memory="pixels")
     with pytest.raises(ValueError, match="`n_random_features` of at least 0"):
         RanPAC(model=create_backbone(), n_random_features=-1)
-    with pytest.raises(ValueError, match="float32 or float64"):
-        RanPAC(model=create_backbone(), dtype=torch.float16)
+    with pytest.raises(ValueError, match="`dtype` to be 'float64' or 'float32', got 'float16'"):
+        RanPAC(model=create_backbone(), dtype="float16")
 
 
 def test_eval_before_training_is_explained(benchmark_of):
