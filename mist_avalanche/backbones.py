@@ -44,6 +44,7 @@ class BackboneDefaults:
 
 # The one place for tuning defaults. Those of the embedded backbone were chosen on the Balinese and
 # Korean characters of Omniglot small1; the paper's, for ViT-B/16, are MISTPlugin's own defaults.
+# Its later_epochs come from all of small1, tried with larger steps than these.
 DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
     {
         EMBEDDED: BackboneDefaults(

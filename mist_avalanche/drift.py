@@ -17,8 +17,8 @@ def turned(x: Tensor) -> list[Tensor]:
     """Images (B, C, H, W) turned and mirrored: 8 views of squares, 4 of others.
 
     Images of the classes at hand are few and alike. These show the map more of the feature space,
-    where classes may lie that are not at hand: on handwriting, the error of moved class means falls
-    by a third. Inputs that are no images come back as they are.
+    where classes may lie that are not at hand (``tests/performance/drift_maps.py`` measures it).
+    Inputs that are no images come back as they are.
     """
     if x.ndim != 4:
         return [x]

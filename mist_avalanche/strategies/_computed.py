@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
-from avalanche.training.plugins.evaluation import default_evaluator
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 
@@ -23,7 +21,10 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
     The backbone stays as it is unless a plugin tunes it before an experience. Metrics and plugins
     see the training images once the head is fitted; ``mb_x`` are then their features (B, D).
 
-    Arguments as for :class:`~mist_avalanche.strategies.SimpleCIL`, and ``head``.
+    Args:
+        head: the classifier.
+        model, criterion, drift_compensation, kwargs: as for
+            :class:`~mist_avalanche.strategies.SimpleCIL`.
     """
 
     def __init__(
@@ -31,27 +32,15 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         *,
         model: nn.Module,
         head: StatisticsHead,
-        criterion: nn.Module | None = None,
-        train_mb_size: int = 64,
-        eval_mb_size: int = 64,
-        device: str | torch.device = "cpu",
-        plugins: Sequence[SupervisedPlugin] | None = None,
-        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] = default_evaluator,
-        eval_every: int = -1,
-        drift_compensation: bool = False,
+        criterion: nn.Module | None,
+        drift_compensation: bool,
         **kwargs: Any,
     ) -> None:
         super().__init__(
             model=BackboneWithHead(model, head),
             optimizer=None,
             criterion=criterion or nn.CrossEntropyLoss(),
-            train_mb_size=train_mb_size,
             train_epochs=1,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=plugins,
-            evaluator=evaluator,
-            eval_every=eval_every,
             **kwargs,
         )
         self.drift_compensation = drift_compensation
@@ -81,7 +70,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         self._loader = self.dataloader  # a plugin may put another in its place
         self._before_tuning = None
         if self.drift_compensation and self.head.seen.any():
-            self._before_tuning = self._extract_turned()
+            self._before_tuning, _ = self._extract(turned)
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         """Plugins may tune the backbone here; what is stored follows its features."""
@@ -89,7 +78,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         before = self._before_tuning
         if before is None:
             return
-        after = self._extract_turned()
+        after, _ = self._extract(turned)
         if not torch.equal(before, after):
             generator = torch.Generator().manual_seed(self.clock.train_exp_counter)
             self.head.move(fit_drift(before, after, generator))
@@ -98,7 +87,8 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
     @torch.no_grad()
     def training_epoch(self, **kwargs: Any) -> None:
         """Fit the head to the experience; then go through it once more for plugins and metrics."""
-        features, labels = self._extract()
+        features, labels = self._extract(lambda x: [x])
+        features = features.squeeze(1)  # (n, D)
         self.fit(features, labels)
         batches = (torch.split(part, self.train_mb_size) for part in (features, labels))
         for f, y in zip(*batches, strict=True):
@@ -113,26 +103,19 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
             self._after_training_iteration(**kwargs)
 
     @torch.no_grad()
-    def _extract(self) -> tuple[Tensor, Tensor]:
-        """Features (n, D) and labels (n,) of the experience, in order, in evaluation mode."""
+    def _extract(self, views: Callable[[Tensor], list[Tensor]]) -> tuple[Tensor, Tensor]:
+        """Features (n, V, D) of V views and labels (n,) of the experience, in order.
+
+        The model is in evaluation mode.
+        """
         features, labels = [], []
         with in_mode(self.model, training=False):
             for self.mbatch in self._loader:
                 self._unpack_minibatch()
-                features.append(self.model.backbone(self.mb_x).flatten(1))
+                seen = [self.model.backbone(x).flatten(1) for x in views(self.mb_x)]
+                features.append(torch.stack(seen, dim=1))
                 labels.append(self.mb_y)
         return torch.cat(features), torch.cat(labels)
-
-    @torch.no_grad()
-    def _extract_turned(self) -> Tensor:
-        """Features (n, V, D) of the experience's images, turned and mirrored."""
-        features = []
-        with in_mode(self.model, training=False):
-            for self.mbatch in self._loader:
-                self._unpack_minibatch()
-                views = [self.model.backbone(x).flatten(1) for x in turned(self.mb_x)]
-                features.append(torch.stack(views, dim=1))
-        return torch.cat(features)
 
     def eval(self, exp_list: Any, **kwargs: Any) -> Any:
         """Accuracy and other metrics, as in Avalanche."""
