@@ -202,7 +202,10 @@ class RidgeHead(StatisticsHead):
     @torch.no_grad()
     def solve(self) -> None:
         """Compute the weights from G, Q and λ."""
-        self.weight = solve_ridge(self.gram, self.cross, float(self.ridge))
+        self.weight = torch.zeros_like(self.cross)
+        self.weight[:, self.seen] = solve_ridge(
+            self.gram, self.cross[:, self.seen], float(self.ridge)
+        )
 
     @torch.no_grad()
     def move(self, drift: AffineMap) -> None:

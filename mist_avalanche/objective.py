@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ._batches import Batches, derive_seed, isolated_rng
 from .features import FeatureExtractor, in_mode
 from .losses import SupervisedInfoNCE
+from .views import View
 
 PROJECTION_WIDTH = 128
 _HEAD = 3  # purpose of random numbers; the plugin has others
@@ -41,9 +42,7 @@ class Objective(ABC):
         seed: of the head's first weights.
     """
 
-    def __init__(
-        self, batch_size: int, view: Callable[[Tensor, torch.Generator], Tensor], seed: int
-    ) -> None:
+    def __init__(self, batch_size: int, view: View, seed: int) -> None:
         self.batch_size, self.view, self.seed = batch_size, view, seed
 
     @abstractmethod
@@ -112,7 +111,7 @@ class MIObjective(Objective):
         self,
         temperature: float,
         batch_size: int,
-        view: Callable[[Tensor, torch.Generator], Tensor],
+        view: View,
         seed: int,
     ) -> None:
         super().__init__(batch_size, view, seed)
@@ -137,9 +136,7 @@ class CrossEntropyObjective(Objective):
     The classifier is new where the classes are, and the same while it is scored and tuned on.
     """
 
-    def __init__(
-        self, batch_size: int, view: Callable[[Tensor, torch.Generator], Tensor], seed: int
-    ) -> None:
+    def __init__(self, batch_size: int, view: View, seed: int) -> None:
         super().__init__(batch_size, view, seed)
         self.classifier: nn.Linear | None = None
         self._classes: list[int] = []

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 
 from ._batches import derive_seed
 from ._checks import check_choice, check_experience, check_integer, check_rate
+from ._progress import step_bar
 from .backbones import backbone_defaults
 from .features import FeatureExtractor, always_selected, feature_extractor
 from .gradients import SelectedEntries, StepGuard
@@ -22,7 +22,7 @@ from .objective import CrossEntropyObjective, MIObjective, Objective
 from .selection import Selection, random_scores, select
 from .sensitivity import fisher_scores, gradient_scores
 from .tuning import ProjectionSGD, ReferenceSGD, SparseSGD, tune
-from .views import SecondView
+from .views import View, second_view
 
 _SCORE, _TUNE, _HOST, _WARM = 0, 1, 2, 4  # purposes of random numbers; the objective has 3
 SELECT_BY = ("mi", "gradient", "magnitude", "random")
@@ -68,7 +68,8 @@ class MISTPlugin(SupervisedPlugin):
             per tensor with the always-selected entries on top, and momentum and weight decay move
             every entry.
         batch_size: images a batch of scoring and tuning, each in two views.
-        view: the second view, ``f(batch, generator)``; None for the paper's.
+        view: the second view; None for the paper's, ``{"flip": 0}`` for the paper's with another
+            argument of :class:`~mist_avalanche.views.SecondView`, or ``f(batch, generator)``.
         seed: of the plugin's random draws; None takes ``torch.initial_seed()``.
         verbose: show progress bars.
 
@@ -117,7 +118,7 @@ class MISTPlugin(SupervisedPlugin):
         classifier: str | None = None,
         dynamics: Literal["sparse", "reference"] = "sparse",
         batch_size: int = 48,
-        view: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        view: Mapping[str, Any] | View | None = None,
         seed: int | None = None,
         verbose: bool = True,
     ) -> None:
@@ -142,7 +143,7 @@ class MISTPlugin(SupervisedPlugin):
         self.verbose = verbose
         check_choice("objective", objective, ("mi", "cross_entropy"))
         temperature = check_rate("temperature", temperature, "(0, inf)")
-        batches = (check_integer("batch_size", batch_size, 2), view or SecondView(), self.seed)
+        batches = (check_integer("batch_size", batch_size, 2), second_view(view), self.seed)
         self.objective: Objective = (
             MIObjective(temperature, *batches)
             if objective == "mi"
@@ -248,7 +249,7 @@ class MISTPlugin(SupervisedPlugin):
         with self.objective.on(strategy, extract, seed, num_workers, training=False) as run:
             sgd = ProjectionSGD(list(run.head.parameters()), projection_lr=self.projection_lr)
             epochs = self.projection_epochs
-            with self._bar("MIST projection", epochs * len(run.batches)) as advance:
+            with step_bar("MIST projection", epochs * len(run.batches), self.verbose) as advance:
                 tune(run.loss_of, run.batches, sgd, epochs, total=1, progress=advance)
         self._warm = True
 
@@ -301,7 +302,7 @@ class MISTPlugin(SupervisedPlugin):
                 lr=self.lr,
                 projection_lr=self.projection_lr,
             )
-            with self._bar(what, epochs * len(run.batches)) as advance:
+            with step_bar(what, epochs * len(run.batches), self.verbose) as advance:
                 report = tune(
                     run.loss_of,
                     run.batches,
@@ -341,17 +342,6 @@ class MISTPlugin(SupervisedPlugin):
             "generator": torch.Generator(device).manual_seed(self._seed_for(purpose, 1)),
             "decay": self.history.decay(entries, self.overlap_decay),
         }
-
-    @contextmanager
-    def _bar(self, what: str, steps: int) -> Iterator[Callable[[int, float], None]]:
-        """A progress bar, as the function that tells it of a step's epoch and loss."""
-        with tqdm(total=steps, desc=what, disable=not self.verbose, leave=False) as bar:
-
-            def advance(_epoch: int, loss: float) -> None:
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                bar.update()
-
-            yield advance
 
     def _seed_for(self, purpose: int, *path: int) -> int:
         return derive_seed(self.seed, purpose, self._experience, *path)

@@ -57,7 +57,9 @@ def validation_losses(
         gram = y.new_zeros(n, n_train)  # H H_trainᵀ
         for start in range(0, width, BLOCK):
             h = expand(features, slice(start, start + BLOCK)).to(torch.float64)  # (n, m)
-            gram.addmm_(h, h[:n_train].T)
+            for low in range(0, n_train, BLOCK // 4):  # eigh reads the lower triangle alone
+                high = min(low + BLOCK // 4, n_train)
+                gram[low:, low:high].addmm_(h[low:], h[low:high].T)
         eigenvalues, vectors = torch.linalg.eigh(gram[:n_train])
         left, right = gram[n_train:] @ vectors, vectors.T @ y[:n_train]
     else:

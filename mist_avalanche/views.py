@@ -7,12 +7,15 @@ torchvision (one crop per call, global random state) nor kornia (global random s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+View = Callable[[Tensor, torch.Generator], Tensor]  # a batch -> another view of it
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -111,3 +114,18 @@ class SecondView:
         if x.shape[1] == 3:
             x = grayscale(x, u[1] < self.grayscale)
         return resized_crop(x, boxes.to(device))
+
+
+def second_view(choice: Mapping[str, Any] | View | None) -> View:
+    """The paper's view (None), the paper's with other arguments (a mapping), or the function given.
+
+    Raises:
+        ValueError: :class:`SecondView` has no such argument.
+    """
+    if callable(choice):
+        return choice
+    changes = choice or {}
+    known = SecondView.__dataclass_fields__
+    if not set(changes) <= set(known):
+        raise ValueError(f"`view` takes {', '.join(known)}; got {', '.join(changes)}.")
+    return SecondView(**changes)

@@ -5,6 +5,7 @@ import pytest
 
 from mist_avalanche import cli, report
 from mist_avalanche.ablations import ABLATIONS
+from mist_avalanche.backbones import DEFAULTS
 from mist_avalanche.experiments import run_seeds
 from mist_avalanche.runner import RunConfig, choose_device, run
 
@@ -107,7 +108,9 @@ def test_command(tmp_path, capsys):
 
 
 def test_ranpac_drift_and_ablations(tmp_path, capsys):
-    common = ["--experiences", "50", "--quiet", "--mist-arg", "tune_epochs=1"]
+    common = ["--experiences", "50", "--quiet"]
+    for short in ("tune_epochs=1", "later_epochs=1", "projection_epochs=1"):
+        common += ["--mist-arg", short]
     methods = "ranpac+mist+drift,simplecil+mist+drift"
     arguments = [*common, "--output", str(tmp_path / "c"), "--strategies", methods]
     for setting, message in (
@@ -117,9 +120,11 @@ def test_ranpac_drift_and_ablations(tmp_path, capsys):
         assert cli.main(["compare", *arguments, "--strategy-arg", setting]) == 1
         assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-    assert cli.main(["compare", *arguments, "--strategy-arg", "dtype=float32"]) == 0
+    for setting in ("dtype=float32", "n_random_features=300"):
+        arguments += ["--strategy-arg", setting]
+    assert cli.main(["compare", *arguments]) == 0
     results = json.loads((tmp_path / "c" / "ranpac+mist+drift" / "results.json").read_text())
-    assert results["config"]["strategy_args"]["n_random_features"] == 2000
+    assert results["config"]["strategy_args"]["n_random_features"] == 300
     assert results["config"]["mist_args"]["tune_on"] == "every"
     assert results["config"]["drift_compensation"]
     assert results["config"]["strategy_args"]["dtype"] == "float32"
@@ -144,6 +149,13 @@ def test_ranpac_drift_and_ablations(tmp_path, capsys):
     assert not (tmp_path / "late").exists()
     assert cli.main(["ablate", "--strategies", "simplecil+mist"]) == 1
     assert "Unknown method" in capsys.readouterr().err
+
+
+def test_settings_have_the_defaults_of_the_backbone():
+    defaults = DEFAULTS["embedded"]
+    settings = RunConfig(strategy="ranpac", mist=True, mist_args={"lr": 3e-3}).settings()
+    assert settings["strategy_args"]["n_random_features"] == defaults.n_random_features
+    assert settings["mist_args"] == {**defaults.mist, "lr": 3e-3}
 
 
 def test_settings_on_the_command_line():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from mist_avalanche.views import SecondView, random_boxes, resized_crop
+from mist_avalanche.views import SecondView, random_boxes, resized_crop, second_view
 
 
 def test_crop_is_torchvisions_resized_crop_away_from_its_border():
@@ -71,3 +71,12 @@ def test_one_channel_stays_one_channel_and_vectors_are_refused():
     assert SecondView()(torch.rand(3, 1, 8, 8), torch.Generator()).shape == (3, 1, 8, 8)
     with pytest.raises(ValueError, match=r"got torch.float32 of shape \(3, 8\).*view=f"):
         SecondView()(torch.rand(3, 8), torch.Generator())
+
+
+def test_a_view_is_chosen_by_arguments_or_given():
+    assert second_view(None) == SecondView()
+    assert second_view({"flip": 0}) == SecondView(flip=0)
+    given = SecondView(grayscale=0)
+    assert second_view(given) is given
+    with pytest.raises(ValueError, match="takes flip, grayscale, scale, ratio; got flp"):
+        second_view({"flp": 0})
