@@ -1,0 +1,111 @@
+"""Downloads that go on where they stopped, and count only when size and checksum are right."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from ._catalog import Remote
+from ._disk import full_disk_named, need_space
+
+_CHUNK = 1 << 20
+_TIMEOUT = 60.0  # seconds without a byte
+_INTERRUPTED = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    TimeoutError,
+    ConnectionError,
+)
+
+
+def fetch(remote: Remote, folder: Path, *, progress: bool = True) -> Path:
+    """Download a file into a folder, under a temporary name until it is whole.
+
+    What an earlier call got is kept in ``.NAME.part`` and gone on with.
+
+    Args:
+        remote: where it is, and what it must be.
+        folder: made if need be.
+        progress: show a progress bar.
+
+    Returns:
+        The file's path. A file of the right size that is there already is taken as it is.
+
+    Raises:
+        OSError: the server, the network, the disk's space or permissions; what came is kept.
+        ValueError: a wrong size or checksum; what came is removed.
+    """
+    path, part = folder / remote.filename, folder / f".{remote.filename}.part"
+    if path.is_file() and path.stat().st_size == remote.size:
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    have = part.stat().st_size if part.is_file() else 0
+    need_space(folder, remote.size - have, remote.filename)
+    if have < remote.size:
+        with full_disk_named(folder, f"downloading {remote.filename}"):
+            _get(remote, part, have, progress)
+    _verify(remote, part, progress)
+    part.replace(path)
+    return path
+
+
+def _get(remote: Remote, part: Path, have: int, progress: bool) -> None:
+    """Append what is missing."""
+    headers = {"User-Agent": "mist-avalanche", **({"Range": f"bytes={have}-"} if have else {})}
+    request = urllib.request.Request(remote.url, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+            if response.headers.get_content_type() == "text/html":
+                raise OSError(f"{remote.url} is a web page, not the file: the link may be dead.")
+            resumed = have > 0 and response.status == 206
+            with (
+                part.open("ab" if resumed else "wb") as out,
+                tqdm(
+                    desc=remote.filename,
+                    total=remote.size,
+                    initial=have if resumed else 0,
+                    unit="B",
+                    unit_scale=True,
+                    disable=not progress,
+                ) as bar,
+            ):
+                while chunk := response.read(_CHUNK):
+                    out.write(chunk)
+                    bar.update(len(chunk))
+                    if out.tell() > remote.size:
+                        break
+    except _INTERRUPTED as error:
+        raise OSError(
+            f"{remote.url} could not be fetched ({error}). What came is kept: call again to go on."
+        ) from error
+
+
+def _verify(remote: Remote, part: Path, progress: bool) -> None:
+    """Compare size and checksum; remove what is wrong."""
+    size = part.stat().st_size
+    if size < remote.size:
+        raise OSError(
+            f"{remote.url} ended after {size} of {remote.size} bytes. What came is kept: call "
+            "again to go on."
+        )
+    algorithm, expected = remote.digest.split(":")
+    digest = hashlib.new(algorithm)
+    with (
+        part.open("rb") as file,
+        tqdm(desc="Checking", total=size, unit="B", unit_scale=True, disable=not progress) as bar,
+    ):
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    if size != remote.size or digest.hexdigest() != expected:
+        part.unlink()
+        raise ValueError(
+            f"{remote.url} sent {size} bytes with {algorithm} {digest.hexdigest()}; expected "
+            f"{remote.size} bytes with {expected}. Removed: the source has changed or was tampered "
+            "with."
+        )

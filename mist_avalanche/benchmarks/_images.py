@@ -1,0 +1,103 @@
+"""Image files as a dataset: RGB, upright, and an error that names the file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file is an image, by its name; macOS' ``._*`` companions are none."""
+    return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """An image as RGB, turned as its EXIF orientation says.
+
+    Raises:
+        ValueError: the file is empty, truncated or no image; the message has its path.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # Pillow raises a dozen kinds, by format
+        size = Path(path).stat().st_size
+        reason = "it is empty (0 bytes)" if size == 0 else f"{error} ({size} bytes)"
+        raise ValueError(f"Cannot read the image {str(path)!r}: {reason}. Replace it.") from error
+
+
+class LabelledImages(Dataset[Any], ABC):
+    """Images with their class ids in ``targets``."""
+
+    targets: list[int]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """An RGB image and its class id."""
+
+    @abstractmethod
+    def content(self, index: int) -> bytes:
+        """An image as it is stored."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """An image's name, for messages."""
+
+
+class ArrayImages(LabelledImages):
+    """Images of an array (n, H, W, 3), uint8, and n class ids."""
+
+    def __init__(self, images: NDArray[np.uint8], targets: Sequence[int]) -> None:
+        if len(images) != len(targets):
+            raise ValueError(f"Got {len(images)} images and {len(targets)} labels.")
+        self.images, self.targets = images, list(targets)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[index]), self.targets[index]
+
+    def content(self, index: int) -> bytes:
+        """Its pixels."""
+        pixels: bytes = self.images[index].tobytes()
+        return pixels
+
+    def name(self, index: int) -> str:
+        """Its number."""
+        return f"image {index}"
+
+
+class ImageFiles(LabelledImages):
+    """Images of a folder with their class ids.
+
+    Args:
+        root: the folder.
+        files: names below it and class ids.
+    """
+
+    def __init__(self, root: str | Path, files: Sequence[tuple[str, int]]) -> None:
+        self.root = Path(root)
+        self.names = [name for name, _ in files]
+        self.targets = [target for _, target in files]
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return read_image(self.root / self.names[index]), self.targets[index]
+
+    def content(self, index: int) -> bytes:
+        """The file's bytes."""
+        return (self.root / self.names[index]).read_bytes()
+
+    def name(self, index: int) -> str:
+        """The file's name below the root."""
+        return self.names[index]
