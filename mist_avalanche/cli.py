@@ -1,4 +1,4 @@
-"""The command ``mist-avalanche``: one run, several methods side by side, or ablations."""
+"""The command ``mist-avalanche``: a run, several methods side by side, ablations, datasets."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import report
+from . import data, report
 from ._version import __version__
 from .ablations import ablated
+from .benchmarks._catalog import DATASETS
 from .experiments import hide_avalanche_warnings, run_methods
+from .reference_config import read_reference_config
 from .runner import BENCHMARKS, RunConfig
 from .strategies.baselines import COMPUTED_STRATEGIES, STRATEGIES, arguments_of, check_strategy
 
@@ -53,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add("--backbone", default=default.backbone, help="'embedded' or a name of timm")
     add("--weights", metavar="FILE", help="weights of the backbone, instead of timm's hub")
     add("--device", choices=("auto", "cpu", "cuda"), default=default.device)
+    add("--num-workers", type=int, default=default.num_workers, help="of the data loaders")
     add("--output", metavar="DIR", help="default: results/BENCHMARK-METHOD")
     add("--resume", action="store_true", help="keep finished runs of the same settings")
     add("--quiet", action="store_true", help="no progress bars")
@@ -60,6 +63,11 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", parents=[common], help="one method")
     run.add_argument("--strategy", choices=STRATEGIES, default=default.strategy)
     run.add_argument("--mist", action="store_true", help="add MISTPlugin")
+    run.add_argument(
+        "--config",
+        metavar="FILE.json",
+        help="settings of the reference implementation, instead of benchmark, strategy and mist",
+    )
     run.add_argument(
         "--drift-compensation",
         action="store_true",
@@ -73,7 +81,22 @@ def parser() -> argparse.ArgumentParser:
     )
     ablate = commands.add_parser("ablate", parents=[common], help="what parts of MIST are worth")
     ablate.add_argument("--strategies", default="simplecil,ranpac", help="comma-separated")
+    _add_data(commands.add_parser("data", help="the image datasets on disk"))
     return top
+
+
+def _add_data(command: argparse.ArgumentParser) -> None:
+    """``data list | get | check``."""
+    actions = command.add_subparsers(dest="action", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--root", metavar="DIR", help="default: Avalanche's data folder")
+    common.add_argument("--quiet", action="store_true", help="no progress bars")
+    actions.add_parser("list", parents=[common], help="which there are, and where copies are")
+    get = actions.add_parser("get", parents=[common], help="download from the official source")
+    check = actions.add_parser("check", parents=[common], help="read every image of a copy")
+    check.add_argument("--split", help="official, processed or hash; default: what is there")
+    for action in (get, check):
+        action.add_argument("name", choices=DATASETS)
 
 
 def _config(args: argparse.Namespace) -> RunConfig:
@@ -89,12 +112,18 @@ def _config(args: argparse.Namespace) -> RunConfig:
         backbone=args.backbone,
         weights=args.weights,
         device=args.device,
+        num_workers=args.num_workers,
     )
 
 
 def _methods(args: argparse.Namespace) -> dict[str, RunConfig]:
     """The methods in the order asked for, by the names that tables and folders have."""
     base = _config(args)
+    if args.command == "run" and args.config:
+        runs = read_reference_config(args.config, base)
+        if len(runs) > 1:
+            runs = [replace(r, name=f"{r.label}-order-{r.order_seed}") for r in runs]
+        return {r.label: r for r in runs}
     if args.command == "run":
         one = replace(
             base,
@@ -141,9 +170,10 @@ _ALLOWED = {
 
 def _execute(args: argparse.Namespace) -> None:
     methods = _methods(args)
-    one = args.command == "run"
+    one = len(methods) == 1 and args.command == "run"
     name = next(iter(methods)) if one else _FOLDERS[args.command]
-    output = Path(args.output or f"results/{args.benchmark}-{name}")
+    benchmark = next(iter(methods.values())).benchmark
+    output = Path(args.output or f"results/{benchmark}-{name}")
     runs = run_methods(
         [(config, output if one else output / label) for label, config in methods.items()],
         args.seeds,
@@ -162,7 +192,20 @@ def _execute(args: argparse.Namespace) -> None:
     print(f"Picture: {output / 'accuracy.png'}\nEverything: {output}")
 
 
-_FOLDERS = {"compare": "comparison", "ablate": "ablations"}
+def _execute_data(args: argparse.Namespace) -> int:
+    """``mist-avalanche data``; 1 where a check found something."""
+    if args.action == "list":
+        print(data.listing(args.root))
+        return 0
+    if args.action == "get":
+        print(data.get(args.name, args.root, progress=not args.quiet))
+        return 0
+    found = data.check(args.name, args.root, args.split, progress=not args.quiet)
+    print(found)
+    return 0 if found.sound else 1
+
+
+_FOLDERS = {"run": "orders", "compare": "comparison", "ablate": "ablations"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -171,8 +214,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     hide_avalanche_warnings()
     try:
+        if args.command == "data":
+            return _execute_data(args)
         _execute(args)
-    except (ValueError, FileNotFoundError, FloatingPointError, RuntimeError, TypeError) as error:
+    except (ValueError, OSError, FloatingPointError, RuntimeError, TypeError) as error:
         print(f"mist-avalanche: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +27,15 @@ from tqdm.auto import tqdm
 from . import report
 from ._version import __version__
 from .backbones import EMBEDDED, backbone_defaults, create_backbone
-from .benchmarks import SplitGlyphs, SplitOmniglot
+from .benchmarks import (
+    SplitCars196,
+    SplitCIFAR100,
+    SplitCUB200,
+    SplitGlyphs,
+    SplitImageNetA,
+    SplitImageNetR,
+    SplitOmniglot,
+)
 from .features import in_mode
 from .metrics import accuracy_rows, summarize
 from .plugin import MISTPlugin
@@ -41,7 +50,7 @@ class RunConfig:
     """Settings of a run; the command's options have the same names.
 
     Args:
-        benchmark: ``glyphs`` or ``omniglot``.
+        benchmark: one of :data:`BENCHMARKS`.
         strategy: one of :data:`mist_avalanche.strategies.baselines.STRATEGIES`.
         mist: add a MISTPlugin.
         mist_args: its arguments, over the defaults of the backbone.
@@ -55,6 +64,7 @@ class RunConfig:
         backbone: ``embedded`` or a name of timm.
         weights: a file with its weights, instead of timm's hub.
         device: ``auto``, ``cpu`` or ``cuda``.
+        num_workers: of the data loaders; it changes no number.
         name: of the method in tables and pictures; None for one made of the above.
     """
 
@@ -72,6 +82,7 @@ class RunConfig:
     backbone: str = EMBEDDED
     weights: str | None = None
     device: str = "auto"
+    num_workers: int = 0
     name: str | None = None
 
     def settings(self) -> dict[str, Any]:
@@ -82,7 +93,7 @@ class RunConfig:
         if self.strategy == "ranpac":
             strategy = {"n_random_features": defaults.n_random_features, "seed": self.seed}
         return {
-            **{k: v for k, v in asdict(self).items() if k != "name"},
+            **{k: v for k, v in asdict(self).items() if k not in ("name", "num_workers")},
             "mist_args": {**mist, **self.mist_args} if self.mist else {},
             "strategy_args": {**strategy, **self.strategy_args},
         }
@@ -104,9 +115,9 @@ def _glyphs(config: RunConfig) -> NCScenario:
     return SplitGlyphs(config.experiences, seed=config.order_seed, **config.benchmark_args)
 
 
-def _omniglot(config: RunConfig) -> NCScenario:
+def _images(benchmark: Callable[..., NCScenario], config: RunConfig) -> NCScenario:
     size = backbone_defaults(config.backbone).image_size
-    return SplitOmniglot(
+    return benchmark(
         config.experiences,
         dataset_root=config.dataset_root,
         seed=config.order_seed,
@@ -115,7 +126,15 @@ def _omniglot(config: RunConfig) -> NCScenario:
 
 
 BENCHMARKS: Mapping[str, Callable[[RunConfig], NCScenario]] = MappingProxyType(
-    {"glyphs": _glyphs, "omniglot": _omniglot}
+    {
+        "glyphs": _glyphs,
+        "omniglot": partial(_images, SplitOmniglot),
+        "cifar100": partial(_images, SplitCIFAR100),
+        "cub200": partial(_images, SplitCUB200),
+        "imagenet-r": partial(_images, SplitImageNetR),
+        "imagenet-a": partial(_images, SplitImageNetA),
+        "cars196": partial(_images, SplitCars196),
+    }
 )
 
 
@@ -194,9 +213,9 @@ def run(
     )
     for t, experience in enumerate(experiences):
         began = time.perf_counter()
-        strategy.train(experience)
+        strategy.train(experience, num_workers=config.num_workers)
         trained = time.perf_counter()
-        metrics = strategy.eval(benchmark.test_stream[: t + 1])
+        metrics = strategy.eval(benchmark.test_stream[: t + 1], num_workers=config.num_workers)
         seconds["train"].append(round(trained - began, 3))
         seconds["eval"].append(round(time.perf_counter() - trained, 3))
         correct.append([_correct(metrics, i, counts[i]) for i in range(t + 1)])

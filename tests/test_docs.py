@@ -1,3 +1,4 @@
+import json
 import re
 import runpy
 import sys
@@ -5,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from data_layouts import class_folders, photos
 from safetensors.torch import load_file
 
 from mist_avalanche import backbones
@@ -15,9 +17,9 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def short_tuning(monkeypatch):
-    """The embedded backbone's defaults, but with four epochs of tuning."""
+    """The embedded backbone's defaults, but with a few epochs of tuning."""
     default = backbones.DEFAULTS[EMBEDDED]
-    short = replace(default, mist={**default.mist, "tune_epochs": 4})
+    short = replace(default, mist={**default.mist, "tune_epochs": 4, "projection_epochs": 1})
     monkeypatch.setattr(backbones, "DEFAULTS", {EMBEDDED: short})
 
 
@@ -35,6 +37,41 @@ def test_readme_snippet_runs(capsys):
 def test_example_plug_into_your_strategy(capsys):
     runpy.run_path(str(ROOT / "examples" / "plug_into_your_strategy.py"))
     assert "updated in the last step: 0." in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("short_tuning")
+@pytest.mark.parametrize("strategy", ["ranpac", "simplecil"])
+def test_example_imagenet_r(tmp_path, monkeypatch, capsys, strategy):
+    class_folders(tmp_path / "imagenet-r", photos())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    arguments = {
+        "--dataset-root": tmp_path,
+        "--strategy": strategy,
+        "--backbone": "embedded",
+        "--experiences": 3,
+        "--num-workers": 0,
+        "--output": tmp_path / "out",
+    }
+    script = str(ROOT / "examples" / "run_split_imagenet_r.py")
+    monkeypatch.setattr(
+        sys, "argv", [script, *(str(x) for pair in arguments.items() for x in pair)]
+    )
+    runpy.run_path(script)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["config"]["split"] == "80/20 by name hash"
+    assert [len(row) for row in results["accuracy"]] == [1, 2, 3]
+    assert f"A_T {results['metrics']['A_T']:.2f} %" in capsys.readouterr().out
+
+
+def test_example_imagenet_r_without_data(tmp_path, monkeypatch, capsys):
+    script = str(ROOT / "examples" / "run_split_imagenet_r.py")
+    monkeypatch.setattr(sys, "argv", [script, "--dataset-root", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(script)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    for part in ("No copy of ImageNet-R", "data get imagenet-r", "2.19 GB", "--benchmark glyphs"):
+        assert part in message
 
 
 def test_example_pretraining_writes_weights_of_the_same_shape(tmp_path, monkeypatch):

@@ -119,8 +119,9 @@ CARS196 = DatasetFacts(
     layouts=("devkit", "folders"),
     remote=None,
     where=(
-        "its official source is gone. Get the copy 'rickyyyyyyy/torchvision-stanford-cars' from "
-        "Kaggle (the folders cars_train, cars_test and devkit), or class folders in train and test"
+        "torchvision's folders cars_train, cars_test and devkit, such as the copy "
+        "'rickyyyyyyy/torchvision-stanford-cars' on Kaggle, or class folders in train and test; "
+        "the official source is gone"
     ),
     counts=MappingProxyType({(8_144, 8_041): "official"}),
 )

@@ -29,6 +29,7 @@ def find(
     *,
     split: str | None = None,
     download: bool = False,
+    unpacking: bool = True,
     progress: bool = True,
 ) -> Split:
     """Training and test images of a dataset.
@@ -40,6 +41,7 @@ def find(
         split: ``"official"``, ``"processed"`` (train and test folders), ``"hash"``, or None for the
             first of the dataset's that is there.
         download: fetch the official archive when nothing is there.
+        unpacking: look into archives, which unpacks them.
         progress: show progress bars.
 
     Raises:
@@ -49,17 +51,19 @@ def find(
     """
     where = Path(root).expanduser() if root else Path(default_dataset_location(facts.name))
     layouts = _layouts(facts, split)
-    archives = [where] if where.is_file() else _archives(facts, where)
+    archives = [where] if where.is_file() else list(_archives(facts, where))
     found = _recognise(facts, _candidates(facts, where), layouts)
-    for archive in archives:
+    for archive in archives if unpacking else ():
         if found is None and not (download and _to_be_fetched(facts, archive)):
             found = _in_archive(facts, archive, layouts, progress)
     if found is None and download:
         if facts.remote is None:
-            raise FileNotFoundError(f"{facts.title} cannot be downloaded: {facts.where}.")
+            raise FileNotFoundError(f"{facts.title} cannot be downloaded. It needs {facts.where}.")
         archive = fetch(facts.remote, where, progress=progress)
         found = _in_archive(facts, archive, layouts, progress)
     if found is None:
+        if archives and not unpacking:
+            raise ValueError(f"{archives[0]}, not unpacked yet")
         raise FileNotFoundError(_missing(facts, where, split))
     if len(found.class_names) != facts.n_classes:
         log.warning(
@@ -148,9 +152,9 @@ def _missing(facts: DatasetFacts, where: Path, split: str | None) -> str:
 
 
 def split_name(facts: DatasetFacts, found: Split) -> str:
-    """How the images are divided, for results: by what, and whose numbers of images they are."""
+    """How the images are divided, for results; train and test folders also by whose they are."""
     known = facts.counts.get((len(found.train), len(found.test)))
-    return found.kind if known in (None, found.kind) else f"{found.kind} ({known})"
+    return f"{found.kind} ({known})" if known and found.kind.endswith("folders") else found.kind
 
 
 def _plain(name: str) -> str:

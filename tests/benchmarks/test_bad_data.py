@@ -9,7 +9,7 @@ import zipfile
 from collections import namedtuple
 
 import pytest
-from layouts import archive, cars, cifar, class_folders, cub, photos, train_test, tree
+from data_layouts import archive, cars, cifar, class_folders, cub, photos, train_test, tree
 
 from mist_avalanche.benchmarks import (
     SplitCars196,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from layouts import archive, class_folders, photos
+from data_layouts import archive, class_folders, photos
 
 from mist_avalanche.benchmarks import _download, _find
 from mist_avalanche.benchmarks._catalog import IMAGENET_R, Remote

@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 import torch
-from layouts import (
+from data_layouts import (
     N_CLASSES,
     N_IMAGES,
     archive,

@@ -1,0 +1,181 @@
+"""Settings files of the reference implementation, as settings of a run.
+
+The reference's runs are JSON files in PILOT's format. What they decide here, what has no meaning
+here and what is gone is said; a key that nobody knows is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from .benchmarks._catalog import DATASETS
+from .runner import RunConfig
+
+log = logging.getLogger(__name__)
+_DATASETS = MappingProxyType(
+    {
+        "cifar100": "cifar100",
+        "cifar224": "cifar100",
+        "icifar100": "cifar100",
+        "icifar224": "cifar100",
+        "cub": "cub200",
+        "cub200": "cub200",
+        "imagenetr": "imagenet-r",
+        "imageneta": "imagenet-a",
+        "ina": "imagenet-a",
+        "cars": "cars196",
+        "cars196": "cars196",
+        "stanfordcars": "cars196",
+    }
+)
+_BACKBONES = MappingProxyType(
+    {
+        "vitb16224in21k": "vit_base_patch16_224.augreg_in21k",
+        "vitbasepatch16224in21k": "vit_base_patch16_224.augreg_in21k",
+        "vitb16224": "vit_base_patch16_224.augreg2_in21k_ft_in1k",
+        "vitbasepatch16224": "vit_base_patch16_224.augreg2_in21k_ft_in1k",
+    }
+)
+_USED = (
+    "dataset",
+    "init_cls",
+    "increment",
+    "model_name",
+    "convnet_type",
+    "backbone_type",
+    "batch_size",
+    "select_rate",
+    "drop_rate",
+    "mi_epochs",
+    "M",
+    "seed",
+    "shuffle",
+    "spr",
+)
+_IGNORED = MappingProxyType(
+    {
+        "prefix": "names the log file",
+        "device": "use --device",
+        "memory_size": "no images are kept",
+        "memory_per_class": "no images are kept",
+        "fixed_memory": "no images are kept",
+        "use_RP": "RanPAC always projects; n_random_features=0 does not",
+        "tuned_epoch": "the classifier is computed, not trained",
+        "epochs": "the classifier is computed, not trained",
+        "init_epoch": "the classifier is computed, not trained",
+        "body_lr": "use --mist-arg lr=…",
+        "head_lr": "use --mist-arg projection_lr=…",
+        "init_lr": "use --mist-arg lr=…",
+        "lr": "use --mist-arg lr=…",
+        "weight_decay": "5e-4, as published",
+        "min_lr": "the rate is constant",
+        "optimizer": "the tuning has its own",
+        "scheduler": "the rate is constant",
+        "num_workers": "use --num-workers",
+        "data_path": "use --dataset-root",
+        "pretrained": "backbones are always pretrained",
+        "debug": "there is no such mode",
+    }
+)
+
+
+def read_reference_config(file: str | Path, base: RunConfig) -> list[RunConfig]:
+    """The runs that a settings file of the reference implementation describes, one a seed.
+
+    Its ``seed`` orders the classes and nothing else. Its epochs of MIST count the pass that scores,
+    and it scores before every experience.
+
+    Args:
+        file: JSON.
+        base: what the file does not say, such as where the data is.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no JSON object; an unknown key, with the nearest known one; an impossible value.
+    """
+    try:
+        given = json.loads(Path(file).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON: {error}.") from error
+    if not isinstance(given, dict):
+        raise ValueError(f"{file} is not a JSON object of settings.")
+    for key in given:
+        if key in _IGNORED:
+            log.info("%s: %s is ignored: %s.", file, key, _IGNORED[key])
+        elif key not in _USED:
+            near = difflib.get_close_matches(key, (*_USED, *_IGNORED), 1, 0.0)[0]
+            raise ValueError(f"{file} has the unknown key {key!r}. The nearest known is {near!r}.")
+    try:
+        return _configs(given, base)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _configs(given: Mapping[str, Any], base: RunConfig) -> list[RunConfig]:
+    strategy, *mist = str(given.get("model_name", "")).lower().split("_")
+    if strategy not in ("ranpac", "simplecil") or mist not in ([], ["mist"]):
+        raise ValueError(
+            f"Expected `model_name` ranpac_mist, simplecil_mist, ranpac or simplecil, got "
+            f"{given.get('model_name')!r}."
+        )
+    dataset = _known("dataset", given.get("dataset"), _DATASETS)
+    config = replace(
+        base,
+        benchmark=dataset,
+        strategy=strategy,
+        mist=bool(mist),
+        experiences=_experiences(given, DATASETS[dataset].n_classes),
+        mist_args={**_mist_args(given), **base.mist_args} if mist else dict(base.mist_args),
+        strategy_args=dict(base.strategy_args),
+        benchmark_args={"shuffle": bool(given.get("shuffle", True)), **base.benchmark_args},
+    )
+    backbone = given.get("convnet_type", given.get("backbone_type"))
+    if backbone is not None:
+        plain = str(backbone).removeprefix("pretrained_")
+        config = replace(config, backbone=_known("convnet_type", plain, _BACKBONES))
+    if strategy == "ranpac" and "M" in given:
+        args = {"n_random_features": int(given["M"]), **config.strategy_args}
+        config = replace(config, strategy_args=args)
+    seeds = given.get("seed", [base.order_seed])
+    seeds = seeds if isinstance(seeds, list) else [seeds]
+    return [replace(config, order_seed=int(seed)) for seed in seeds]
+
+
+def _known(key: str, value: Any, names: Mapping[str, str]) -> str:
+    """What a value means, whatever its case and punctuation."""
+    plain = "".join(c for c in str(value).lower() if c.isalnum())
+    if plain not in names:
+        raise ValueError(f"Unknown `{key}` {value!r}. Known are {', '.join(names)}.")
+    return names[plain]
+
+
+def _experiences(given: Mapping[str, Any], n_classes: int) -> int:
+    """The number of experiences of ``increment`` classes."""
+    increment = int(given.get("increment", 0))
+    first = int(given.get("init_cls", increment)) or increment
+    if increment < 1 or first != increment:
+        raise ValueError(
+            f"Expected `init_cls` equal to `increment` (or 0) and at least 1, got {first} and "
+            f"{increment}; experiences are of one size, the last may be smaller."
+        )
+    return -(-n_classes // increment)
+
+
+def _mist_args(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of MISTPlugin."""
+    args: dict[str, Any] = {"score_on": "every"}
+    for key in ("batch_size", "select_rate", "drop_rate"):
+        if key in given:
+            args[key] = given[key]
+    if "mi_epochs" in given:
+        args["tune_epochs"] = max(0, int(given["mi_epochs"]) - 1)
+    if "spr" in given:
+        args["protect_rate"] = given["spr"]
+    return args
