@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,11 +11,22 @@ from types import MappingProxyType
 from typing import Any
 
 import timm
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import HybridEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+_UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    OSError,
+    EOFError,
+)
 EMBEDDED = "embedded"
 EMBEDDED_WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
 
@@ -123,7 +135,10 @@ def create_backbone(name: str = EMBEDDED, weights: str | Path | None = None) -> 
         file = Path(weights or EMBEDDED_WEIGHTS)
         if file.suffix != ".safetensors":
             raise ValueError(f"Expected a .safetensors file for 'embedded', got {str(file)!r}.")
-        model.load_state_dict(load_file(file))
+        try:
+            model.load_state_dict(load_file(file))
+        except _UNREADABLE as error:
+            raise ValueError(f"{file} holds no weights of 'embedded' ({error}).") from error
         return _module(model)
     timm_name = (DEFAULTS[name].timm_name if name in DEFAULTS else None) or name
     if not timm.is_model(timm_name):
@@ -133,11 +148,34 @@ def create_backbone(name: str = EMBEDDED, weights: str | Path | None = None) -> 
         )
     if weights is None:
         return _module(timm.create_model(timm_name, pretrained=True, num_classes=0))
-    # timm reads .npz and .safetensors as they are, and other files with weights_only=True.
-    overlay = {"file": str(weights)}
-    return _module(
-        timm.create_model(timm_name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
-    )
+    return _module(_from_file(timm_name, Path(weights)))
+
+
+def _from_file(timm_name: str, file: Path) -> Any:
+    """Timm's model with the weights of a file."""
+    # Of the three, .npz is in the layout of JAX; timm reads the others with weights_only=True.
+    overlay = {"file": str(file), "custom_load": file.suffix == ".npz"}
+    models = []
+    try:
+        for settings in ({}, {"pretrained": True, "pretrained_cfg_overlay": overlay}):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                models.append(timm.create_model(timm_name, num_classes=0, **settings))
+        initial, model = models
+        # timm passes over what a file lacks: such a matrix is as it was drawn.
+        untouched = [
+            name
+            for (name, p), q in zip(model.named_parameters(), initial.parameters(), strict=True)
+            if p.ndim > 1 and torch.equal(p, q) and bool(p.std() > 0)
+        ]
+        if untouched:
+            raise KeyError(f"{len(untouched)} tensors are missing, the first {untouched[0]}")
+    except _UNREADABLE as error:
+        raise ValueError(
+            f"{file} holds no weights of {timm_name}: plain tensors in a .npz, .pth or "
+            f".safetensors file ({str(error).splitlines()[0]})."
+        ) from error
+    return model
 
 
 def _module(model: Any) -> nn.Module:
