@@ -79,6 +79,8 @@ def class_folders(root: Path) -> Split | None:
     if _split_folders(root) is not None:
         return None
     listed = list_class_folders(root)
+    if root.name in ("train", *_TEST_FOLDERS) and _split_folders(root.parent) is not None:
+        raise ValueError(f"{root} is a part of a split. Give {str(root.parent)!r}.")
     if len(listed.images) < 2 or len(listed.empty) > len(listed.images) / 2:
         return None
     _refuse_empty(root, listed)

@@ -202,6 +202,11 @@ def test_unknown_layout_and_missing_root(root):
         SplitCars196(dataset_root=root, download=True)
 
 
+def test_one_part_of_a_split(root):
+    train_test(root / "imagenet-r", photos())
+    fails(root / "imagenet-r" / "train", "is a part of a split. Give '.*imagenet-r'")
+
+
 def test_tables_that_do_not_fit_their_images(root):
     made = cub(root / "CUB_200_2011", photos())
     sorted(made.rglob("*.*g"))[0].unlink()

@@ -14,12 +14,14 @@ from data_layouts import (
     photos,
     train_test,
 )
+from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
 
 from mist_avalanche import benchmarks
 from mist_avalanche.benchmarks import _index
 from mist_avalanche.benchmarks._catalog import IMAGENET_R
 from mist_avalanche.benchmarks._find import find
+from mist_avalanche.benchmarks._images import read_image
 from mist_avalanche.benchmarks._index import list_class_folders
 from mist_avalanche.benchmarks._layouts import split_by_hash
 
@@ -93,6 +95,27 @@ def test_same_stream_twice_and_with_workers(tmp_path, name, folder, make, split)
     for (x, y, _), (x2, y2, _) in zip(images(0), images(2), strict=True):
         assert torch.equal(x, x2)
         assert torch.equal(y, y2)
+
+
+def test_workers_that_start_with_spawn(tmp_path):
+    class_folders(tmp_path / "imagenet-r", photos())
+    dataset = benchmarks.SplitImageNetR(2, dataset_root=tmp_path).train_stream[0].dataset
+    loader = DataLoader(dataset, 12, num_workers=1, multiprocessing_context="spawn")
+    assert sum(len(y) for _, y, _ in loader) == len(dataset)
+
+
+def test_images_are_upright_rgb(tmp_path):
+    image = Image.new("RGB", (4, 2), "red")
+    exif = image.getexif()
+    exif[ExifTags.Base.Orientation] = 6  # turned by a quarter
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").size == (2, 4)
+    for mode in ("L", "CMYK", "1", "I;16"):
+        Image.new(mode, (4, 2)).save(tmp_path / "other.tiff")
+        assert read_image(tmp_path / "other.tiff").mode == "RGB"
+    for mode in ("P", "RGBA", "LA"):
+        Image.new(mode, (4, 2)).save(tmp_path / "other.png")
+        assert read_image(tmp_path / "other.png").mode == "RGB"
 
 
 def test_training_and_test_images_are_disjoint_and_transforms_pickle(tmp_path):
