@@ -2,37 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from avalanche.benchmarks import NCScenario
 
 from ._catalog import DatasetFacts
 from ._find import find, split_name
 from ._stream import Source, Transform, class_incremental
+from ._transforms import center_crop, random_crops
+
+
+class ImageBenchmark(Protocol):
+    """What ``SplitImageNetR`` and the other image benchmarks are."""
+
+    def __call__(
+        self,
+        n_experiences: int = 10,
+        *,
+        dataset_root: str | Path | None = None,
+        split: str | None = None,
+        image_size: int = 224,
+        seed: int | None = 1993,
+        fixed_class_order: Sequence[int] | None = None,
+        shuffle: bool = True,
+        train_transform: Transform | None = None,
+        eval_transform: Transform | None = None,
+        download: bool = False,
+    ) -> NCScenario:
+        """A benchmark whose ``class_names`` are by label and whose ``split_name`` says the split.
+
+        Args:
+            n_experiences: number of experiences.
+            dataset_root: a folder that has the dataset as a folder or an archive, or one of these
+                itself; None for Avalanche's data folder. An archive is unpacked beside itself.
+            split: ``"official"``; ``"processed"`` for train and test (or val) folders; ``"hash"``
+                for 80 % of each class by the hash of the names, where there is no official split.
+                None for the first of the dataset's that is there.
+            image_size: pixels a side that the default transforms give.
+            seed: of the class order; 1993 gives the published one.
+            fixed_class_order: class ids by appearance. Ids are the ranks of the sorted folder
+                names, or the official labels from 0.
+            shuffle: False keeps the order of the ids.
+            train_transform: of a training image (PIL, RGB); None for the published one.
+            eval_transform: of a test image; None for the published one.
+            download: fetch the official archive when there is no copy.
+
+        Raises:
+            FileNotFoundError: no copy, or none with that split; the message says what to get.
+            ValueError: broken data, or an impossible order or number of experiences.
+            OSError: no permission, no space or no network.
+        """
 
 
 def image_benchmark(
+    name: str,
+    doc: str,
     facts: DatasetFacts,
-    n_experiences: int,
-    *,
-    dataset_root: str | Path | None,
-    split: str | None,
-    seed: int | None,
-    fixed_class_order: Sequence[int] | None,
-    shuffle: bool,
-    train_transform: Transform,
-    eval_transform: Transform,
-    download: bool,
-) -> NCScenario:
-    """A benchmark of a dataset's images; arguments and errors as for ``SplitImageNetR``."""
-    found = find(facts, dataset_root, split=split, download=download)
-    return class_incremental(
-        Source(found.train, found.test, found.class_names, split_name(facts, found)),
-        n_experiences,
-        seed=seed,
-        fixed_class_order=fixed_class_order,
-        shuffle=shuffle,
-        train_transform=train_transform,
-        eval_transform=eval_transform,
-    )
+    train: Callable[[int], Transform] = random_crops,
+    evaluate: Callable[[int], Transform] = center_crop,
+) -> ImageBenchmark:
+    """The benchmark of a dataset.
+
+    Args:
+        name: of the function.
+        doc: what the dataset is, before the arguments.
+        facts: where and how it is found.
+        train: the published training transform, for an image size.
+        evaluate: the published one of test images.
+    """
+
+    def split_images(
+        n_experiences: int = 10,
+        *,
+        dataset_root: str | Path | None = None,
+        split: str | None = None,
+        image_size: int = 224,
+        seed: int | None = 1993,
+        fixed_class_order: Sequence[int] | None = None,
+        shuffle: bool = True,
+        train_transform: Transform | None = None,
+        eval_transform: Transform | None = None,
+        download: bool = False,
+    ) -> NCScenario:
+        found = find(facts, dataset_root, split=split, download=download)
+        return class_incremental(
+            Source(found.train, found.test, found.class_names, split_name(facts, found)),
+            n_experiences,
+            seed=seed,
+            fixed_class_order=fixed_class_order,
+            shuffle=shuffle,
+            train_transform=train_transform or train(image_size),
+            eval_transform=eval_transform or evaluate(image_size),
+        )
+
+    contract = inspect.getdoc(ImageBenchmark.__call__) or ""
+    about = inspect.cleandoc(doc)
+    split_images.__doc__ = f"{about}\n\n{contract.partition(chr(10) * 2)[2]}"
+    split_images.__name__ = split_images.__qualname__ = name
+    return split_images
