@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, TypeVar
 
 T = TypeVar("T", bound=str)
@@ -21,9 +22,10 @@ def check_rate(name: str, value: float, interval: str) -> float:
     return number
 
 
-def check_integer(name: str, value: int, minimum: int) -> int:
+def check_integer(name: str, value: Any, minimum: int) -> int:
     """An integer of at least ``minimum``, or ValueError."""
-    if isinstance(value, bool) or int(value) != value or value < minimum:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or value % 1 != 0 or value < minimum:
         raise ValueError(f"Expected an integer `{name}` of at least {minimum}, got {value!r}.")
     return int(value)
 

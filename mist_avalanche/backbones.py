@@ -24,6 +24,8 @@ _UNREADABLE = (
     RuntimeError,
     KeyError,
     ValueError,
+    AttributeError,
+    TypeError,
     OSError,
     EOFError,
 )
@@ -153,28 +155,32 @@ def create_backbone(name: str = EMBEDDED, weights: str | Path | None = None) -> 
 
 def _from_file(timm_name: str, file: Path) -> Any:
     """Timm's model with the weights of a file."""
-    # Of the three, .npz is in the layout of JAX; timm reads the others with weights_only=True.
-    overlay = {"file": str(file), "custom_load": file.suffix == ".npz"}
-    models = []
     try:
-        for settings in ({}, {"pretrained": True, "pretrained_cfg_overlay": overlay}):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                models.append(timm.create_model(timm_name, num_classes=0, **settings))
-        initial, model = models
-        # timm passes over what a file lacks: such a matrix is as it was drawn.
-        untouched = [
-            name
-            for (name, p), q in zip(model.named_parameters(), initial.parameters(), strict=True)
-            if p.ndim > 1 and torch.equal(p, q) and bool(p.std() > 0)
-        ]
-        if untouched:
-            raise KeyError(f"{len(untouched)} tensors are missing, the first {untouched[0]}")
+        if file.suffix == ".npz":  # in the layout of JAX; timm asks for every tensor in it
+            return _pretrained(timm_name, {"file": str(file), "custom_load": True})
+        state = timm.models.load_state_dict(str(file), weights_only=True)
+        model = _pretrained(timm_name, {"state_dict": dict(state)})
+        # timm passes over what a file lacks: such a tensor does not follow a change of the file.
+        moved = {k: v + 1 if v.is_floating_point() else v for k, v in state.items()}
+        probe = _pretrained(timm_name, {"state_dict": moved}).state_dict()
+        lost = [k for k, v in model.state_dict().items() if v.ndim and torch.equal(v, probe[k])]
+        if lost:
+            raise KeyError(f"{len(lost)} tensors are missing, the first {lost[0]}")
     except _UNREADABLE as error:
         raise ValueError(
             f"{file} holds no weights of {timm_name}: plain tensors in a .npz, .pth or "
             f".safetensors file ({str(error).splitlines()[0]})."
         ) from error
+    return model
+
+
+def _pretrained(timm_name: str, overlay: Mapping[str, Any]) -> Any:
+    """Timm's model with weights from elsewhere than its hub."""
+    with torch.random.fork_rng(devices=[]):
+        model = timm.create_model(
+            timm_name, pretrained=True, num_classes=0, pretrained_cfg_overlay=dict(overlay)
+        )
+    model.pretrained_cfg.pop("state_dict", None)
     return model
 
 

@@ -66,7 +66,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--config",
         metavar="FILE.json",
-        help="settings of the reference implementation, instead of benchmark, strategy and mist",
+        help="settings of the reference implementation, instead of benchmark, strategy, mist, "
+        "experiences and order seed",
     )
     run.add_argument(
         "--drift-compensation",
@@ -120,6 +121,11 @@ def _methods(args: argparse.Namespace) -> dict[str, RunConfig]:
     """The methods in the order asked for, by the names that tables and folders have."""
     base = _config(args)
     if args.command == "run" and args.config:
+        for name in ("benchmark", "strategy", "mist", "experiences", "order_seed"):
+            if getattr(args, name) != getattr(RunConfig, name):
+                option = name.replace("_", "-")
+                raise ValueError(f"--config decides what --{option} says. Leave one of them away.")
+        base = replace(base, drift_compensation=args.drift_compensation)
         runs = read_reference_config(args.config, base)
         if len(runs) > 1:
             runs = [replace(r, name=f"{r.label}-order-{r.order_seed}") for r in runs]
@@ -221,6 +227,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mist-avalanche: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("mist-avalanche: stopped; --resume keeps the finished runs", file=sys.stderr)
+        again = (
+            "the same command goes on" if args.command == "data" else "--resume keeps finished runs"
+        )
+        print(f"mist-avalanche: stopped; {again}", file=sys.stderr)
         return 130
     return 0

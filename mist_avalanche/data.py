@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from avalanche.benchmarks.datasets import default_dataset_location
 from tqdm.auto import tqdm
 
 from .benchmarks._catalog import DATASETS, DatasetFacts
-from .benchmarks._find import find, split_name
+from .benchmarks._find import data_folder, find, split_name, unlike
 
 
 @dataclass(frozen=True)
@@ -24,9 +23,10 @@ class DataReport:
         classes: number of classes.
         train: number of training images.
         test: number of test images.
-        others: files that are no images by their names.
+        others: files and folders that are no images by their names.
         unreadable: images that cannot be decoded, each with the reason.
         duplicates: pairs of a training and a test image of the same content.
+        missing: what the dataset has and this copy has not, or the other way round.
     """
 
     root: Path
@@ -37,11 +37,12 @@ class DataReport:
     others: int
     unreadable: list[str] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
 
     @property
     def sound(self) -> bool:
-        """Whether every image can be read and none is in both parts."""
-        return not self.unreadable and not self.duplicates
+        """Whether it is whole, every image can be read and none is in both parts."""
+        return not self.unreadable and not self.duplicates and not self.missing
 
     def __str__(self) -> str:
         lines = [
@@ -49,7 +50,8 @@ class DataReport:
             f"split       {self.split}",
             f"classes     {self.classes}",
             f"images      {self.train} for training, {self.test} for testing",
-            f"no images   {self.others} files, skipped",
+            f"whole       {'no: ' + '; '.join(self.missing) if self.missing else 'yes'}",
+            f"no images   {self.others}, skipped",
             f"unreadable  {len(self.unreadable)}",
             *(f"            {problem}" for problem in self.unreadable[:20]),
             f"duplicates  {len(self.duplicates)} between training and test",
@@ -129,6 +131,7 @@ def check(
         found.others,
         unreadable,
         sorted((train[digest], test[digest]) for digest in train.keys() & test.keys()),
+        [f"{facts.title} has {wanted} {what}" for what, wanted, _ in unlike(facts, found)],
     )
 
 
@@ -137,7 +140,7 @@ def listing(root: str | Path | None = None) -> str:
     rows = [("name", "classes", "download", "copy")]
     for name, facts in DATASETS.items():
         size = f"{facts.remote.size / 1e9:.2f} GB" if facts.remote else "by hand"
-        where = Path(root).expanduser() if root else Path(default_dataset_location(name))
+        where = data_folder(root)
         try:
             found = find(facts, where, progress=False, unpacking=False)
             copy = f"{found.root} ({split_name(facts, found)})"

@@ -15,7 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ._checks import check_integer
+from .backbones import EMBEDDED
 from .benchmarks._catalog import DATASETS
+from .benchmarks._stream import experience_sizes
 from .runner import RunConfig
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ _DATASETS = MappingProxyType(
 )
 _BACKBONES = MappingProxyType(
     {
+        EMBEDDED: EMBEDDED,  # for a trial
         "vitb16224in21k": "vit_base_patch16_224.augreg_in21k",
         "vitbasepatch16224in21k": "vit_base_patch16_224.augreg_in21k",
         "vitb16224": "vit_base_patch16_224.augreg2_in21k_ft_in1k",
@@ -112,10 +116,21 @@ def read_reference_config(file: str | Path, base: RunConfig) -> list[RunConfig]:
         elif key not in _USED:
             near = difflib.get_close_matches(key, (*_USED, *_IGNORED), 1, 0.0)[0]
             raise ValueError(f"{file} has the unknown key {key!r}. The nearest known is {near!r}.")
+    for key in _idle(given):
+        log.info("%s: %s has no meaning for %s.", file, key, given["model_name"])
     try:
         return _configs(given, base)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+def _idle(given: Mapping[str, Any]) -> list[str]:
+    """Keys of what the method has not."""
+    method = str(given.get("model_name", "")).lower()
+    idle = [] if "ranpac" in method else ["M"]
+    if "mist" not in method:
+        idle += ["batch_size", "select_rate", "drop_rate", "mi_epochs", "spr"]
+    return [key for key in idle if key in given]
 
 
 def _configs(given: Mapping[str, Any], base: RunConfig) -> list[RunConfig]:
@@ -134,18 +149,38 @@ def _configs(given: Mapping[str, Any], base: RunConfig) -> list[RunConfig]:
         experiences=_experiences(given, DATASETS[dataset].n_classes),
         mist_args={**_mist_args(given), **base.mist_args} if mist else dict(base.mist_args),
         strategy_args=dict(base.strategy_args),
-        benchmark_args={"shuffle": bool(given.get("shuffle", True)), **base.benchmark_args},
+        benchmark_args={"shuffle": _flag(given, "shuffle"), **base.benchmark_args},
+        backbone=_backbone(given, base.backbone),
     )
-    backbone = given.get("convnet_type", given.get("backbone_type"))
-    if backbone is not None:
-        plain = str(backbone).removeprefix("pretrained_")
-        config = replace(config, backbone=_known("convnet_type", plain, _BACKBONES))
     if strategy == "ranpac" and "M" in given:
-        args = {"n_random_features": int(given["M"]), **config.strategy_args}
+        args = {"n_random_features": check_integer("M", given["M"], 0), **config.strategy_args}
         config = replace(config, strategy_args=args)
-    seeds = given.get("seed", [base.order_seed])
+    return [replace(config, order_seed=seed) for seed in _seeds(given, base.order_seed)]
+
+
+def _backbone(given: Mapping[str, Any], asked_for: str) -> str:
+    """The file's backbone, unless another than the default one was asked for."""
+    named = given.get("convnet_type", given.get("backbone_type"))
+    if asked_for != EMBEDDED:
+        return asked_for
+    if named is None:
+        raise ValueError("`convnet_type` is missing: name the backbone, or use --backbone.")
+    return _known("convnet_type", str(named).removeprefix("pretrained_"), _BACKBONES)
+
+
+def _flag(given: Mapping[str, Any], key: str) -> bool:
+    value = given.get(key, True)
+    if value not in (True, False):
+        raise ValueError(f"Expected `{key}` to be true or false, got {value!r}.")
+    return bool(value)
+
+
+def _seeds(given: Mapping[str, Any], default: int) -> list[int]:
+    seeds = given.get("seed", default)
     seeds = seeds if isinstance(seeds, list) else [seeds]
-    return [replace(config, order_seed=int(seed)) for seed in seeds]
+    if not seeds or len({*seeds}) < len(seeds):
+        raise ValueError(f"Expected `seed` to be different integers, at least one, got {seeds}.")
+    return [check_integer("seed", seed, 0) for seed in seeds]
 
 
 def _known(key: str, value: Any, names: Mapping[str, str]) -> str:
@@ -158,14 +193,21 @@ def _known(key: str, value: Any, names: Mapping[str, str]) -> str:
 
 def _experiences(given: Mapping[str, Any], n_classes: int) -> int:
     """The number of experiences of ``increment`` classes."""
-    increment = int(given.get("increment", 0))
-    first = int(given.get("init_cls", increment)) or increment
-    if increment < 1 or first != increment:
+    increment = check_integer("increment", given.get("increment"), 1)
+    first = check_integer("init_cls", given.get("init_cls", increment), 0) or increment
+    if first != increment:
         raise ValueError(
-            f"Expected `init_cls` equal to `increment` (or 0) and at least 1, got {first} and "
-            f"{increment}; experiences are of one size, the last may be smaller."
+            f"Expected `init_cls` equal to `increment` (or 0), got {first} and {increment}; "
+            "experiences are of one size, the last may be smaller."
         )
-    return -(-n_classes // increment)
+    n_experiences = -(-n_classes // increment)
+    if experience_sizes(n_classes, n_experiences)[0] != increment:
+        raise ValueError(
+            f"`increment` {increment} cuts {n_classes} classes into {n_experiences} experiences of "
+            "unequal sizes. Use one that leaves the last at most smaller by the rest, such as "
+            f"{-(-n_classes // n_experiences)}."
+        )
+    return n_experiences
 
 
 def _mist_args(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,7 +217,7 @@ def _mist_args(given: Mapping[str, Any]) -> dict[str, Any]:
         if key in given:
             args[key] = given[key]
     if "mi_epochs" in given:
-        args["tune_epochs"] = max(0, int(given["mi_epochs"]) - 1)
+        args["tune_epochs"] = max(0, check_integer("mi_epochs", given["mi_epochs"], 0) - 1)
     if "spr" in given:
         args["protect_rate"] = given["spr"]
     return args

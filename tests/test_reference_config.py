@@ -82,7 +82,17 @@ def test_the_ten_published_combinations(tmp_path, dataset, method, caplog):
         ({"dataset": "vtab"}, "Unknown `dataset` 'vtab'. Known are cifar100"),
         ({"convnet_type": "resnet18"}, "Unknown `convnet_type` 'resnet18'"),
         ({"init_cls": 100}, "`init_cls` equal to `increment`.*got 100 and 20"),
-        ({"increment": "many"}, "settings.json: invalid literal"),
+        ({"increment": "many"}, "Expected an integer `increment` of at least 1, got 'many'"),
+        ({"increment": 0}, "Expected an integer `increment`"),
+        (
+            {"increment": 30, "init_cls": 30, "dataset": "cifar224"},
+            "`increment` 30 cuts 100 classes into 4 experiences of unequal sizes.*such as 25",
+        ),
+        ({"seed": []}, "Expected `seed` to be different integers"),
+        ({"seed": [1, 1]}, "Expected `seed` to be different integers"),
+        ({"seed": 1.5}, "Expected an integer `seed`"),
+        ({"shuffle": "false"}, "Expected `shuffle` to be true or false, got 'false'"),
+        ({"convnet_type": None}, "`convnet_type` is missing"),
     ],
 )
 def test_settings_that_cannot_be(tmp_path, changes, message):
@@ -108,7 +118,7 @@ def test_run_from_a_settings_file(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     class_folders(tmp_path / "imagenet-r", photos())
     given = settings(increment=100, init_cls=100, model_name="simplecil_mist", mi_epochs=2)
-    del given["convnet_type"]
+    given["convnet_type"] = "embedded"
     file = tmp_path / "settings.json"
     file.write_text(json.dumps({**given, "seed": [3, 4]}))
     output = tmp_path / "out"
@@ -116,6 +126,15 @@ def test_run_from_a_settings_file(tmp_path, monkeypatch):
     short = ["--mist-arg", "projection_epochs=0"]
     assert cli.main(["run", "--config", str(file), *arguments, *short]) == 0
     results = json.loads((output / "simplecil+mist-order-3" / "results.json").read_text())
-    assert results["config"]["split"] == "80/20 by name hash"
+    assert results["config"]["split"].startswith("80/20 by name hash")
     assert results["config"]["benchmark"] == "imagenet-r"
     assert (output / "simplecil+mist-order-4" / "results.json").exists()
+    assert cli.main(["run", "--config", str(file), "--strategy", "ranpac"]) == 1
+
+
+def test_keys_without_meaning_for_the_method_are_said(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        (config,) = read(tmp_path, settings(model_name="simplecil"), RunConfig(backbone="resnet18"))
+    assert "M has no meaning for simplecil" in caplog.text
+    assert "select_rate has no meaning for simplecil" in caplog.text
+    assert config.backbone == "resnet18"

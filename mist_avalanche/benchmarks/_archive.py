@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import shutil
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,16 +23,25 @@ MAX_MEMBERS = 2_000_000
 MAX_GROWTH = 100  # an archive may not unpack to more than this many times its own size, or 1 MB
 _CHUNK = 1 << 20
 # RuntimeError: a zip with a password, or packed in a way that python does not know.
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+_BROKEN = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    RuntimeError,
+    UnicodeError,
+)
 
 
 @dataclass(frozen=True)
 class _Member:
-    """A regular file within an archive."""
+    """A regular file within an archive, or a folder: then there is nothing to open."""
 
     name: str
     size: int
-    open: Callable[[], IO[bytes] | None]
+    open: Callable[[], IO[bytes] | None] | None
 
 
 def stem(name: str) -> str:
@@ -45,8 +55,9 @@ def stem(name: str) -> str:
 def unpack(archive: Path, target: Path, *, progress: bool = True) -> Path:
     """Unpack into a new folder; a folder that is alone at the archive's top becomes that folder.
 
-    Everything is written to a temporary folder beside ``target``, which takes its place when all is
-    there; after an error it is gone.
+    Everything is written to ``.NAME.unpacking`` beside ``target``, which takes its place when all
+    is there; after an error it is gone. One process at a time may do so: what another one left
+    there when it was killed is removed.
 
     Args:
         archive: a .zip, .tar, .tgz or .tar.gz file; its content counts, not its name.
@@ -61,8 +72,10 @@ def unpack(archive: Path, target: Path, *, progress: bool = True) -> Path:
             outside; more than 100 times the archive's size, or two million files.
         OSError: no permission, or no space.
     """
+    temporary = target.with_name(f".{target.name}.unpacking")
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
     except PermissionError as error:
         raise PermissionError(
             f"Cannot unpack {archive}: {target.parent} is not writable. Unpack it elsewhere and "
@@ -73,12 +86,7 @@ def unpack(archive: Path, target: Path, *, progress: bool = True) -> Path:
             _unpack_into(temporary, archive, progress)
         inside = [path for path in temporary.iterdir() if path.name != "__MACOSX"]
         whole = inside[0] if len(inside) == 1 and inside[0].is_dir() else temporary
-        whole.chmod(0o755)
-        try:
-            whole.rename(target)
-        except OSError:
-            if not target.is_dir():  # else another process was faster
-                raise
+        whole.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
@@ -87,7 +95,7 @@ def unpack(archive: Path, target: Path, *, progress: bool = True) -> Path:
 def _unpack_into(folder: Path, archive: Path, progress: bool) -> None:
     """Write every file of an archive, within the limits."""
     limit = max(MAX_GROWTH * archive.stat().st_size, 1 << 20)
-    total = n = 0
+    total = n = files = 0
     try:
         with (
             _opened(archive) as opened,
@@ -102,19 +110,27 @@ def _unpack_into(folder: Path, archive: Path, progress: bool) -> None:
                         f"{archive} unpacks to more than {MAX_GROWTH} times its size, or to more "
                         f"than {MAX_MEMBERS} files. Refused; nothing was kept."
                     )
+                files += member.open is not None
                 need_space(folder, member.size, f"unpacking {archive}")
                 _write(folder / member.name, member)
                 bar.update(member.size)
     except _BROKEN as error:
         raise ValueError(f"{archive} is broken or cut off ({error}). Get it again.") from error
-    except (FileExistsError, NotADirectoryError) as error:
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise ValueError(f"{archive} has two files of one name ({error.filename}).") from error
-    if n == 0:
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(f"{archive} is broken ({error}). Get it again.") from error  # of bz2
+    if files == 0:
         raise ValueError(f"{archive} has no files in it. Get it again.")
 
 
 def _write(path: Path, member: _Member) -> None:
-    """Copy a member's bytes, exactly as many as its header says."""
+    """Copy a member's bytes, exactly as many as its header says; make a folder."""
+    if member.open is None:
+        path.mkdir(parents=True, exist_ok=True)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     source = member.open()
     if source is None:
@@ -151,17 +167,22 @@ def _members(archive: Path, opened: zipfile.ZipFile | tarfile.TarFile) -> Iterat
         for entry in opened.infolist():
             kind = entry.external_attr >> 28  # of the file's mode, where the archive has one
             _refuse(archive, entry.filename, kind not in (0, 0o04, 0o10))
-            if not entry.is_dir():
-                yield _Member(entry.filename, entry.file_size, partial(opened.open, entry))
+            name = entry.filename.replace("\\", "/")  # some of Windows' tools write these
+            folder = name.endswith("/")
+            content = None if folder else partial(opened.open, entry)
+            yield _Member(name, 0 if folder else entry.file_size, content)
         return
     for info in opened:
         _refuse(archive, info.name, not (info.isfile() or info.isdir()))
-        if info.isfile():
-            yield _Member(info.name, info.size, partial(opened.extractfile, info))
+        reader = partial(opened.extractfile, info) if info.isfile() else None
+        yield _Member(info.name, info.size if info.isfile() else 0, reader)
+        opened.members.clear()  # type: ignore[attr-defined]  # else a million headers are kept
     assert opened.fileobj is not None
     opened.fileobj.seek(opened.offset)
     if opened.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise EOFError("it has no end mark")
+    while opened.fileobj.read(_CHUNK):  # to the end, where gzip compares its checksum
+        pass
 
 
 def _refuse(archive: Path, name: str, special: bool) -> None:

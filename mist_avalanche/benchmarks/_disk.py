@@ -1,4 +1,4 @@
-"""Writing what is large: space is checked first, and a full disk is said so."""
+"""Writing what is large: by one process at a time, with space checked first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 
 def need_space(folder: Path, size: int, what: str) -> None:
@@ -25,6 +27,23 @@ def full_disk_named(folder: Path, what: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise _no_space(folder, f"{what} did not fit") from error
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time makes a file or folder; the others wait, and then find it there."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise  # else there is nothing to lock: what is there can only be read
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
 
 
 def _no_space(folder: Path, reason: str) -> OSError:

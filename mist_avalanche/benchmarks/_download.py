@@ -11,10 +11,11 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ._catalog import Remote
-from ._disk import full_disk_named, need_space
+from ._disk import full_disk_named, locked, need_space
 
 _CHUNK = 1 << 20
 _TIMEOUT = 60.0  # seconds without a byte
+_UNPACKED = 1.2  # photographs take little more than their archive
 _INTERRUPTED = (
     urllib.error.URLError,
     http.client.HTTPException,
@@ -34,23 +35,29 @@ def fetch(remote: Remote, folder: Path, *, progress: bool = True) -> Path:
         progress: show a progress bar.
 
     Returns:
-        The file's path. A file of the right size that is there already is taken as it is.
+        The file's path. A file that is there and is not the official one gets ``.old`` added to
+        its name.
 
     Raises:
         OSError: the server, the network, the disk's space or permissions; what came is kept.
         ValueError: a wrong size or checksum; what came is removed.
     """
     path, part = folder / remote.filename, folder / f".{remote.filename}.part"
-    if path.is_file() and path.stat().st_size == remote.size:
-        return path
     folder.mkdir(parents=True, exist_ok=True)
-    have = part.stat().st_size if part.is_file() else 0
-    need_space(folder, remote.size - have, remote.filename)
-    if have < remote.size:
-        with full_disk_named(folder, f"downloading {remote.filename}"):
-            _get(remote, part, have, progress)
-    _verify(remote, part, progress)
-    part.replace(path)
+    with locked(path):
+        there = path.is_file() and path.stat().st_size == remote.size
+        if there and _digest(remote, path, progress) == remote.digest:
+            return path
+        have = part.stat().st_size if part.is_file() else 0
+        room = remote.size - have + round(_UNPACKED * remote.size)
+        need_space(folder, room, f"{remote.filename}, unpacked beside itself,")
+        if have < remote.size:
+            with full_disk_named(folder, f"downloading {remote.filename}"):
+                _get(remote, part, have, progress)
+        _verify(remote, part, progress)
+        if path.exists():
+            path.replace(path.with_name(f"{path.name}.old"))
+        part.replace(path)
     return path
 
 
@@ -93,19 +100,25 @@ def _verify(remote: Remote, part: Path, progress: bool) -> None:
             f"{remote.url} ended after {size} of {remote.size} bytes. What came is kept: call "
             "again to go on."
         )
-    algorithm, expected = remote.digest.split(":")
-    digest = hashlib.new(algorithm)
-    with (
-        part.open("rb") as file,
-        tqdm(desc="Checking", total=size, unit="B", unit_scale=True, disable=not progress) as bar,
-    ):
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            bar.update(len(chunk))
-    if size != remote.size or digest.hexdigest() != expected:
+    digest = _digest(remote, part, progress)
+    if size != remote.size or digest != remote.digest:
         part.unlink()
         raise ValueError(
-            f"{remote.url} sent {size} bytes with {algorithm} {digest.hexdigest()}; expected "
-            f"{remote.size} bytes with {expected}. Removed: the source has changed or was tampered "
-            "with."
+            f"{remote.url} sent {size} bytes with {digest}; expected {remote.size} bytes with "
+            f"{remote.digest}. Removed: the source has changed or was tampered with."
         )
+
+
+def _digest(remote: Remote, file: Path, progress: bool) -> str:
+    """``algorithm:checksum`` of a file, as the remote's is written."""
+    algorithm = remote.digest.partition(":")[0]
+    digest = hashlib.new(algorithm)
+    size = file.stat().st_size
+    with (
+        file.open("rb") as opened,
+        tqdm(desc="Checking", total=size, unit="B", unit_scale=True, disable=not progress) as bar,
+    ):
+        while chunk := opened.read(_CHUNK):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    return f"{algorithm}:{digest.hexdigest()}"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from avalanche.benchmarks.datasets import default_dataset_location
 
 from ._archive import stem, unpack
-from ._catalog import DatasetFacts
+from ._catalog import DatasetFacts, Remote
+from ._disk import locked
 from ._download import fetch
 from ._layouts import LAYOUTS, Split
 
 log = logging.getLogger(__name__)
+UNPACKED = "-unpacked"  # of a folder beside an archive, where the archive's own name is taken
 # What the argument `split` may ask for, and the layouts that have it.
 SPLITS = {
     "official": ("official", "devkit", "python"),
@@ -34,6 +37,9 @@ def find(
 ) -> Split:
     """Training and test images of a dataset.
 
+    Looked for in this order: folders of the dataset's names in the root, the root itself, archives
+    of these names, the download.
+
     Args:
         facts: which dataset.
         root: a folder that has the dataset as a folder or an archive, or one of these itself; None
@@ -49,31 +55,40 @@ def find(
         ValueError: what is there is broken.
         OSError: permissions, space or network.
     """
-    where = Path(root).expanduser() if root else Path(default_dataset_location(facts.name))
+    where = data_folder(root)
     layouts = _layouts(facts, split)
     archives = [where] if where.is_file() else list(_archives(facts, where))
-    found = _recognise(facts, _candidates(facts, where), layouts)
+    found, problem = _recognise(facts, _named(facts, where), layouts), ""
+    if found is None and where.is_dir():
+        found, problem = _itself(facts, where, layouts)
     for archive in archives if unpacking else ():
         if found is None and not (download and _to_be_fetched(facts, archive)):
             found = _in_archive(facts, archive, layouts, progress)
     if found is None and download:
-        if facts.remote is None:
-            raise FileNotFoundError(f"{facts.title} cannot be downloaded. It needs {facts.where}.")
-        archive = fetch(facts.remote, where, progress=progress)
+        remote = _remote(facts, layouts)
+        archive = fetch(remote, where.parent if where.is_file() else where, progress=progress)
         found = _in_archive(facts, archive, layouts, progress)
     if found is None:
         if archives and not unpacking:
             raise ValueError(f"{archives[0]}, not unpacked yet")
-        raise FileNotFoundError(_missing(facts, where, split))
-    if len(found.class_names) != facts.n_classes:
-        log.warning(
-            "%s has %d classes; %s has %d.",
-            facts.title,
-            facts.n_classes,
-            found.root,
-            len(found.class_names),
-        )
+        raise FileNotFoundError(_missing(facts, where, split) + problem)
+    for what, wanted, got in unlike(facts, found):
+        log.warning("%s has %d %s; %s has %d.", facts.title, wanted, what, found.root, got)
     return found
+
+
+def unlike(facts: DatasetFacts, found: Split) -> list[tuple[str, int, int]]:
+    """What a copy has more or less of than the dataset: what, how many it should be, how many."""
+    counts = (
+        ("classes", facts.n_classes, len(found.class_names)),
+        ("images", facts.n_images, found.n_images),
+    )
+    return [(what, wanted, got) for what, wanted, got in counts if wanted != got]
+
+
+def data_folder(root: str | Path | None) -> Path:
+    """A root as the user gave it; None for Avalanche's data folder."""
+    return Path(root).expanduser() if root else Path(default_dataset_location(""))
 
 
 def _layouts(facts: DatasetFacts, split: str | None) -> tuple[str, ...]:
@@ -88,10 +103,10 @@ def _layouts(facts: DatasetFacts, split: str | None) -> tuple[str, ...]:
 
 
 def _recognise(
-    facts: DatasetFacts, folders: Iterator[Path] | list[Path], layouts: tuple[str, ...]
+    facts: DatasetFacts, folders: Iterable[Path], layouts: tuple[str, ...]
 ) -> Split | None:
     """The first layout that one of the folders has."""
-    there = [folder for folder in folders if folder.is_dir()]
+    there = list(folders)
     for layout in layouts:
         for folder in there:
             try:
@@ -100,9 +115,30 @@ def _recognise(
                 raise PermissionError(
                     f"No permission to read {error.filename}. Give yourself access to it."
                 ) from error
+            except (LookupError, TypeError, AttributeError, UnicodeError) as error:
+                raise ValueError(
+                    f"The tables in {folder} are not those of {facts.title} "
+                    f"({type(error).__name__}: {error}). Get the dataset again."
+                ) from error
             if found is not None:
                 return found
     return None
+
+
+def _itself(facts: DatasetFacts, root: Path, layouts: tuple[str, ...]) -> tuple[Split | None, str]:
+    """The root as the dataset, or why it is not: by its name, or by its number of classes."""
+    if _is_named(facts, root.resolve().name):
+        return _recognise(facts, _around(facts, root), layouts), ""
+    try:
+        found = _recognise(facts, [root], layouts)
+    except ValueError as error:
+        return None, f"\nThe folder itself: {error}"
+    if found is None or len(found.class_names) == facts.n_classes:
+        return found, ""
+    return None, (
+        f"\nThe folder itself has {len(found.class_names)} classes, {facts.title} has "
+        f"{facts.n_classes}. If it is a part of {facts.title}, name it {facts.name!r}."
+    )
 
 
 def _in_archive(
@@ -110,23 +146,24 @@ def _in_archive(
 ) -> Split | None:
     """The layout in an archive; it is unpacked beside it, and stays only if there is one."""
     name = stem(archive.name) or archive.name
-    targets = [archive.with_name(name), archive.with_name(f"{archive.name}-unpacked")]
-    for target in targets:
-        if target.is_dir():
+    targets = [archive.with_name(name), archive.with_name(f"{archive.name}{UNPACKED}")]
+    with locked(targets[0]):
+        for target in targets:
+            if target.is_dir():
+                found = _recognise(facts, _around(facts, target), layouts)
+                if found is not None:
+                    return found
+        free = [path for path in targets if not path.exists()]
+        if not free:
+            return None
+        target = unpack(archive, free[0], progress=progress)
+        found = None
+        try:
             found = _recognise(facts, _around(facts, target), layouts)
-            if found is not None:
-                return found
-    free = [path for path in targets if not path.exists()]
-    if not free:
-        return None
-    target = unpack(archive, free[0], progress=progress)
-    found = None
-    try:
-        found = _recognise(facts, _around(facts, target), layouts)
-    finally:
-        if found is None:
-            shutil.rmtree(target)
-    return found
+        finally:
+            if found is None:
+                shutil.rmtree(target)
+        return found
 
 
 def _to_be_fetched(facts: DatasetFacts, archive: Path) -> bool:
@@ -139,49 +176,63 @@ def _to_be_fetched(facts: DatasetFacts, archive: Path) -> bool:
     )
 
 
+def _remote(facts: DatasetFacts, layouts: tuple[str, ...]) -> Remote:
+    """What to download; an error where the download is not what is asked for."""
+    if facts.remote is None:
+        raise FileNotFoundError(f"{facts.title} cannot be downloaded. It needs {facts.where}.")
+    if facts.remote.layout not in layouts:
+        splits = [name for name, kinds in SPLITS.items() if facts.remote.layout in kinds]
+        raise ValueError(
+            f"The download of {facts.title} has the split {splits[0]!r}, no other. Leave `split` "
+            f"away, or get {facts.where}."
+        )
+    return facts.remote
+
+
 def _missing(facts: DatasetFacts, where: Path, split: str | None) -> str:
     """What to get, and how."""
     wanted = f"the {split} split of {facts.title}" if split else facts.title
     message = f"No copy of {wanted} in {str(where)!r}. It needs {facts.where}."
     if facts.remote is not None:
         message += (
-            f" `mist-avalanche data get {facts.name} --root {where}` downloads "
+            f" `mist-avalanche data get {facts.name} --root {shlex.quote(str(where))}` downloads "
             f"{facts.remote.size / 1e9:.2f} GB."
         )
     return message
 
 
 def split_name(facts: DatasetFacts, found: Split) -> str:
-    """How the images are divided, for results; train and test folders also by whose they are."""
+    """How the images are divided, for results, with a digest of which ones are for testing."""
     known = facts.counts.get((len(found.train), len(found.test)))
-    return f"{found.kind} ({known})" if known and found.kind.endswith("folders") else found.kind
+    like = f" ({known})" if known and found.kind.endswith("folders") else ""
+    return f"{found.kind}{like}, test images {found.test.digest()}"
 
 
-def _plain(name: str) -> str:
-    """Letters and digits of a name, lower-case."""
-    return "".join(c for c in name.lower() if c.isalnum())
+def _is_named(facts: DatasetFacts, name: str) -> bool:
+    """Whether a folder's or an archive's name is one of the dataset's, whatever its punctuation."""
+    name = name.removesuffix(UNPACKED)
+    plain = "".join(c for c in (stem(name) or name).lower() if c.isalnum())
+    return plain in facts.folders and not name.startswith(".")
 
 
-def _candidates(facts: DatasetFacts, root: Path) -> Iterator[Path]:
-    """Folders of the dataset's names in a root, what they hold of such names, and the root."""
-    if not root.is_dir():
-        return
-    for folder in sorted(root.iterdir()):
-        if _plain(folder.name).startswith(facts.folders) and folder.is_dir():
-            yield from _around(facts, folder)
-    yield root
+def _named(facts: DatasetFacts, root: Path) -> Iterator[Path]:
+    """Folders of the dataset's names in a root, and what they hold of such names."""
+    if root.is_dir():
+        for folder in sorted(root.iterdir()):
+            if _is_named(facts, folder.name) and folder.is_dir():
+                yield from _around(facts, folder)
 
 
 def _around(facts: DatasetFacts, folder: Path) -> Iterator[Path]:
     """A folder, and the folders of the dataset's names in it."""
     yield folder
     for inner in sorted(folder.iterdir()):
-        if _plain(inner.name) in facts.folders and inner.is_dir():
+        if _is_named(facts, inner.name) and inner.is_dir():
             yield inner
 
 
 def _archives(facts: DatasetFacts, root: Path) -> Iterator[Path]:
     """The archives of the dataset's names in a root."""
     for file in sorted(root.iterdir()) if root.is_dir() else ():
-        if _plain(stem(file.name)) in facts.folders and file.is_file():
+        if stem(file.name) and _is_named(facts, file.name) and file.is_file():
             yield file

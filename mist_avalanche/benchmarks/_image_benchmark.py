@@ -32,7 +32,7 @@ class ImageBenchmark(Protocol):
         eval_transform: Transform | None = None,
         download: bool = False,
     ) -> NCScenario:
-        """A benchmark whose ``class_names`` are by label and whose ``split_name`` says the split.
+        """The class-incremental stream of a dataset.
 
         Args:
             n_experiences: number of experiences.
@@ -49,6 +49,11 @@ class ImageBenchmark(Protocol):
             train_transform: of a training image (PIL, RGB); None for the published one.
             eval_transform: of a test image; None for the published one.
             download: fetch the official archive when there is no copy.
+
+        Returns:
+            An Avalanche benchmark. ``class_names`` are by label, ``classes_order_original_ids`` has
+            the class ids by appearance, ``split_name`` says how the images are divided, with a
+            digest of which ones are for testing.
 
         Raises:
             FileNotFoundError: no copy, or none with that split; the message says what to get.
@@ -94,12 +99,13 @@ def image_benchmark(
             seed=seed,
             fixed_class_order=fixed_class_order,
             shuffle=shuffle,
-            train_transform=train_transform or train(image_size),
-            eval_transform=eval_transform or evaluate(image_size),
+            train_transform=train(image_size) if train_transform is None else train_transform,
+            eval_transform=evaluate(image_size) if eval_transform is None else eval_transform,
         )
 
     contract = inspect.getdoc(ImageBenchmark.__call__) or ""
     about = inspect.cleandoc(doc)
     split_images.__doc__ = f"{about}\n\n{contract.partition(chr(10) * 2)[2]}"
     split_images.__name__ = split_images.__qualname__ = name
+    split_images.__module__ = "mist_avalanche.benchmarks"  # where pickle finds it
     return split_images

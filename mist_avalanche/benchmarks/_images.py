@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,16 +26,33 @@ def read_image(path: str | Path) -> Image.Image:
 
     Raises:
         ValueError: the file is empty, truncated or no image; the message has its path.
+        OSError: it is not there, or may not be read.
     """
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except FileNotFoundError:
+            image.load()
+            return _rgb(_upright(image))
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # Pillow raises a dozen kinds, by format
         size = Path(path).stat().st_size
         reason = "it is empty (0 bytes)" if size == 0 else f"{error} ({size} bytes)"
         raise ValueError(f"Cannot read the image {str(path)!r}: {reason}. Replace it.") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; as it is where that is damaged."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # the pixels are whole, only the note about them is not
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """RGB; 16 bits of grey are scaled, where Pillow would cut them off at 255."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    return image.convert("RGB")
 
 
 class LabelledImages(Dataset[Any], ABC):
@@ -55,6 +74,12 @@ class LabelledImages(Dataset[Any], ABC):
     @abstractmethod
     def name(self, index: int) -> str:
         """An image's name, for messages."""
+
+    def digest(self) -> str:
+        """Eight hexadecimal digits of which images these are and of which class."""
+        rows = (f"{self.name(i)}\t{y}" for i, y in enumerate(self.targets))
+        joined = "\n".join(sorted(unicodedata.normalize("NFC", row) for row in rows))
+        return hashlib.sha256(joined.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
 class ArrayImages(LabelledImages):

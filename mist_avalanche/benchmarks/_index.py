@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import time
+import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 from ._images import is_image_name
 
 _SETTLED = 2.0  # seconds; a folder changed later than this before its listing is listed again
-_Listing = dict[str, Any]  # {"mtime": ns, "images": [...], "others": n}
+_Listing = dict[str, Any]  # {"stamp": [inode, mtime, ctime], "images": [...], "others": n}
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class ClassFolders:
 
     Args:
         images: class folder to the names of its images.
-        others: files that are no images by their names.
+        others: files and folders among them that are no images by their names.
     """
 
     images: dict[str, list[str]]
@@ -36,15 +38,16 @@ class ClassFolders:
 
 def cache_folder() -> Path:
     """Where listings are kept: ``$XDG_CACHE_HOME/mist_avalanche``, by default in ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mist_avalanche"
+    given = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(given) / "mist_avalanche"
 
 
 def list_class_folders(root: Path) -> ClassFolders:
     """The folders right below ``root`` and their images.
 
-    A second call reads the names from the cache, folder by folder, unless the folder's modification
-    time says that files came, went or were renamed. A cache that cannot be read or written costs
-    the time of listing and nothing else.
+    A second call reads the names from the cache, folder by folder, unless the folder is another one
+    or its times say that files came, went or were renamed. A cache that cannot be read or written
+    costs the time of listing and nothing else.
 
     Raises:
         PermissionError: a folder cannot be read.
@@ -53,7 +56,7 @@ def list_class_folders(root: Path) -> ClassFolders:
     known = _read(file)
     listings: dict[str, _Listing] = {}
     with os.scandir(root) as entries:
-        for entry in sorted(entries, key=lambda e: e.name):
+        for entry in sorted(entries, key=lambda e: unicodedata.normalize("NFC", e.name)):
             if entry.is_dir() and not entry.name.startswith((".", "__MACOSX")):
                 listings[entry.name] = _listing(entry, known.get(entry.name))
     if listings != known:
@@ -65,17 +68,18 @@ def list_class_folders(root: Path) -> ClassFolders:
 
 
 def _listing(folder: os.DirEntry[str], known: Any) -> _Listing:
-    mtime = folder.stat().st_mtime_ns
-    if isinstance(known, dict) and known.get("mtime") == mtime:
+    found = folder.stat()
+    stamp = [found.st_ino, found.st_mtime_ns, found.st_ctime_ns]
+    if isinstance(known, dict) and known.get("stamp") == stamp:
         return known
     with os.scandir(folder.path) as entries:
-        files = [entry.name for entry in entries if entry.is_file()]
-    images = sorted(name for name in files if is_image_name(name))
-    settled = time.time_ns() - mtime > _SETTLED * 1e9
+        inside = [(entry.name, entry.is_file()) for entry in entries]
+    images = sorted(name for name, is_file in inside if is_file and is_image_name(name))
+    settled = time.time_ns() - max(stamp[1:]) > _SETTLED * 1e9
     return {
-        "mtime": mtime if settled else None,
+        "stamp": stamp if settled else None,
         "images": images,
-        "others": sum(not name.startswith(".") for name in files) - len(images),
+        "others": sum(not name.startswith(".") for name, _ in inside) - len(images),
     }
 
 
@@ -91,7 +95,7 @@ def _whole(listing: Any) -> bool:
     """Whether a listing from the cache has its parts."""
     return (
         isinstance(listing, dict)
-        and listing.keys() == {"mtime", "images", "others"}
+        and listing.keys() == {"stamp", "images", "others"}
         and isinstance(listing["others"], int)
         and isinstance(listing["images"], list)
         and all(isinstance(name, str) for name in listing["images"])
@@ -105,4 +109,5 @@ def _write(file: Path, listings: dict[str, _Listing]) -> None:
         temporary.write_text(json.dumps(listings))
         os.replace(temporary, file)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

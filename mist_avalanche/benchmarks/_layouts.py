@@ -29,7 +29,7 @@ class Split:
         class_names: by class id, in sorted order of the folders.
         train: images and class ids.
         test: images and class ids.
-        others: files that are no images by their names, and were skipped.
+        others: files and folders that are no images by their names, and were skipped.
     """
 
     root: Path
@@ -38,6 +38,25 @@ class Split:
     train: LabelledImages = field(repr=False)
     test: LabelledImages = field(repr=False)
     others: int = 0
+
+    def __post_init__(self) -> None:
+        """Every label is a class, and every class has images to train on."""
+        trained = set(self.train.targets)
+        labels = trained | set(self.test.targets)
+        if not labels <= set(range(len(self.class_names))):
+            raise ValueError(
+                f"{self.root} has labels beyond its {len(self.class_names)} classes. Get the "
+                "dataset again."
+            )
+        missing = [name for i, name in enumerate(self.class_names) if i not in trained]
+        if missing or not self.test.targets:
+            what = f"class {missing[0]!r} has no training image" if missing else "no test image"
+            raise ValueError(f"{self.root}: {what}. Get the dataset again.")
+
+    @property
+    def n_images(self) -> int:
+        """Training and test images together."""
+        return len(self.train) + len(self.test)
 
 
 def split_by_hash(classes: Mapping[str, list[str]]) -> tuple[_Files, _Files]:
@@ -164,8 +183,6 @@ def cars_devkit(root: Path) -> Split | None:
     for folder, file in annotations.items():
         rows = read_matlab(file)["annotations"].ravel()
         files = [(f"{folder}/{row['fname']}", int(row["class"]) - 1) for row in rows]
-        if not all(0 <= label < len(class_names) for _, label in files):
-            raise ValueError(f"{file} has labels beyond the classes of {meta}. Get both again.")
         there = {f"{folder}/{name}" for name in os.listdir(root / folder)}
         lost = [name for name, _ in files if name not in there]
         if lost:
@@ -211,10 +228,13 @@ def _split_folders(root: Path) -> tuple[str, str] | None:
     """The names of the training and test folder."""
     if not (root / "train").is_dir():
         return None
-    for name in _TEST_FOLDERS:
-        if (root / name).is_dir():
-            return "train", name
-    return None
+    tests = [name for name in _TEST_FOLDERS if (root / name).is_dir()]
+    if len(tests) > 1:
+        raise ValueError(
+            f"{root} has {' and '.join(tests)}: which of them is for testing is not known. Move "
+            "the other one away."
+        )
+    return ("train", tests[0]) if tests else None
 
 
 def _refuse_empty(root: Path, listed: ClassFolders) -> None:

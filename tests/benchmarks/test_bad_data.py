@@ -3,10 +3,12 @@
 import errno
 import io
 import os
+import pickle
 import shutil
 import tarfile
 import zipfile
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from data_layouts import archive, cars, cifar, class_folders, cub, photos, train_test, tree
@@ -18,6 +20,8 @@ from mist_avalanche.benchmarks import (
     SplitImageNetR,
     _archive,
 )
+from mist_avalanche.benchmarks._catalog import IMAGENET_R
+from mist_avalanche.benchmarks._find import find
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +145,56 @@ def test_zip_with_a_link_or_a_way_out(root):
         fails(root, "a link or device|lies outside")
 
 
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_compressed_archive_with_a_wrong_bit(tmp_path, root, kind):
+    made = train_test(tmp_path / "imagenet-r", photos())
+    with tarfile.open(root / "imagenet-r.tgz", f"w:{kind}") as out:
+        out.add(made, made.name)
+    whole = (root / "imagenet-r.tgz").read_bytes()
+    for place in (len(whole) // 2, len(whole) - 6):  # the last: within gzip's checksum
+        content = bytearray(whole)
+        content[place] ^= 1
+        (root / "imagenet-r.tgz").write_bytes(content)
+        fails(root, "no whole zip or tar archive|broken")
+
+
+def test_archive_with_an_empty_class_or_two_test_folders(tmp_path, root):
+    made = class_folders(tmp_path / "imagenet-r", photos())
+    (made / "empty class").mkdir()
+    archive(made, root / "imagenet-r.tar")
+    fails(root, "empty class has no image, as 1 of 7")
+    made = train_test(root / "imagenet-r", photos())
+    (made / "val").mkdir()
+    fails(root, "has test and val: which of them")
+
+
+def test_other_datasets_in_the_root_are_not_taken(root):
+    train_test(root / "inaturalist", photos())
+    train_test(root / "imagenet-r-mine", photos())
+    fails(root, "No copy of ImageNet-R", FileNotFoundError)
+    message = "The folder itself has 6 classes, ImageNet-R has 200. .*name it 'imagenet-r'"
+    fails(root / "inaturalist", message, FileNotFoundError)
+    SplitImageNetR(2, dataset_root=(root / "inaturalist").rename(root / "ImageNet_R"))
+
+
+def test_what_a_killed_process_left_is_no_dataset(tmp_path, root):
+    made = train_test(tmp_path / "imagenet-r", photos())
+    left = train_test(root / ".imagenet-r.unpacking", photos())
+    shutil.rmtree(first(left / "train"))
+    fails(root, "No copy of ImageNet-R", FileNotFoundError)
+    archive(made, root / "imagenet-r.zip")
+    SplitImageNetR(2, dataset_root=root)
+    assert sorted(p.name for p in root.iterdir()) == ["imagenet-r", "imagenet-r.zip"]
+
+
+def test_processes_that_unpack_at_the_same_time(tmp_path, root):
+    archive(train_test(tmp_path / "imagenet-r", photos()), root / "imagenet-r.zip")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: find(IMAGENET_R, root, progress=False), range(4)))
+    assert {f.n_images for f in found} == {60}
+    assert sorted(p.name for p in root.iterdir()) == ["imagenet-r", "imagenet-r.zip"]
+
+
 def test_archive_bomb(root, monkeypatch):
     with zipfile.ZipFile(root / "imagenet-r.zip", "w", zipfile.ZIP_DEFLATED) as out:
         out.writestr("imagenet-r/zeros", bytes(20_000_000))
@@ -179,7 +233,7 @@ def test_no_permission(root, monkeypatch):
     class_folders(root / "imagenet-r", photos())
     archive(train_test(root.parent / "cub", photos()), root / "cub.zip")
 
-    def refuse(path, *_args):
+    def refuse(path, *_args, **_kwargs):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     with monkeypatch.context() as patch:
@@ -187,7 +241,7 @@ def test_no_permission(root, monkeypatch):
         fails_before = "No permission to read .*imagenet-r"
         with pytest.raises(PermissionError, match=fails_before):
             SplitImageNetR(2, dataset_root=root)
-    monkeypatch.setattr(_archive.tempfile, "mkdtemp", lambda **kw: refuse(kw["dir"]))
+    monkeypatch.setattr(_archive.Path, "mkdir", refuse)
     fails(root, "is not writable. Unpack it elsewhere", PermissionError, SplitCUB200)
 
 
@@ -204,7 +258,11 @@ def test_unknown_layout_and_missing_root(root):
 
 def test_one_part_of_a_split(root):
     train_test(root / "imagenet-r", photos())
-    fails(root / "imagenet-r" / "train", "is a part of a split. Give '.*imagenet-r'")
+    fails(
+        root / "imagenet-r" / "train",
+        "is a part of a split. Give '.*imagenet-r'",
+        FileNotFoundError,
+    )
 
 
 def test_tables_that_do_not_fit_their_images(root):
@@ -213,6 +271,8 @@ def test_tables_that_do_not_fit_their_images(root):
     fails(root, "lacks 1 images that its tables list", split=SplitCUB200)
     (made / "classes.txt").write_text("1\n")
     fails(root, "not a table of `number value`", split=SplitCUB200)
+    (made / "classes.txt").write_text("1 one\n")
+    fails(root, "tables in .*CUB_200_2011 are not those of CUB.*KeyError", split=SplitCUB200)
     made = cars(root / "stanford_cars", photos())
     sorted((made / "cars_test").iterdir())[0].unlink()
     fails(root, "lacks 1 images that cars_test_annos_withlabels.mat lists", split=SplitCars196)
@@ -228,3 +288,17 @@ def test_pickle_that_would_run_code(root):
     fails(root, "wants to load os.system", split=SplitCIFAR100)
     (made / "meta").write_bytes(b"\x80\x02")
     fails(root, "not a batch of CIFAR", split=SplitCIFAR100)
+
+
+def test_label_beyond_the_classes(root):
+    made = cifar(root / "cifar-100-python", photos())
+    batch = pickle.loads((made / "train").read_bytes())
+    batch["fine_labels"][0] = 6
+    (made / "train").write_bytes(pickle.dumps(batch, protocol=2))
+    fails(root, "labels beyond its 6 classes", split=SplitCIFAR100)
+    batch["fine_labels"] = [max(label - 1, 0) for label in range(6) for _ in range(8)]
+    (made / "train").write_bytes(pickle.dumps(batch, protocol=2))
+    fails(root, "has no training image", split=SplitCIFAR100)
+    del batch["fine_labels"]
+    (made / "train").write_bytes(pickle.dumps(batch, protocol=2))
+    fails(root, "KeyError: 'fine_labels'", split=SplitCIFAR100)

@@ -57,7 +57,7 @@ def server(monkeypatch, tmp_path):
 
 def remote(server, content=CONTENT, filename="file.tar"):
     digest = hashlib.sha256(content).hexdigest()
-    return Remote(server.url, filename, len(content), f"sha256:{digest}")
+    return Remote(server.url, filename, len(content), f"sha256:{digest}", "classes")
 
 
 def test_whole_file_under_its_own_name_only_when_whole(server, tmp_path):
@@ -66,6 +66,9 @@ def test_whole_file_under_its_own_name_only_when_whole(server, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["file.tar"]
     fetch(remote(server), tmp_path / "new", progress=False)
     assert len(server.state["requests"]) == 1
+    path.write_bytes(CONTENT[:-1] + b"x")  # of the right size
+    assert fetch(remote(server), tmp_path / "new", progress=False).read_bytes() == CONTENT
+    assert path.with_name("file.tar.old").read_bytes()[-1:] == b"x"
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -101,7 +104,7 @@ def test_errors_of_the_server(server, tmp_path):
 
 def test_no_space(server, tmp_path, monkeypatch):
     huge = replace(remote(server), size=10**18)
-    with pytest.raises(OSError, match=r"No space left.*file.tar needs"):
+    with pytest.raises(OSError, match=r"No space left.*file.tar.* needs"):
         fetch(huge, tmp_path, progress=False)
     assert not server.state["requests"]
 
@@ -116,6 +119,14 @@ def test_download_and_unpack(server, tmp_path):
     (root / "imagenet-r.tar").write_text("an earlier download that was cut off")
     found = find(facts, root, download=True, progress=False)
     assert len(found.train) + len(found.test) == 60
-    assert sorted(p.name for p in root.iterdir()) == ["imagenet-r", "imagenet-r.tar"]
-    assert _find.split_name(facts, found) == "80/20 by name hash"
+    names = ["imagenet-r", "imagenet-r.tar", "imagenet-r.tar.old"]
+    assert sorted(p.name for p in root.iterdir()) == names
+    assert _find.split_name(facts, found).startswith("80/20 by name hash")
+    for file, split, message in (
+        (root / "imagenet-r.tar", "processed", "has the split 'hash', no other"),
+        (tmp_path / "root2", "processed", "has the split 'hash', no other"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find(facts, file, split=split, download=True, progress=False)
+    assert len(server.state["requests"]) == 1
     assert _download._TIMEOUT > 0
