@@ -27,6 +27,7 @@ parser.add_argument("--num-workers", type=int, default=8)
 parser.add_argument("--output", type=Path, default=Path("results/imagenet-r"))
 args = parser.parse_args()
 
+torch.manual_seed(0)  # training; args.seed is of the class order
 defaults = backbone_defaults(args.backbone)
 try:
     benchmark = SplitImageNetR(
@@ -35,13 +36,14 @@ try:
         seed=args.seed,
         image_size=defaults.image_size,
     )
-except FileNotFoundError as error:
+    model = create_backbone(args.backbone, weights=args.weights)
+except (OSError, ValueError) as error:
     print(f"{error}\n\nWithout it, this runs now:", file=sys.stderr)
     print("mist-avalanche run --benchmark glyphs --strategy ranpac --mist", file=sys.stderr)
     sys.exit(2)
 
 arguments = {
-    "model": create_backbone(args.backbone, weights=args.weights),
+    "model": model,
     "plugins": [MISTPlugin.for_backbone(args.backbone, seed=0)],
     "evaluator": EvaluationPlugin(
         accuracy_metrics(experience=True), loggers=[TensorboardLogger(args.output / "tensorboard")]

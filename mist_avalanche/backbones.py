@@ -127,6 +127,7 @@ def create_backbone(name: str = EMBEDDED, weights: str | Path | None = None) -> 
     Raises:
         FileNotFoundError: ``weights`` does not exist.
         ValueError: timm does not know the name, or the file is not of these kinds.
+        OSError: timm's hub is out of reach, or has no such weights.
     """
     if weights is not None and not Path(weights).is_file():
         raise FileNotFoundError(
@@ -149,8 +150,20 @@ def create_backbone(name: str = EMBEDDED, weights: str | Path | None = None) -> 
             f"Unknown backbone {name!r}. Use 'embedded' or a name of timm.list_models() ({near})."
         )
     if weights is None:
-        return _module(timm.create_model(timm_name, pretrained=True, num_classes=0))
+        return _module(_from_hub(timm_name))
     return _module(_from_file(timm_name, Path(weights)))
+
+
+def _from_hub(timm_name: str) -> Any:
+    """Timm's model with its pretrained weights."""
+    try:
+        return timm.create_model(timm_name, pretrained=True, num_classes=0)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise OSError(
+            f"The weights of {timm_name} did not come from timm's hub "
+            f"({str(error).splitlines()[0]}). Without a network, get the file elsewhere and give "
+            "it as `weights` (--weights FILE): .npz, .pth or .safetensors."
+        ) from error
 
 
 def _from_file(timm_name: str, file: Path) -> Any:

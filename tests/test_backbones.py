@@ -4,6 +4,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from mist_avalanche import backbones
 from mist_avalanche.backbones import EMBEDDED_WEIGHTS, create_backbone, tiny_vit
 
 
@@ -108,3 +109,23 @@ def test_embedded_takes_safetensors_only(tmp_path):
     file.touch()
     with pytest.raises(ValueError, match=r"Expected a \.safetensors file"):
         create_backbone("embedded", weights=file)
+
+
+def test_hub_out_of_reach(monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise FileNotFoundError("cannot find the requested files\nCheck your connection")
+
+    monkeypatch.setattr(backbones.timm, "create_model", refuse)
+    with pytest.raises(
+        OSError, match=r"did not come from timm's hub \(cannot find the requested f.*--weights"
+    ):
+        create_backbone("vit_base_patch16_224")
+
+
+@pytest.mark.parametrize("lost", ["blocks.1.norm1.bias", "blocks.0.attn.qkv.weight"])
+def test_a_file_that_lacks_one_tensor_is_refused(tmp_path, lost):
+    name = "vit_tiny_patch16_224"
+    state = timm.create_model(name, num_classes=0).state_dict()
+    save_file({k: v for k, v in state.items() if k != lost}, tmp_path / "part.safetensors")
+    with pytest.raises(ValueError, match=f"1 tensors are missing, the first {lost}"):
+        create_backbone(name, tmp_path / "part.safetensors")
