@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from avalanche.models import DynamicModule, MultiTaskModule, TrainEvalModel
+from avalanche.models import DynamicModule, MultiTaskModule, SCRModel, TrainEvalModel
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -79,10 +79,11 @@ def find_classifier(model: nn.Module, x: Tensor, name: str | None = None) -> str
             "features depend on task labels. Use a single-head model, for example with "
             "avalanche.models.IncrementalClassifier."
         )
-    if isinstance(model, TrainEvalModel):
+    if isinstance(model, (TrainEvalModel, SCRModel)):
         raise ValueError(
             "MISTPlugin cannot tune a model that has another classifier in evaluation than in "
-            "training (TrainEvalModel, of ICaRL and SCR). Use a strategy with one classifier."
+            "training (TrainEvalModel and SCRModel, of ICaRL and SCR). Use a strategy with one "
+            "classifier."
         )
     modules = dict(model.named_modules())
     linear = [n for n, module in modules.items() if isinstance(module, nn.Linear)]
@@ -102,6 +103,12 @@ def find_classifier(model: nn.Module, x: Tensor, name: str | None = None) -> str
     try:
         with in_mode(model, training=False), torch.no_grad():
             result = model(x)
+    except (TypeError, AssertionError, LookupError) as error:
+        raise ValueError(
+            f"MISTPlugin calls the model with images alone before it is trained, and "
+            f"{type(model).__name__} cannot do that ({error}). Use a model that needs no task "
+            "labels and no training for its first outputs."
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -146,6 +153,15 @@ class FeatureExtractor:
         """Parameters that MIST may tune, by name."""
         return backbone_names(self.model, self.classifier)
 
+    def check_trainable(self) -> None:
+        """ValueError where no parameter before the classifier requires gradients."""
+        if not self.backbone():
+            raise ValueError(
+                f"There is nothing to tune: no parameter before the classifier {self.classifier!r} "
+                f"of {type(self.model).__name__} requires gradients. Unfreeze the backbone with "
+                "requires_grad_(True), or give MISTPlugin(classifier=NAME) another module."
+            )
+
     def __call__(self, x: Tensor) -> Tensor:
         """Features (B, D) of a batch, with gradient; more than one axis is flattened to D.
 
@@ -172,7 +188,7 @@ class FeatureExtractor:
 
 
 def feature_extractor(strategy: Any, classifier: str | None, seed: int) -> FeatureExtractor:
-    """The strategy's model seen from its features, with a backbone to tune.
+    """The strategy's model seen from its features.
 
     Args:
         strategy: an Avalanche strategy in training on an experience.
@@ -180,16 +196,9 @@ def feature_extractor(strategy: Any, classifier: str | None, seed: int) -> Featu
         seed: of the transform of the one image that is looked at; the host's streams are not used.
 
     Raises:
-        ValueError: no classifier is found, or no parameter before it requires gradients.
+        ValueError: no classifier is found.
     """
     with isolated_rng(seed, strategy.device):
         x = strategy.experience.dataset.eval()[0][0].unsqueeze(0).to(strategy.device)
         name = find_classifier(strategy.model, x, classifier)
-    extract = FeatureExtractor(strategy.model, name)
-    if not extract.backbone():
-        raise ValueError(
-            f"There is nothing to tune: no parameter before the classifier {name!r} of "
-            f"{type(strategy.model).__name__} requires gradients. Unfreeze the backbone with "
-            "requires_grad_(True), or give MISTPlugin(classifier=NAME) another module."
-        )
-    return extract
+    return FeatureExtractor(strategy.model, name)

@@ -189,6 +189,9 @@ class MISTPlugin(SupervisedPlugin):
         self._experience += 1
         self._release()
         extract = feature_extractor(strategy, self.classifier, self.seed)
+        if self.selection is not None and not extract.backbone():
+            return  # the strategy has frozen the backbone: it is as MIST left it
+        extract.check_trainable()
         score = self.score_on == "every" or self.selection is None
         epochs = self._epochs_due()
         if score or epochs:

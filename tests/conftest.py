@@ -15,7 +15,9 @@ class Images(TensorDataset):
         return self.tensors[0][index], self.targets[index]
 
 
-def make_benchmark(n_classes=4, n_experiences=2, per_class=8, shape=(3, 32, 32), seed=0):
+def make_benchmark(
+    n_classes=4, n_experiences=2, per_class=8, shape=(3, 32, 32), seed=0, task_labels=False
+):
     """Classes that differ by a fixed pattern under noise."""
     generator = torch.Generator().manual_seed(seed)
     patterns = torch.rand(n_classes, *shape, generator=generator)
@@ -29,9 +31,10 @@ def make_benchmark(n_classes=4, n_experiences=2, per_class=8, shape=(3, 32, 32),
         images(),
         images(),
         n_experiences,
-        task_labels=False,
+        task_labels=task_labels,
         fixed_class_order=list(range(n_classes)),
-        class_ids_from_zero_from_first_exp=True,
+        class_ids_from_zero_from_first_exp=not task_labels,
+        class_ids_from_zero_in_each_exp=task_labels,
     )
 
 
