@@ -17,6 +17,7 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "random": {"select_by": "random"},
         "magnitude": {"select_by": "magnitude"},
         "gradient": {"select_by": "gradient"},
+        "global": {"ranking": "global"},
         "cross_entropy": {"objective": "cross_entropy"},
         "no_drop": {"drop_rate": 0.0},
         "dense": {"select_rate": 1.0, "drop_rate": 0.0},

@@ -61,6 +61,8 @@ class MISTPlugin(SupervisedPlugin):
         select_by: what ranks the entries of a tensor. ``"mi"``: MI-Fisher scores, as published.
             ``"gradient"``: the size of the mean gradient. ``"magnitude"``: that of the weight.
             ``"random"``: chance.
+        ranking: ``"per_tensor"`` as published: the same share of every tensor. ``"global"``: the
+            highest scores of the whole backbone, wherever they are.
         objective: ``"mi"`` as published; ``"cross_entropy"`` scores and tunes on the
             cross-entropy of a linear classifier of the experience's classes.
         classifier: name of the module whose input are the features, when it cannot be found.
@@ -114,6 +116,7 @@ class MISTPlugin(SupervisedPlugin):
         overlap_decay: float = 0.9,
         protect_rate: float = 0.0,
         select_by: Literal["mi", "gradient", "magnitude", "random"] = "mi",
+        ranking: Literal["per_tensor", "global"] = "per_tensor",
         objective: Literal["mi", "cross_entropy"] = "mi",
         classifier: str | None = None,
         dynamics: Literal["sparse", "reference"] = "sparse",
@@ -137,6 +140,7 @@ class MISTPlugin(SupervisedPlugin):
         self.overlap_decay = check_rate("overlap_decay", overlap_decay, "(0, 1]")
         self.protect_rate = check_rate("protect_rate", protect_rate, "[0, 1)")
         self.select_by = check_choice("select_by", select_by, SELECT_BY)
+        self.ranking = check_choice("ranking", ranking, ("per_tensor", "global"))
         self.dynamics = check_choice("dynamics", dynamics, ("sparse", "reference"))
         self.classifier = classifier
         self.seed = torch.initial_seed() if seed is None else seed
@@ -278,7 +282,11 @@ class MISTPlugin(SupervisedPlugin):
         if self.selection is not None:
             self.history.record(self.selection)
         self.selection = select(
-            scores, self.select_rate, always, within_budget=self.dynamics == "sparse"
+            scores,
+            self.select_rate,
+            always,
+            within_budget=self.dynamics == "sparse",
+            ranking=self.ranking,
         )
         self._scored = {name: p.shape for name, p in backbone.items()}
         self._publish(strategy, "selected_fraction", self.selection.fraction)

@@ -54,8 +54,9 @@ def select(
     always: Collection[str] = (),
     *,
     within_budget: bool = True,
+    ranking: str = "per_tensor",
 ) -> Selection:
-    """Select the most sensitive entries of every tensor.
+    """Select the most sensitive entries.
 
     Args:
         scores: name to scores.
@@ -64,6 +65,8 @@ def select(
         within_budget: the share bounds the whole selection, always-selected entries included; where
             they alone would exceed it, they compete like all others. False applies the rate to
             every other tensor and adds ``always`` on top, as the reference code does.
+        ranking: ``"per_tensor"``: the same share of every tensor; ``"global"``: the highest scores
+            of all tensors together, the same number in all.
     """
     always = frozenset(always) & scores.keys()
     rate = select_rate
@@ -73,17 +76,20 @@ def select(
         if rate < 0:
             always = frozenset()
             return Selection(_top_overall(scores, select_rate), always)
+    others = {name: score for name, score in scores.items() if name not in always}
+    if ranking == "global" and others:
+        tops = _top_overall(others, rate)
+    else:
+        tops = {name: top_entries(score, rate) for name, score in others.items()}
     masks = {
-        name: torch.ones_like(score, dtype=torch.bool)
-        if name in always
-        else top_entries(score, rate)
+        name: torch.ones_like(score, dtype=torch.bool) if name in always else tops[name]
         for name, score in scores.items()
     }
     return Selection(masks, always)
 
 
 def _top_overall(scores: Mapping[str, Tensor], rate: float) -> dict[str, Tensor]:
-    """At most ``rate`` of all entries together, ranked over all tensors (small models only)."""
+    """At most ``rate`` of all entries together, ranked over all tensors."""
     flat = torch.cat([score.flatten() for score in scores.values()])
     k = math.floor(rate * len(flat))
     mask = torch.zeros_like(flat, dtype=torch.bool)

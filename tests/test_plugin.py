@@ -352,6 +352,7 @@ def test_cross_entropy_objective_lowers_its_loss(benchmark_of):
         ({"drop_rate": 1.0}, r"`drop_rate` in \[0, 1\), got 1.0"),
         ({"drop_rate": float("nan")}, "`drop_rate`"),
         ({"drop_rate": "much"}, "got 'much'"),
+        ({"ranking": "layer"}, "`ranking` to be 'per_tensor' or 'global'"),
         ({"tune_epochs": -1}, "`tune_epochs` of at least 0, got -1"),
         ({"tune_epochs": 2.5}, "`tune_epochs`.*got 2.5"),
         ({"batch_size": 1}, "`batch_size` of at least 2"),

@@ -69,3 +69,21 @@ def test_reference_rate_is_per_tensor_with_always_on_top():
     chosen = select(scores, 0.1, {"b"}, within_budget=False)
     assert chosen.masks["b"].all()
     assert int(chosen.masks["w"].sum()) == pytest.approx(0.1 * 1200, abs=1)
+
+
+def test_global_ranking_takes_the_highest_scores_of_all_tensors():
+    generator = torch.Generator().manual_seed(0)
+    scores = {
+        "high": torch.rand(40, 50, generator=generator) + 1,
+        "low": torch.rand(60, 50, generator=generator),
+        "bias": torch.rand(50, generator=generator),
+    }
+    per_tensor = select(scores, 0.05, ["bias"])
+    chosen = select(scores, 0.05, ["bias"], ranking="global")
+    assert chosen.masks["bias"].all()
+    assert chosen.fraction <= 0.05
+    assert abs(chosen.selected - per_tensor.selected) <= len(scores)
+    assert not chosen.masks["low"].any()
+    rest = scores["high"][~chosen.masks["high"]]
+    assert scores["high"][chosen.masks["high"]].min() >= rest.max()
+    assert select(scores, 1.0, ranking="global").fraction == 1
