@@ -19,6 +19,7 @@ from .experiments import hide_avalanche_warnings, run_methods
 from .reference_config import read_reference_config
 from .runner import BENCHMARKS, RunConfig
 from .strategies.baselines import COMPUTED_STRATEGIES, STRATEGIES, arguments_of, check_strategy
+from .tables import table, write_tables
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -188,14 +189,16 @@ def _execute(args: argparse.Namespace) -> None:
         resume=args.resume,
         progress=not args.quiet,
     )
-    finished = dict(zip(methods, runs, strict=True))
-    print(f"\n{report.table(finished)}\n")
+    finished = {label: r for label, r in zip(methods, runs, strict=True) if r}
+    print(f"\n{table(finished)}\n")
     if not one:
-        table = output / f"{_FOLDERS[args.command]}.md"
-        table.write_text(report.table(finished, markdown=True) + "\n")
+        file = write_tables(finished, output, _FOLDERS[args.command])
         report.plot_accuracy(finished, output / "accuracy.png")
-        print(f"Table: {table}")
+        print(f"Table: {file}, also .csv, .json and .tex")
     print(f"Picture: {output / 'accuracy.png'}\nEverything: {output}")
+    failed = args.seeds * len(methods) - sum(map(len, runs))
+    if failed:
+        raise RuntimeError(f"{failed} run(s) failed; --resume runs them again, and no other.")
 
 
 def _execute_data(args: argparse.Namespace) -> int:

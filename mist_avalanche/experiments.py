@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
+import traceback
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,7 +17,9 @@ from tqdm.auto import tqdm
 
 from . import report
 from .runner import SCHEMA, RunConfig, run
+from .tables import mean_and_std
 
+log = logging.getLogger(__name__)
 Results = dict[str, Any]
 
 
@@ -65,10 +69,12 @@ def run_methods(
         progress: show progress bars.
 
     Returns:
-        For each method, the results of its seeds in order.
+        For each method, the results of its seeds in order. A run that fails is left out; its folder
+        has ``error.txt``, and the others go on.
 
     Raises:
         ValueError: fewer than one seed or job.
+        Exception: that of the first run, where every one failed.
     """
     if n_seeds < 1:
         raise ValueError(f"Expected at least one seed, got {n_seeds}.")
@@ -84,15 +90,15 @@ def run_methods(
 
     grouped = []
     for config, output in methods:
-        results = [next(done) for _ in range(n_seeds)]
+        results = [r for r in (next(done) for _ in range(n_seeds)) if r is not None]
         grouped.append(results)
-        if n_seeds > 1:
+        if n_seeds > 1 and results:
             report.write_json(
                 {
                     "schema": SCHEMA,
                     "config": results[0]["config"],
                     "seeds": [r["config"]["seed"] for r in results],
-                    "metrics": report.mean_and_std(results),
+                    "metrics": mean_and_std(results),
                 },
                 output / "summary.json",
             )
@@ -121,10 +127,38 @@ def _start_worker(threads: int) -> None:
 
 def _execute(
     plan: Sequence[tuple[RunConfig, Path]], jobs: int, *, resume: bool, progress: bool
-) -> list[Results]:
-    """The results of a plan, in its order."""
+) -> list[Results | None]:
+    """The results of a plan, in its order; None for what failed."""
+    results: list[Results | None] = [None] * len(plan)
+    errors: dict[int, Exception] = {}
     if jobs == 1:
-        return [run(config, output, resume=resume, progress=progress) for config, output in plan]
+        for i, (config, output) in enumerate(plan):
+            try:
+                results[i] = run(config, output, resume=resume, progress=progress)
+            except Exception as error:
+                errors[i] = error
+    else:
+        _side_by_side(plan, jobs, results, errors, resume=resume, progress=progress)
+    if len(errors) == len(plan):
+        raise errors[0]
+    for i, failure in sorted(errors.items()):
+        output = plan[i][1]
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "error.txt").write_text("".join(traceback.format_exception(failure)))
+        log.error("%s failed: %s", output, failure)
+    return results
+
+
+def _side_by_side(
+    plan: Sequence[tuple[RunConfig, Path]],
+    jobs: int,
+    results: list[Results | None],
+    errors: dict[int, Exception],
+    *,
+    resume: bool,
+    progress: bool,
+) -> None:
+    """Fill in the results and errors of a plan, in processes."""
     threads = max(1, torch.get_num_threads() // jobs)
     with ProcessPoolExecutor(
         jobs,
@@ -132,16 +166,18 @@ def _execute(
         initializer=_start_worker,
         initargs=(threads,),
     ) as pool:
-        futures = [
-            pool.submit(run, config, output, resume=resume, progress=False)
-            for config, output in plan
-        ]
+        futures = {
+            pool.submit(run, config, output, resume=resume, progress=False): i
+            for i, (config, output) in enumerate(plan)
+        }
         try:
             with tqdm(total=len(plan), desc="runs", disable=not progress) as bar:
                 for future in as_completed(futures):
-                    future.result()
+                    try:
+                        results[futures[future]] = future.result()
+                    except Exception as error:
+                        errors[futures[future]] = error
                     bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-        return [future.result() for future in futures]

@@ -1,10 +1,10 @@
-"""Tables, files and pictures of runs."""
+"""Files and pictures of runs."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,43 +12,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-METRICS = ("A_T", "A_bar", "A_new", "forgetting")
-Runs = Sequence[Mapping[str, Any]]
-
-
-def mean_and_std(runs: Runs) -> dict[str, dict[str, float]]:
-    """Mean and sample standard deviation (0 for one run) of every metric."""
-    table: dict[str, dict[str, float]] = {}
-    for metric in METRICS:
-        values = np.array([r["metrics"][metric] for r in runs], dtype=np.float64)
-        table[metric] = {
-            "mean": float(values.mean()),
-            "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
-        }
-    return table
-
-
-def table(methods: Mapping[str, Runs], *, markdown: bool = False) -> str:
-    """One row a method: the metrics in percent, mean ± std over seeds, and seconds a run."""
-    header = ["method", "seeds", *METRICS, "seconds"]
-    rows = [header]
-    for label, runs in methods.items():
-        summary = mean_and_std(runs)
-        cells = [
-            f"{summary[m]['mean']:.1f}" + (f" ± {summary[m]['std']:.1f}" if len(runs) > 1 else "")
-            for m in METRICS
-        ]
-        seconds = np.mean([r["timing"]["total"] for r in runs])
-        rows.append([label, str(len(runs)), *cells, f"{seconds:.0f}"])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = [
-        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        for row in rows
-    ]
-    rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
-    if markdown:
-        return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
-    return "\n".join("  ".join(line) for line in lines)
+from .tables import Runs
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:

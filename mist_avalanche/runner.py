@@ -25,6 +25,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from tqdm.auto import tqdm
 
 from . import report
+from ._memory_use import peak_mb, reset_peak
 from ._version import __version__
 from .backbones import EMBEDDED, backbone_defaults, create_backbone
 from .benchmarks import (
@@ -166,7 +167,8 @@ def run(
 
     Returns:
         What results.json holds: ``schema``, ``config``, ``metrics`` (percent), ``accuracy`` (rows
-        in percent), ``timing`` (seconds), ``environment``.
+        in percent), ``timing`` (seconds), ``memory`` (megabytes), ``parameters`` (entries of the
+        model that require gradients, and of the backbone that have changed), ``environment``.
     """
     output = Path(output)
     if resume and (finished := _finished(config, output)):
@@ -205,6 +207,8 @@ def run(
         settings=strategy_args,
     )
 
+    reset_peak(device)
+    pretrained = [p.detach().clone() for p in backbone.parameters()]
     counts = [len(e.dataset) for e in benchmark.test_stream]
     correct: list[list[int]] = []
     seconds: dict[str, list[float]] = {"train": [], "eval": []}
@@ -232,6 +236,14 @@ def run(
         ).tolist(),
         "test_images": counts,
         "timing": {**seconds, "total": round(time.perf_counter() - start, 3)},
+        "memory": {"peak_mb": round(peak_mb(device), 1)},
+        "parameters": {
+            "trainable": sum(p.numel() for p in strategy.model.parameters() if p.requires_grad),
+            "updated": sum(
+                int((p.detach().cpu() != initial.cpu()).sum())
+                for p, initial in zip(backbone.parameters(), pretrained, strict=True)
+            ),
+        },
         "environment": environment(device),
     }
     if mist is not None and mist.selection is not None:

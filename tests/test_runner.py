@@ -1,9 +1,11 @@
+import csv
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from mist_avalanche import cli, report
+from mist_avalanche import cli, experiments, tables
 from mist_avalanche.ablations import ABLATIONS
 from mist_avalanche.backbones import DEFAULTS
 from mist_avalanche.experiments import run_seeds
@@ -164,14 +166,22 @@ def test_settings_on_the_command_line():
     assert cli._setting("select_by=random") == ("select_by", "random")
 
 
-def test_table_has_mean_and_std():
+def test_table_has_mean_and_std(tmp_path):
     runs = [
-        {"metrics": dict.fromkeys(report.METRICS, v), "timing": {"total": 3.0}}
+        {"metrics": dict.fromkeys(tables.METRICS, v), "timing": {"total": 3.0}}
         for v in (50.0, 52.0)
     ]
-    text = report.table({"simplecil": runs})
+    text = tables.table({"simplecil": runs})
     assert "51.0 ± 1.4" in text
-    assert len({len(line) for line in report.table({"a": runs}, markdown=True).splitlines()}) == 1
+    assert len({len(line) for line in tables.table({"a": runs}, "pipe").splitlines()}) == 1
+    file = tables.write_tables({"a+mist": runs}, tmp_path, "comparison")
+    assert file.read_text().startswith("| method")
+    (row,) = csv.DictReader((tmp_path / "comparison.csv").open())
+    assert (row["method"], row["seeds"], float(row["A_T"])) == ("a+mist", "2", 51.0)
+    assert (float(row["seconds"]), row["peak MB"]) == (3.0, "")
+    written = json.loads((tmp_path / "comparison.json").read_text())
+    assert written["a+mist"]["metrics"]["A_T"]["mean"] == 51
+    assert r"51.0 $\pm$ 1.4" in (tmp_path / "comparison.tex").read_text()
 
 
 def test_cuda_that_is_not_there(monkeypatch):
@@ -179,3 +189,28 @@ def test_cuda_that_is_not_there(monkeypatch):
     with pytest.raises(RuntimeError, match="--device cpu"):
         choose_device("cuda")
     assert choose_device("auto").type == "cpu"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_fails_leaves_the_others(tmp_path, monkeypatch, capsys, jobs):
+    methods = "naive,simplecil+mist"
+    arguments = ["compare", "--strategies", methods, "--experiences", "50", "--quiet"]
+    arguments += ["--mist-arg", "classifier=nowhere", "--output", str(tmp_path)]
+    if jobs == 2:
+        arguments += ["--jobs", "2", "--benchmark-arg", "data_seed=0", "--experiences", "100"]
+        monkeypatch.setattr(experiments, "ProcessPoolExecutor", _Threads)
+    assert cli.main(arguments) == 1
+    shown = capsys.readouterr()
+    assert "1 run(s) failed; --resume" in shown.err
+    assert "naive " in shown.out
+    assert "no module named 'nowhere'" in (tmp_path / "simplecil+mist" / "error.txt").read_text()
+    assert (tmp_path / "naive" / "results.json").exists()
+    assert cli.main([*arguments[:2], "simplecil+mist", *arguments[3:]]) == 1
+    assert "no module named 'nowhere'" in capsys.readouterr().err
+
+
+class _Threads(ThreadPoolExecutor):
+    """In place of processes, which would not see the few glyphs."""
+
+    def __init__(self, jobs, **_settings):
+        super().__init__(1)
