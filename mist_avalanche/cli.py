@@ -16,8 +16,11 @@ from ._version import __version__
 from .ablations import ablated
 from .benchmarks._catalog import DATASETS
 from .experiments import hide_avalanche_warnings, run_methods
+from .figures import selection_figure
+from .page import write_page
 from .reference_config import read_reference_config
 from .runner import BENCHMARKS, RunConfig
+from .selection import LayerShare, share_table
 from .strategies.baselines import COMPUTED_STRATEGIES, STRATEGIES, arguments_of, check_strategy
 from .tables import table, write_tables
 
@@ -83,6 +86,8 @@ def parser() -> argparse.ArgumentParser:
     )
     ablate = commands.add_parser("ablate", parents=[common], help="what parts of MIST are worth")
     ablate.add_argument("--strategies", default="simplecil,ranpac", help="comma-separated")
+    inspect = commands.add_parser("inspect", help="where MIST may move the backbone, of one run")
+    inspect.add_argument("results", type=Path, help="results.json, or the folder that has it")
     _add_data(commands.add_parser("data", help="the image datasets on disk"))
     return top
 
@@ -195,10 +200,24 @@ def _execute(args: argparse.Namespace) -> None:
         file = write_tables(finished, output, _FOLDERS[args.command])
         report.plot_accuracy(finished, output / "accuracy.png")
         print(f"Table: {file}, also .csv, .json and .tex")
-    print(f"Picture: {output / 'accuracy.png'}\nEverything: {output}")
+    write_page(finished, output / "report.html", f"{benchmark}: {', '.join(finished)}")
+    print(f"Report: {output / 'report.html'}\nEverything: {output}")
     failed = args.seeds * len(methods) - sum(map(len, runs))
     if failed:
         raise RuntimeError(f"{failed} run(s) failed; --resume runs them again, and no other.")
+
+
+def _inspect(results: Path) -> None:
+    """``mist-avalanche inspect``: the shares as text, and ``layers.png`` beside the results."""
+    file = results / "results.json" if results.is_dir() else results
+    found = json.loads(file.read_text())
+    rows = found.get("mist", {}).get("layers")
+    if not rows:
+        raise ValueError(f"{file} is of a run without MISTPlugin, or of an earlier version.")
+    print(share_table([LayerShare(*row) for row in rows]))
+    picture = file.with_name("layers.png")
+    selection_figure(rows).savefig(picture, dpi=150)
+    print(f"Picture: {picture}")
 
 
 def _execute_data(args: argparse.Namespace) -> int:
@@ -225,6 +244,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if args.command == "data":
             return _execute_data(args)
+        if args.command == "inspect":
+            _inspect(args.results)
+            return 0
         _execute(args)
     except (ValueError, OSError, FloatingPointError, RuntimeError, TypeError) as error:
         print(f"mist-avalanche: {error}", file=sys.stderr)

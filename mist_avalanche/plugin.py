@@ -78,6 +78,7 @@ class MISTPlugin(SupervisedPlugin):
     Attributes:
         selection: a :class:`~mist_avalanche.selection.Selection`, None before the first score.
         sensitivity: name to scores of the last score pass.
+        overlaps: of each selection after the first, the share that the one before had too.
         tuning_losses: mean loss of each epoch of the last tuning.
         updated_fraction: share of backbone entries that the last step changed.
 
@@ -157,6 +158,7 @@ class MISTPlugin(SupervisedPlugin):
         self.selection: Selection | None = None
         self.sensitivity: dict[str, Tensor] = {}
         self.tuning_losses: list[float] = []
+        self.overlaps: list[float] = []
         self.history = SelectionHistory()
         self._guard: StepGuard | None = None
         self._updated: float | Tensor = 0.0
@@ -279,8 +281,8 @@ class MISTPlugin(SupervisedPlugin):
             scores = {name: backbone[name].detach().abs() for name in scores}
         fixed = always_selected(strategy.model)
         always = {name for name in scores if id(backbone[name]) in fixed}
-        if self.selection is not None:
-            self.history.record(self.selection)
+        if (earlier := self.selection) is not None:
+            self.history.record(earlier)
         self.selection = select(
             scores,
             self.select_rate,
@@ -289,6 +291,8 @@ class MISTPlugin(SupervisedPlugin):
             ranking=self.ranking,
         )
         self._scored = {name: p.shape for name, p in backbone.items()}
+        if earlier is not None:
+            self.overlaps.append(self.selection.overlap(earlier))
         self._publish(strategy, "selected_fraction", self.selection.fraction)
 
     def _epochs_due(self) -> int:

@@ -40,7 +40,7 @@ from .benchmarks import (
 from .features import in_mode
 from .metrics import accuracy_rows, summarize
 from .plugin import MISTPlugin
-from .strategies.baselines import build_strategy, check_strategy
+from .strategies.baselines import build_strategy, check_strategy, mist_arguments
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -95,7 +95,9 @@ class RunConfig:
             strategy = {"n_random_features": defaults.n_random_features, "seed": self.seed}
         return {
             **{k: v for k, v in asdict(self).items() if k not in ("name", "num_workers")},
-            "mist_args": {**mist, **self.mist_args} if self.mist else {},
+            "mist_args": {**mist, **mist_arguments(self.strategy), **self.mist_args}
+            if self.mist
+            else {},
             "strategy_args": {**strategy, **self.strategy_args},
         }
 
@@ -185,6 +187,7 @@ def run(
     device = choose_device(config.device)
     benchmark = BENCHMARKS[config.benchmark](config)
     backbone = create_backbone(config.backbone, config.weights)
+    image_size = backbone_defaults(config.backbone).image_size
     random.seed(config.seed)
     np.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)
@@ -200,7 +203,9 @@ def run(
     strategy = build_strategy(
         config.strategy,
         backbone,
-        _width(backbone, backbone_defaults(config.backbone).image_size),
+        _width(backbone, image_size),
+        len(benchmark.class_names),
+        image_size=image_size,
         device=device,
         plugins=[mist] if mist else [],
         evaluator=EvaluationPlugin(accuracy_metrics(experience=True, stream=True), loggers=[board]),
@@ -250,6 +255,8 @@ def run(
         results["mist"] = {
             "selected_fraction": mist.selection.fraction,
             "updated_fraction": mist.updated_fraction,
+            "overlaps": mist.overlaps,
+            "layers": [list(row) for row in mist.selection.rows()],
         }
     report.write_json(results, output / "results.json")
     report.plot_accuracy({config.label: [results]}, output / "accuracy.png")

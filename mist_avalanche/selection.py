@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def top_entries(scores: Tensor, rate: float) -> Tensor:
@@ -145,6 +148,21 @@ class Selection:
         """Selected / total."""
         return self.selected / self.total
 
+    def overlap(self, other: Selection) -> float:
+        """The share of these entries that another selection has too."""
+        both = sum(
+            int((mask & other.masks[name]).sum())
+            for name, mask in self.masks.items()
+            if name in other.masks and other.masks[name].shape == mask.shape
+        )
+        return both / max(1, self.selected)
+
+    def plot(self, title: str = "") -> Figure:
+        """The shares as a picture (matplotlib), by block of the backbone and by kind of tensor."""
+        from .figures import selection_figure
+
+        return selection_figure(self.rows(), title)
+
     def rows(self) -> list[LayerShare]:
         """The share of every parameter, in the model's order."""
         return [
@@ -154,15 +172,18 @@ class Selection:
 
     def table(self) -> str:
         """The shares as text, a line a parameter and the sum."""
-        rows = self.rows()
-        width = max([9, *(len(row.name) for row in rows)])
-        lines = [f"{'parameter':<{width}}  {'selected':>10}  {'of':>10}  {'share':>7}"]
-        lines += [
-            f"{r.name:<{width}}  {r.selected:>10}  {r.total:>10}  {r.selected / r.total:>7.2%}"
-            + ("  always" if r.always else "")
-            for r in rows
-        ]
-        lines.append(
-            f"{'all':<{width}}  {self.selected:>10}  {self.total:>10}  {self.fraction:>7.2%}"
-        )
-        return "\n".join(lines)
+        return share_table(self.rows())
+
+
+def share_table(rows: Sequence[LayerShare]) -> str:
+    """Shares as text, a line a parameter and the sum."""
+    width = max([9, *(len(row.name) for row in rows)])
+    lines = [f"{'parameter':<{width}}  {'selected':>10}  {'of':>10}  {'share':>7}"]
+    lines += [
+        f"{r.name:<{width}}  {r.selected:>10}  {r.total:>10}  {r.selected / r.total:>7.2%}"
+        + ("  always" if r.always else "")
+        for r in rows
+    ]
+    selected, total = sum(r.selected for r in rows), sum(r.total for r in rows)
+    lines.append(f"{'all':<{width}}  {selected:>10}  {total:>10}  {selected / total:>7.2%}")
+    return "\n".join(lines)

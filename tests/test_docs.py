@@ -9,7 +9,7 @@ import pytest
 from data_layouts import class_folders, photos
 from safetensors.torch import load_file
 
-from mist_avalanche import backbones
+from mist_avalanche import backbones, experiments
 from mist_avalanche.backbones import EMBEDDED, EMBEDDED_WEIGHTS
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +37,33 @@ def test_readme_snippet_runs(capsys):
 def test_example_plug_into_your_strategy(capsys):
     runpy.run_path(str(ROOT / "examples" / "plug_into_your_strategy.py"))
     assert "updated in the last step: 0." in capsys.readouterr().out
+
+
+def test_example_custom_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / "examples" / "custom_model.py"))
+    selected = re.search(r"selected: (\d\.\d+)%", capsys.readouterr().out)
+    assert 4.5 < float(selected[1]) <= 5
+    assert (tmp_path / "layers.png").stat().st_size > 5000
+
+
+@pytest.mark.usefixtures("short_tuning")
+def test_example_own_strategy(capsys):
+    runpy.run_path(str(ROOT / "examples" / "own_strategy.py"))
+    moved = re.search(r"moved: (\d\.\d+)%", capsys.readouterr().out)
+    assert 0 < float(moved[1]) <= 5
+
+
+@pytest.mark.usefixtures("short_tuning")
+def test_example_compare_baselines(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_methods = experiments.run_methods
+    monkeypatch.setattr(
+        experiments, "run_methods", lambda plan, **_settings: run_methods(plan, progress=False)
+    )
+    runpy.run_path(str(ROOT / "examples" / "compare_baselines.py"), run_name="__main__")
+    assert "streaming_lda" in capsys.readouterr().out
+    assert (tmp_path / "results" / "my-comparison" / "report.html").exists()
 
 
 @pytest.mark.usefixtures("short_tuning")

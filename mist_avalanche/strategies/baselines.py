@@ -1,43 +1,109 @@
-"""Avalanche's own strategies as the command builds them: one backbone, one growing linear head.
+"""Avalanche's own strategies as the command builds them, and the settings of each.
 
-The settings are those of this file, for all benchmarks: Avalanche's defaults where it has them,
-SGD with momentum as in its examples, and small steps because the backbone is pretrained.
+All have the same backbone, data, order and passes over the data. Learning rate, momentum, epochs
+and batch size are those of Avalanche's examples, with small steps because the backbone is
+pretrained; nothing was tuned for any of them on what is reported. Where a setting of a strategy has
+another source, it stands beside it.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from avalanche.models import IncrementalClassifier
-from avalanche.training.supervised import EWC, Cumulative, LwF, Naive, Replay
+from avalanche.models import FeatureExtractorModel, IncrementalClassifier, SCRModel
+from avalanche.training.plugins import FromScratchTrainingPlugin
+from avalanche.training.supervised import (
+    DER,
+    ER_ACE,
+    EWC,
+    SCR,
+    Cumulative,
+    LwF,
+    Naive,
+    Replay,
+    StreamingLDA,
+)
 from avalanche.training.templates import SupervisedTemplate
 from torch import nn
+from torchvision.transforms import v2
 
 from ..heads import BackboneWithHead
 from .ranpac import RanPAC
 from .simplecil import SimpleCIL
 
-LR, MOMENTUM, EPOCHS, BATCH_SIZE = 0.01, 0.9, 10, 32
+LR, MOMENTUM, EPOCHS, BATCH_SIZE, MEMORY = 0.01, 0.9, 10, 32, 200
 
-_GRADIENT_STRATEGIES: Mapping[str, tuple[type[SupervisedTemplate], dict[str, Any]]] = (
-    MappingProxyType(
-        {
-            "naive": (Naive, {}),
-            "replay": (Replay, {"mem_size": 200}),
-            "ewc": (EWC, {"ewc_lambda": 0.4}),
-            "lwf": (LwF, {"alpha": 1.0, "temperature": 2.0}),
-            "cumulative": (Cumulative, {}),
-        }
-    )
+
+def _growing(backbone: nn.Module, n_features: int, n_classes: int) -> nn.Module:
+    """A linear classifier that grows with the classes."""
+    return BackboneWithHead(backbone, IncrementalClassifier(n_features))
+
+
+def _whole(backbone: nn.Module, n_features: int, n_classes: int) -> nn.Module:
+    """A linear classifier of all classes: DER compares logits with those of earlier experiences."""
+    return BackboneWithHead(backbone, nn.Linear(n_features, n_classes))
+
+
+def _projecting(backbone: nn.Module, n_features: int, n_classes: int) -> nn.Module:
+    """A projection for contrastive training and class means for evaluation."""
+    layers = nn.Linear(n_features, n_features), nn.ReLU(), nn.Linear(n_features, 128)
+    model: nn.Module = SCRModel(backbone, nn.Sequential(*layers))
+    return model
+
+
+def _features(backbone: nn.Module, n_features: int, n_classes: int) -> nn.Module:
+    """Features alone, which the strategy classifies."""
+    model: nn.Module = FeatureExtractorModel(backbone, nn.Identity())
+    return model
+
+
+@dataclass(frozen=True)
+class _Baseline:
+    """A strategy of Avalanche's.
+
+    Args:
+        strategy: its class.
+        settings: its arguments that differ from Avalanche's.
+        model: what it trains, of a backbone, its width and the number of classes.
+        plugins: made anew for each run.
+        mist: arguments of MISTPlugin that its model needs.
+    """
+
+    strategy: type[SupervisedTemplate]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    model: Callable[[nn.Module, int, int], nn.Module] = _growing
+    plugins: Callable[[], list[Any]] = list
+    mist: Mapping[str, Any] = field(default_factory=dict)
+
+
+_REHEARSAL = {"mem_size": MEMORY, "batch_size_mem": BATCH_SIZE}
+_BASELINES: Mapping[str, _Baseline] = MappingProxyType(
+    {
+        "naive": _Baseline(Naive),
+        "replay": _Baseline(Replay, {"mem_size": MEMORY}),
+        "ewc": _Baseline(EWC, {"ewc_lambda": 0.4}),  # Avalanche's example on split MNIST
+        "lwf": _Baseline(LwF, {"alpha": 1.0, "temperature": 2.0}),  # Li & Hoiem, 1606.09282
+        "er_ace": _Baseline(ER_ACE, _REHEARSAL, _whole),
+        "der": _Baseline(DER, _REHEARSAL, _whole),
+        # Mai et al., arXiv 2103.13885: crops and colours; letters are not mirrored
+        "scr": _Baseline(SCR, {"mem_size": MEMORY, "batch_size_mem": 100}, _projecting),
+        "streaming_lda": _Baseline(
+            StreamingLDA, model=_features, mist={"classifier": "train_classifier"}
+        ),
+        "cumulative": _Baseline(Cumulative),
+        # the upper bound: from the pretrained weights on all data so far, after each experience
+        "joint": _Baseline(Cumulative, plugins=lambda: [FromScratchTrainingPlugin()]),
+    }
 )
 COMPUTED_STRATEGIES: Mapping[str, Callable[..., SupervisedTemplate]] = MappingProxyType(
     {"simplecil": SimpleCIL, "ranpac": RanPAC}
 )
-STRATEGIES = (*COMPUTED_STRATEGIES, *_GRADIENT_STRATEGIES)
+STRATEGIES = (*COMPUTED_STRATEGIES, *_BASELINES)
 
 
 _ELSEWHERE = {
@@ -50,8 +116,9 @@ _ELSEWHERE = {
 
 def arguments_of(name: str) -> set[str]:
     """What a strategy takes besides what the command gives it."""
-    strategy = COMPUTED_STRATEGIES.get(name) or _GRADIENT_STRATEGIES[name][0]
+    strategy = COMPUTED_STRATEGIES.get(name) or _BASELINES[name].strategy
     taken = {*_ELSEWHERE, "self", "evaluator", "optimizer", "criterion", "kwargs", "base_kwargs"}
+    taken |= {"slda_model", "input_size", "num_classes", "augmentations"}
     return {*inspect.signature(strategy).parameters} - taken
 
 
@@ -77,31 +144,54 @@ def check_strategy(name: str, settings: Collection[str] = (), *, drift: bool = F
         )
 
 
+def mist_arguments(name: str) -> Mapping[str, Any]:
+    """Arguments of MISTPlugin that a strategy's model needs."""
+    return _BASELINES[name].mist if name in _BASELINES else {}
+
+
 def build_strategy(
     name: str,
     backbone: nn.Module,
     n_features: int,
+    n_classes: int,
     *,
     device: torch.device,
     plugins: Sequence[Any],
     evaluator: Any,
+    image_size: int,
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> SupervisedTemplate:
     """A strategy that :func:`check_strategy` passes, with some of its arguments changed."""
     common = {"device": device, "plugins": list(plugins), "evaluator": evaluator, **settings}
     if name in COMPUTED_STRATEGIES:
         return COMPUTED_STRATEGIES[name](model=backbone, **common)
-    strategy, defaults = _GRADIENT_STRATEGIES[name]
-    model = BackboneWithHead(backbone, IncrementalClassifier(n_features))
-    return strategy(
+    baseline = _BASELINES[name]
+    model = baseline.model(backbone, n_features, n_classes)
+    arguments = {
+        "train_mb_size": BATCH_SIZE,
+        "train_epochs": EPOCHS,
+        "eval_mb_size": 64,
+        **baseline.settings,
+        **common,
+    }
+    arguments["plugins"] = [*baseline.plugins(), *plugins]
+    if name == "streaming_lda":  # it sees every image once, and has no optimizer
+        return StreamingLDA(
+            slda_model=model.to(device),
+            criterion=nn.CrossEntropyLoss(),
+            input_size=n_features,
+            num_classes=n_classes,
+            **{**arguments, "train_epochs": 1},
+        )
+    if name == "scr":
+        jitter = v2.ColorJitter(0.4, 0.4, 0.4, 0.1)
+        arguments["augmentations"] = v2.Compose(
+            [v2.RandomResizedCrop(image_size, (0.2, 1.0)), jitter]
+        )
+    else:
+        arguments["criterion"] = nn.CrossEntropyLoss()
+    return baseline.strategy(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM),
-        criterion=nn.CrossEntropyLoss(),
-        **{
-            "train_mb_size": BATCH_SIZE,
-            "train_epochs": EPOCHS,
-            "eval_mb_size": 64,
-            **defaults,
-            **common,
-        },
+        **arguments,
     )

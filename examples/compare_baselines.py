@@ -1,0 +1,28 @@
+"""What `mist-avalanche compare` does, from Python: methods, seeds, tables and the report."""
+
+from pathlib import Path
+
+from mist_avalanche.experiments import run_methods
+from mist_avalanche.page import write_page
+from mist_avalanche.runner import RunConfig
+from mist_avalanche.tables import table, write_tables
+
+OUTPUT = Path("results/my-comparison")
+common = {"benchmark": "glyphs", "experiences": 10}
+methods = {
+    "simplecil": RunConfig(**common, strategy="simplecil"),
+    "simplecil+mist": RunConfig(**common, strategy="simplecil", mist=True),
+    "streaming_lda": RunConfig(**common, strategy="streaming_lda"),
+}
+
+if __name__ == "__main__":  # the runs are processes of their own, which read this file again
+    runs = run_methods(
+        [(config, OUTPUT / name) for name, config in methods.items()],
+        n_seeds=2,
+        jobs=2,
+        resume=True,
+    )
+    finished = {name: found for name, found in zip(methods, runs, strict=True) if found}
+    print(table(finished))
+    write_tables(finished, OUTPUT, "comparison")
+    write_page(finished, OUTPUT / "report.html", "Glyphs")
