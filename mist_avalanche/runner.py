@@ -38,6 +38,7 @@ from .benchmarks import (
     SplitOmniglot,
 )
 from .features import in_mode
+from .figures import accuracy_figure, matrix_figure, selection_figure
 from .metrics import accuracy_rows, summarize
 from .plugin import MISTPlugin
 from .strategies.baselines import build_strategy, check_strategy, mist_arguments
@@ -229,8 +230,6 @@ def run(
         seconds["eval"].append(round(time.perf_counter() - trained, 3))
         correct.append([_correct(metrics, i, counts[i]) for i in range(t + 1)])
         experiences.set_postfix(accuracy=f"{summarize(correct, counts)['A_T']:.1f} %")
-    board.writer.close()
-
     results = {
         "schema": SCHEMA,
         "config": {**settings, "split": benchmark.split_name},
@@ -260,6 +259,11 @@ def run(
         }
     report.write_json(results, output / "results.json")
     report.plot_accuracy({config.label: [results]}, output / "accuracy.png")
+    board.writer.add_figure("accuracy", accuracy_figure({config.label: [results]}))
+    board.writer.add_figure("accuracy by experience", matrix_figure(config.label, [results]))
+    if "mist" in results:
+        board.writer.add_figure("MIST/selection", selection_figure(results["mist"]["layers"]))
+    board.writer.close()
     return results
 
 

@@ -1,15 +1,18 @@
 import csv
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mist_avalanche import cli, experiments, tables
 from mist_avalanche.ablations import ABLATIONS
 from mist_avalanche.backbones import DEFAULTS
 from mist_avalanche.experiments import run_seeds
 from mist_avalanche.runner import RunConfig, choose_device, run
+from mist_avalanche.strategies.baselines import COMPUTED_STRATEGIES, STRATEGIES
 
 RENDERED = {}
 QUICK = {"benchmark": "glyphs", "experiences": 50}
@@ -54,7 +57,26 @@ def test_results_have_their_schema_and_repeat(tmp_path):
     assert written["timing"]["total"] > 0
     assert "torch" in written["environment"]
     assert (tmp_path / "a" / "accuracy.png").stat().st_size > 5000
-    assert list((tmp_path / "a" / "tensorboard").glob("events*"))
+    board = EventAccumulator(str(tmp_path / "a" / "tensorboard")).Reload()
+    assert {*board.Tags()["images"]} == {"accuracy", "accuracy by experience", "MIST/selection"}
+    assert written["parameters"]["updated"] <= 0.05 * written["parameters"]["trainable"]
+    assert written["memory"]["peak_mb"] > 100
+    assert cli.main(["inspect", str(tmp_path / "a")]) == 0
+    assert (tmp_path / "a" / "layers.png").exists()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_of_the_command(tmp_path, strategy):
+    quick = {} if strategy in COMPUTED_STRATEGIES else {"train_epochs": 1}
+    mist = {"tune_epochs": 1, "projection_epochs": 0}
+    config = RunConfig(**QUICK, strategy=strategy, strategy_args=quick, mist=True, mist_args=mist)
+    if strategy == "scr":
+        with pytest.raises(ValueError, match="another classifier in evaluation"):
+            run(config, tmp_path, progress=False)
+        config = replace(config, mist=False)
+    results = run(config, tmp_path, progress=False)
+    assert len(results["accuracy"]) == 4
+    assert results["parameters"]["updated"] > 0
 
 
 def test_gradient_strategies_and_seeds(tmp_path):
