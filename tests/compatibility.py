@@ -257,7 +257,8 @@ STRATEGIES = {
         streaming_lda,
         mist=(("classifier", "train_classifier"),),
         note="with `FeatureExtractorModel(backbone, nn.Identity())` and "
-        "`MISTPlugin(classifier='train_classifier')`; Avalanche warns of hooks that it does not call",
+        "`MISTPlugin(classifier='train_classifier')`; Avalanche warns of hooks that it does not "
+        "call",
     ),
     "OnlineNaive": of(s.OnlineNaive),
     "GenerativeReplay": Case(
