@@ -64,13 +64,14 @@ def table(methods: Mapping[str, Runs], style: str = "simple") -> str:
         spent = ["" if v is None else f"{v:.0f}" for v in costs(runs).values()]
         rows.append([label, str(len(runs)), *cells, *spent])
     header = ["method", "seeds", *METRICS, *COSTS]
-    return tabulate(
+    text: str = tabulate(
         rows,
         header,
         tablefmt=style,
         disable_numparse=True,
         colalign=["left", *["right"] * (len(header) - 1)],
     )
+    return text
 
 
 def as_csv(methods: Mapping[str, Runs]) -> str:
