@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -30,8 +31,8 @@ def accuracy_figure(methods: Mapping[str, Runs]) -> Figure:
         curves = np.array([_overall(r) for r in runs])
         classes = runs[0]["classes_seen"]
         mean = curves.mean(axis=0)
-        style = ("-" if "+" in label else "--") if i < 10 else ("-." if "+" in label else ":")
-        colour = f"C{i % 10}"
+        style = "-" if "+" in label else "--"
+        colour = _colour(i, len(methods))
         axes.plot(classes, mean, style, marker="o", markersize=3.5, color=colour, label=label)
         if len(curves) > 1:
             std = curves.std(axis=0, ddof=1)
@@ -41,6 +42,11 @@ def accuracy_figure(methods: Mapping[str, Runs]) -> Figure:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, ncols=2)
     return figure
+
+
+def _colour(i: int, n: int) -> Any:
+    """A colour of its own for each of up to twenty methods."""
+    return f"C{i}" if n <= 10 else colormaps["tab20"](i % 20)
 
 
 def matrix_figure(label: str, runs: Runs) -> Figure:
@@ -80,7 +86,7 @@ def tradeoff_figure(methods: Mapping[str, Runs]) -> Figure:
             xerr=lost["std"],
             yerr=new["std"],
             fmt="o" if "+" in label else "s",
-            color=f"C{i % 10}",
+            color=_colour(i, len(methods)),
             label=label,
             capsize=2,
         )
