@@ -18,10 +18,17 @@ from .benchmarks._catalog import DATASETS
 from .experiments import hide_avalanche_warnings, run_methods
 from .figures import selection_figure
 from .page import write_page
+from .pictures import write_board
 from .reference_config import read_reference_config
 from .runner import BENCHMARKS, RunConfig
 from .selection import LayerShare, share_table
-from .strategies.baselines import COMPUTED_STRATEGIES, STRATEGIES, arguments_of, check_strategy
+from .strategies.baselines import (
+    COMPARED,
+    COMPUTED_STRATEGIES,
+    STRATEGIES,
+    arguments_of,
+    check_strategy,
+)
 from .tables import table, write_tables
 
 
@@ -81,8 +88,9 @@ def parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", parents=[common], help="several methods")
     compare.add_argument(
         "--strategies",
-        default="naive,replay,simplecil,simplecil+mist",
-        help="comma-separated; '+mist' adds MISTPlugin, '+drift' drift compensation",
+        default=",".join(COMPARED),
+        help="comma-separated; '+mist' adds MISTPlugin, '+drift' drift compensation "
+        "(default: %(default)s)",
     )
     ablate = commands.add_parser("ablate", parents=[common], help="what parts of MIST are worth")
     ablate.add_argument("--strategies", default="simplecil,ranpac", help="comma-separated")
@@ -199,6 +207,7 @@ def _execute(args: argparse.Namespace) -> None:
     if not one:
         file = write_tables(finished, output, _FOLDERS[args.command])
         report.plot_accuracy(finished, output / "accuracy.png")
+        write_board(finished, output / "tensorboard")
         print(f"Table: {file}, also .csv, .json and .tex")
     write_page(finished, output / "report.html", f"{benchmark}: {', '.join(finished)}")
     print(f"Report: {output / 'report.html'}\nEverything: {output}")

@@ -119,6 +119,12 @@ def find_classifier(model: nn.Module, x: Tensor, name: str | None = None) -> str
     layers = [n for n in final if _is_layer(modules[n])] or (linear if len(linear) == 1 else [])
     if layers:
         return max(layers, key=len)
+    if not isinstance(result, Tensor) or result.ndim != 2:
+        raise ValueError(
+            f"MISTPlugin needs a model that gives logits (B, C), and {type(model).__name__} gives "
+            f"{tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__}. "
+            "There is no classifier whose features it could tune."
+        )
     raise ValueError(
         f"Cannot tell which module of {type(model).__name__} is the classifier. {candidates} "
         "Give MISTPlugin(classifier=NAME), the module whose input are the features."

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import html
 import io
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.figure import Figure
 
-from .figures import accuracy_figure, matrix_figure, selection_figure, tradeoff_figure
-from .tables import Runs, mean_and_std, table
+from .pictures import MATRICES, Picture, pictures
+from .tables import Runs, table
 
 _INK = "#123456"  # what the page's own text colour takes the place of
 _STYLE = """
@@ -42,36 +42,16 @@ def write_page(methods: Mapping[str, Runs], path: Path, title: str) -> None:
         path: of the file.
         title: its heading.
     """
-    with mpl.rc_context(_colours()):
-        pictures = [
-            _picture(accuracy_figure(methods), "Accuracy on all classes seen", _curves(methods)),
-            _picture(tradeoff_figure(methods), "Plasticity against stability", _trade(methods)),
-        ]
-        matrices = [
-            _picture(
-                matrix_figure(label, runs),
-                f"{label}: accuracy by experience",
-                f"After the last experience: {_row(runs[0]['accuracy'][-1])}.",
-            )
-            for label, runs in methods.items()
-        ]
-        layers = [
-            _picture(
-                selection_figure(runs[0]["mist"]["layers"], label),
-                f"{label}: entries that may move",
-                _overlap(runs),
-            )
-            for label, runs in methods.items()
-            if runs[0].get("mist", {}).get("layers")
-        ]
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f"<div class=wide>{table(methods, 'html')}</div><p>{_MEANINGS}</p>",
-        *pictures,
-        f"<h2>Accuracy by experience</h2><div class=grid>{''.join(matrices)}</div>",
     ]
-    if layers:
-        parts.append(f"<h2>Where MIST may move the backbone</h2>{''.join(layers)}")
+    with mpl.rc_context(_colours()):
+        for section, group in itertools.groupby(pictures(methods), lambda p: p.section):
+            found = "".join(_embedded(picture) for picture in group)
+            small = section == MATRICES
+            heading = f"<h2>{html.escape(section)}</h2>" if section else ""
+            parts.append(heading + (f"<div class=grid>{found}</div>" if small else found))
     parts.append(f"<h2>Settings and versions</h2>{_settings(methods)}")
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
@@ -94,43 +74,15 @@ def _colours() -> Any:
     }
 
 
-def _picture(figure: Figure, title: str, text: str) -> str:
-    """A figure as SVG, with its content in words for those who cannot see it."""
+def _embedded(picture: Picture) -> str:
+    """A picture as SVG, with its content in words for those who cannot see it."""
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    picture.figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    label = html.escape(f"{title}. {text}", quote=True)
+    label = html.escape(f"{picture.title}. {picture.text}", quote=True)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-    return f"<figure>{svg}<figcaption>{html.escape(title)}</figcaption></figure>"
-
-
-def _row(values: list[float]) -> str:
-    return ", ".join(f"{v:.0f} %" for v in values)
-
-
-def _curves(methods: Mapping[str, Runs]) -> str:
-    parts = [f"{k} ends at {mean_and_std(r)['A_T']['mean']:.1f} %" for k, r in methods.items()]
-    return "; ".join(parts)
-
-
-def _trade(methods: Mapping[str, Runs]) -> str:
-    found = {label: mean_and_std(runs) for label, runs in methods.items()}
-    return "; ".join(
-        f"{label}: {m['A_new']['mean']:.1f} % of the newest classes, "
-        f"{m['forgetting']['mean']:.1f} points forgotten"
-        for label, m in found.items()
-    )
-
-
-def _overlap(runs: Runs) -> str:
-    overlaps = runs[0]["mist"].get("overlaps")
-    share = f"{100 * runs[0]['mist']['selected_fraction']:.2f} % of the backbone"
-    return share + (f"; shared with the selection before: {_shares(overlaps)}" if overlaps else "")
-
-
-def _shares(values: list[float]) -> str:
-    return _row([100 * v for v in values])
+    return f"<figure>{svg}<figcaption>{html.escape(picture.title)}</figcaption></figure>"
 
 
 def _settings(methods: Mapping[str, Runs]) -> str:

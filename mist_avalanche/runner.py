@@ -38,8 +38,8 @@ from .benchmarks import (
     SplitOmniglot,
 )
 from .features import in_mode
-from .figures import accuracy_figure, matrix_figure, selection_figure
 from .metrics import accuracy_rows, summarize
+from .pictures import write_board
 from .plugin import MISTPlugin
 from .strategies.baselines import build_strategy, check_strategy, mist_arguments
 
@@ -259,11 +259,8 @@ def run(
         }
     report.write_json(results, output / "results.json")
     report.plot_accuracy({config.label: [results]}, output / "accuracy.png")
-    board.writer.add_figure("accuracy", accuracy_figure({config.label: [results]}))
-    board.writer.add_figure("accuracy by experience", matrix_figure(config.label, [results]))
-    if "mist" in results:
-        board.writer.add_figure("MIST/selection", selection_figure(results["mist"]["layers"]))
     board.writer.close()
+    write_board({config.label: [results]}, output / "tensorboard")
     return results
 
 

@@ -58,7 +58,12 @@ def test_results_have_their_schema_and_repeat(tmp_path):
     assert "torch" in written["environment"]
     assert (tmp_path / "a" / "accuracy.png").stat().st_size > 5000
     board = EventAccumulator(str(tmp_path / "a" / "tensorboard")).Reload()
-    assert {*board.Tags()["images"]} == {"accuracy", "accuracy by experience", "MIST/selection"}
+    images = board.Tags()["images"]
+    assert {tag.split("/")[0] for tag in images} == {
+        "Methods",
+        "Accuracy by experience",
+        "Where MIST may move the backbone",
+    }
     assert written["parameters"]["updated"] <= 0.05 * written["parameters"]["trainable"]
     assert written["memory"]["peak_mb"] > 100
     assert cli.main(["inspect", str(tmp_path / "a")]) == 0
@@ -125,6 +130,15 @@ def test_command(tmp_path, capsys):
     assert "simplecil+mist" in out
     assert str(tmp_path) in out
     assert (tmp_path / "comparison.md").read_text().startswith("| method")
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    tags = {
+        "Methods/Accuracy on all classes seen",
+        "Methods/Plasticity against stability",
+        "Accuracy by experience/simplecil: accuracy by experience",
+        "Accuracy by experience/simplecil+mist: accuracy by experience",
+        "Where MIST may move the backbone/simplecil+mist: entries that may move",
+    }
+    assert set(board.Tags()["images"]) == tags
     assert cli.main(["run", *arguments, "--dataset-root", "x", "--experiences", "0"]) == 1
     assert "`n_experiences` between 1" in capsys.readouterr().err
     assert cli.main(["compare", *arguments, "--strategies", "simplecli"]) == 1

@@ -104,6 +104,11 @@ COMPUTED_STRATEGIES: Mapping[str, Callable[..., SupervisedTemplate]] = MappingPr
     {"simplecil": SimpleCIL, "ranpac": RanPAC}
 )
 STRATEGIES = (*COMPUTED_STRATEGIES, *_BASELINES)
+# What `compare` compares unless told otherwise: all but Cumulative, a second upper bound.
+COMPARED = (
+    *(name for strategy in COMPUTED_STRATEGIES for name in (strategy, f"{strategy}+mist")),
+    *(name for name in _BASELINES if name != "cumulative"),
+)
 
 
 _ELSEWHERE = {
