@@ -12,27 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._entries import Entries
+
 
 class SelectedEntries:
     """The selected entries of some parameters, gathered into and scattered from a flat vector.
 
     Args:
         parameters: name to parameter.
-        masks: name to bool mask of the parameter's shape; parameters without one are left out.
+        selected: name to the selected entries; parameters without any are left out.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-        self.names = [name for name in masks if name in parameters]
+    def __init__(self, parameters: Mapping[str, Tensor], selected: Mapping[str, Entries]) -> None:
+        self.names = [name for name in selected if name in parameters]
         self.parameters = [parameters[name] for name in self.names]
         self.total = sum(p.numel() for p in self.parameters)
-        self._indices: list[Tensor | None] = []  # None: the whole parameter
-        self._sizes: list[int] = []
-        for name in self.names:
-            mask = masks[name].flatten()
-            whole = bool(mask.all())
-            index = None if whole else mask.nonzero().squeeze(1)
-            self._indices.append(index)
-            self._sizes.append(mask.numel() if index is None else len(index))
+        self._positions = [selected[name].positions for name in self.names]  # None: all
+        self._sizes = [len(selected[name]) for name in self.names]
 
     def __len__(self) -> int:
         """K, the number of selected entries."""
@@ -47,7 +43,7 @@ class SelectedEntries:
         """Entries (K,) of tensors shaped as the parameters; None gives zeros."""
         parts = []
         for tensor, p, index, size in zip(
-            tensors, self.parameters, self._indices, self._sizes, strict=True
+            tensors, self.parameters, self._positions, self._sizes, strict=True
         ):
             if tensor is None:
                 parts.append(p.new_zeros(size))
@@ -59,7 +55,7 @@ class SelectedEntries:
     def scatter(self, values: Tensor, tensors: Sequence[Tensor | None]) -> None:
         """Write entries (K,) into tensors shaped as the parameters, in place; None is skipped."""
         for tensor, index, part in zip(
-            tensors, self._indices, torch.split(values, self._sizes), strict=True
+            tensors, self._positions, torch.split(values, self._sizes), strict=True
         ):
             if tensor is None:
                 continue
@@ -67,9 +63,9 @@ class SelectedEntries:
             if index is None:
                 tensor.copy_(part.view(tensor.shape))
             elif tensor.is_contiguous():
-                tensor.view(-1).index_copy_(0, index, part.to(tensor.dtype))
+                tensor.view(-1).index_copy_(0, index.long(), part.to(tensor.dtype))
             else:  # a view of a non-contiguous tensor would be a copy
-                tensor.put_(index, part.to(tensor.dtype))
+                tensor.put_(index.long(), part.to(tensor.dtype))
 
 
 def keep_entries(n: int, drop_rate: float, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from ._entries import Entries
 from .gradients import SelectedEntries
 from .selection import Selection, top_entries
 
@@ -15,51 +16,71 @@ class SelectionHistory:
     """Counts how often each entry was selected, and remembers which are frozen for good.
 
     Tensors that are always selected take part in neither, as in the reference code.
-
-    Attributes:
-        overlap: name to the number (uint8) of earlier selections of every entry.
-        protected: name to the entries (bool) that move no more.
     """
 
     def __init__(self) -> None:
-        self.overlap: dict[str, Tensor] = {}
-        self.protected: dict[str, Tensor] = {}
+        self._counted: dict[str, tuple[Entries, Tensor]] = {}  # with a count (uint8) each
+        self._protected: dict[str, Entries] = {}
+
+    @property
+    def overlap(self) -> dict[str, Tensor]:
+        """Name to the number (uint8) of earlier selections of every entry."""
+        return {name: self._counts(name) for name in self._counted}
+
+    @property
+    def protected(self) -> dict[str, Tensor]:
+        """Name to the entries (bool) that move no more."""
+        return {name: entries.mask() for name, entries in self._protected.items()}
 
     def record(self, selection: Selection) -> None:
         """Count a selection that a new one takes the place of."""
-        for name in selection.masks.keys() - selection.always:
-            mask = selection.masks[name]
-            self.overlap[name] = _shaped(self.overlap.get(name), mask, torch.uint8) + mask
+        for name in selection.entries.keys() - selection.always:
+            entries = selection.entries[name]
+            mask = entries.mask()
+            counts = mask.to(torch.uint8)
+            if name in self._counted and self._counted[name][0].shape == entries.shape:
+                counts += self._counts(name)
+            known = Entries.of(counts > 0)
+            kept = counts if known.positions is None else counts.flatten()[known.positions.long()]
+            self._counted[name] = known, kept.flatten().clone()
+
+    def _counts(self, name: str) -> Tensor:
+        """The counts of a tensor, in its shape."""
+        entries, counts = self._counted[name]
+        flat = torch.zeros(entries.shape.numel(), dtype=torch.uint8, device=entries.device)
+        flat[slice(None) if entries.positions is None else entries.positions.long()] = counts
+        return flat.view(entries.shape)
 
     def protect(self, scores: Mapping[str, Tensor], rate: float, always: Collection[str]) -> None:
         """Freeze the ``rate`` most sensitive entries of each tensor, the maximum at the least."""
         for name, score in scores.items():
             if name not in always:
                 top = top_entries(score, rate)
-                self.protected[name] = _shaped(self.protected.get(name), top, torch.bool) | top
+                earlier = self._protected.get(name)
+                if earlier is not None and earlier.shape == top.shape:
+                    top = top | earlier.mask()
+                self._protected[name] = Entries.of(top)
 
-    def movable(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The masks without what is protected."""
-        return {
-            name: mask & ~_shaped(self.protected.get(name), mask, torch.bool)
-            for name, mask in masks.items()
-        }
+    def movable(self, selection: Selection) -> dict[str, Entries]:
+        """What is selected and not protected, by name."""
+        movable = dict(selection.entries)
+        for name, frozen in self._protected.items():
+            if name in movable and movable[name].shape == frozen.shape:
+                movable[name] = Entries.of(movable[name].mask() & ~frozen.mask())
+        return movable
 
     def decay(self, entries: SelectedEntries, factor: float) -> Tensor | None:
         """(K,) ``factor`` to the number of earlier selections; None where nothing is scaled."""
-        if not self.overlap or factor == 1:
+        if not self._counted or factor == 1:
             return None
         counts = entries.gather(
             [
-                _shaped(self.overlap.get(name), p, torch.uint8)
+                self._counts(name)
+                if name in self._counted and self._counted[name][0].shape == p.shape
+                else torch.zeros(p.shape, dtype=torch.uint8, device=p.device)
                 for name, p in zip(entries.names, entries.parameters, strict=True)
             ]
         )
-        return factor ** counts.to(torch.float64)
-
-
-def _shaped(earlier: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """What was kept for a tensor; nothing (zeros) when there is none or its shape has changed."""
-    if earlier is None or earlier.shape != like.shape:
-        return torch.zeros(like.shape, dtype=dtype, device=like.device)
-    return earlier
+        wide = any(p.dtype == torch.float64 for p in entries.parameters)
+        powers = factor ** torch.arange(256, dtype=torch.float64, device=counts.device)
+        return powers.to(torch.float64 if wide else torch.float32)[counts.int()]

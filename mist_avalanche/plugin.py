@@ -350,7 +350,7 @@ class MISTPlugin(SupervisedPlugin):
                 "unmasked. Use MISTPlugin(score_on='every'), or let the backbone have its final "
                 "shape and requires_grad before the first experience."
             )
-        entries = SelectedEntries(backbone, self.history.movable(self.selection.masks))
+        entries = SelectedEntries(backbone, self.history.movable(self.selection))
         return {
             "entries": entries,
             "drop_rate": self.drop_rate,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+from ._entries import Entries
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,27 +122,36 @@ class LayerShare(NamedTuple):
     always: bool
 
 
-@dataclass(frozen=True)
 class Selection:
     """Entries of the backbone that may move.
 
     Args:
         masks: parameter name to bool tensor, True where the entry may move.
         always: names that were selected whole whatever their scores.
+
+    Attributes:
+        entries: name to the selected entries, 4 bytes each.
+        always: as given.
     """
 
-    masks: dict[str, Tensor]
-    always: frozenset[str] = frozenset()
+    def __init__(self, masks: Mapping[str, Tensor], always: frozenset[str] = frozenset()) -> None:
+        self.entries = {name: Entries.of(mask) for name, mask in masks.items()}
+        self.always = always
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Parameter name to bool tensor, True where the entry may move; made anew at each call."""
+        return {name: entries.mask() for name, entries in self.entries.items()}
 
     @property
     def selected(self) -> int:
         """Number of selected entries."""
-        return sum(int(mask.sum()) for mask in self.masks.values())
+        return sum(map(len, self.entries.values()))
 
     @property
     def total(self) -> int:
         """Number of backbone entries."""
-        return sum(mask.numel() for mask in self.masks.values())
+        return sum(entries.shape.numel() for entries in self.entries.values())
 
     @property
     def fraction(self) -> float:
@@ -151,9 +161,9 @@ class Selection:
     def overlap(self, other: Selection) -> float:
         """The share of these entries that another selection has too."""
         both = sum(
-            int((mask & other.masks[name]).sum())
-            for name, mask in self.masks.items()
-            if name in other.masks and other.masks[name].shape == mask.shape
+            int((entries.mask() & other.entries[name].mask()).sum())
+            for name, entries in self.entries.items()
+            if name in other.entries and other.entries[name].shape == entries.shape
         )
         return both / max(1, self.selected)
 
@@ -166,8 +176,8 @@ class Selection:
     def rows(self) -> list[LayerShare]:
         """The share of every parameter, in the model's order."""
         return [
-            LayerShare(name, int(mask.sum()), mask.numel(), name in self.always)
-            for name, mask in self.masks.items()
+            LayerShare(name, len(entries), entries.shape.numel(), name in self.always)
+            for name, entries in self.entries.items()
         ]
 
     def table(self) -> str:

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mist_avalanche.gradients import SelectedEntries, StepGuard, keep_entries, masked_gradient
+from mist_avalanche.selection import Selection
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
@@ -28,7 +29,7 @@ def parameters_and_masks(seed=0):
 @settings(deadline=None)
 def test_gather_and_scatter_are_indexing(seed):
     p, masks = parameters_and_masks(seed)
-    entries = SelectedEntries(p, masks)
+    entries = SelectedEntries(p, Selection(masks).entries)
     expected = torch.cat([p[n].detach()[masks[n]] for n in entries.names])
     assert torch.equal(entries.gather(entries.parameters), expected)
     before = {n: t.detach().clone() for n, t in p.items()}
@@ -42,7 +43,7 @@ def test_scatter_writes_through_tensors_in_other_memory_layouts():
     p = {"w": torch.zeros(3, 4)}
     mask = torch.rand(3, 4) < 0.5
     mask[0, 0], mask[1, 1] = True, False
-    entries = SelectedEntries(p, {"w": mask})
+    entries = SelectedEntries(p, Selection({"w": mask}).entries)
     transposed = torch.zeros(4, 3).t()
     entries.scatter(torch.ones(len(entries)), [transposed])
     assert torch.equal(transposed, mask.float())
@@ -62,7 +63,9 @@ def test_keep_rate_and_nan():
 def test_guard_holds_whatever_gradient_arrives(name, drop_rate):
     p, masks = parameters_and_masks()
     initial = {n: t.detach().clone() for n, t in p.items()}
-    guard = StepGuard(SelectedEntries(p, masks), drop_rate, torch.Generator().manual_seed(0))
+    guard = StepGuard(
+        SelectedEntries(p, Selection(masks).entries), drop_rate, torch.Generator().manual_seed(0)
+    )
     optimizer = OPTIMIZERS[name](list(p.values()))
     guard.attach(optimizer)
     for _ in range(10):
@@ -81,7 +84,9 @@ def test_guard_holds_whatever_gradient_arrives(name, drop_rate):
 
 def test_one_draw_a_step_with_accumulated_gradients():
     p, masks = parameters_and_masks()
-    guard = StepGuard(SelectedEntries(p, masks), 0.5, torch.Generator().manual_seed(0))
+    guard = StepGuard(
+        SelectedEntries(p, Selection(masks).entries), 0.5, torch.Generator().manual_seed(0)
+    )
     optimizer = torch.optim.SGD(list(p.values()), 0.1)
     guard.attach(optimizer)
     for t in p.values():
@@ -98,7 +103,7 @@ def test_one_draw_a_step_with_accumulated_gradients():
 def test_without_restoring_every_step_draws_and_counts_anew():
     p = torch.nn.Parameter(torch.ones(400))
     mask = torch.arange(400) < 200
-    entries = SelectedEntries({"p": p}, {"p": mask})
+    entries = SelectedEntries({"p": p}, Selection({"p": mask}).entries)
     generator = torch.Generator().manual_seed(0)
     guard = StepGuard(entries, 0.5, generator, torch.full((200,), 0.5), restore=False)
     optimizer = torch.optim.SGD([p], lr=1.0)
@@ -125,7 +130,9 @@ def test_everything_selected_changes_nothing_of_the_step():
         optimizer = OPTIMIZERS["adamw"](list(p.values()))
         if guarded:
             everything = {n: torch.ones_like(t, dtype=torch.bool) for n, t in p.items()}
-            guard = StepGuard(SelectedEntries(p, everything), 0.0, torch.Generator())
+            guard = StepGuard(
+                SelectedEntries(p, Selection(everything).entries), 0.0, torch.Generator()
+            )
             guard.attach(optimizer)
         for _ in range(3):
             for t in p.values():
@@ -139,7 +146,7 @@ def test_everything_selected_changes_nothing_of_the_step():
 
 def test_detach_lets_go():
     p, masks = parameters_and_masks()
-    guard = StepGuard(SelectedEntries(p, masks), 0.0, torch.Generator())
+    guard = StepGuard(SelectedEntries(p, Selection(masks).entries), 0.0, torch.Generator())
     optimizer = torch.optim.SGD(list(p.values()), 0.1)
     guard.attach(optimizer)
     guard.detach()

@@ -17,7 +17,7 @@ from mist_avalanche.heads import PrototypeHead, RidgeHead
 from mist_avalanche.history import SelectionHistory
 from mist_avalanche.losses import SupervisedInfoNCE
 from mist_avalanche.ridge import RIDGES, choose_ridge, validation_losses
-from mist_avalanche.selection import select, top_entries
+from mist_avalanche.selection import Selection, select, top_entries
 from mist_avalanche.sensitivity import fisher_scores
 from mist_avalanche.tuning import ReferenceSGD, tune
 from mist_avalanche.views import flip, grayscale, resized_crop
@@ -155,7 +155,7 @@ def test_masked_update(case2):
     movable = {
         n: case.mask(f"mask/{n}", s) & ~case.mask(f"frozen/{n}", s) for n, s in shapes.items()
     }
-    entries = SelectedEntries(backbone, movable)
+    entries = SelectedEntries(backbone, Selection(movable).entries)
     decay = 0.9 ** entries.gather([case.tensor(f"overlap/{n}") for n in entries.names]).double()
     stepper = published_sgd(entries, net, decay)
     projection = [f"simclr.{name}" for name, _ in net.simclr.named_parameters()]
@@ -275,7 +275,7 @@ def test_end_to_end(case2, method):
         if chosen is not None:
             history.record(chosen)
         chosen = select(scores, 0.1, net.always(), within_budget=False)
-        entries = SelectedEntries(backbone, history.movable(chosen.masks))
+        entries = SelectedEntries(backbone, history.movable(chosen))
         stepper = published_sgd(entries, net, history.decay(entries, 0.9))
         tune(net.loss, batches, stepper, 3, total=entries.total)
         history.protect(scores, PROTECT[method], chosen.always)

@@ -1,0 +1,42 @@
+"""Some entries of a tensor, kept in 4 bytes each where a bool mask takes a byte for every entry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Entries of a tensor by their positions.
+
+    Args:
+        shape: of the tensor.
+        positions: (k,) in the flattened tensor, ascending, int32 where that reaches; None for all.
+        device: where masks are made.
+    """
+
+    shape: torch.Size
+    positions: Tensor | None
+    device: torch.device
+
+    @classmethod
+    def of(cls, mask: Tensor) -> Entries:
+        """Those where a bool mask is True."""
+        if bool(mask.all()):
+            return cls(mask.shape, None, mask.device)
+        dtype = torch.int32 if mask.numel() < 2**31 else torch.int64
+        return cls(mask.shape, mask.flatten().nonzero().squeeze(1).to(dtype), mask.device)
+
+    def __len__(self) -> int:
+        return self.shape.numel() if self.positions is None else len(self.positions)
+
+    def mask(self) -> Tensor:
+        """The bool mask, made anew."""
+        if self.positions is None:
+            return torch.ones(self.shape, dtype=torch.bool, device=self.device)
+        flat = torch.zeros(self.shape.numel(), dtype=torch.bool, device=self.device)
+        flat[self.positions.long()] = True
+        return flat.view(self.shape)
