@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
@@ -58,14 +59,9 @@ def _mean_over_batches(
     """Mean of ``term`` of every gradient."""
     names, leaves = list(parameters), list(parameters.values())
     totals: dict[str, Tensor] = {}
-    n_batches = 0
+    losses: list[Tensor] = []  # read at the end: reading makes a GPU wait
     for batch in batches:
         loss = loss_of(batch)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss is {loss.item()} in batch {n_batches} of the score pass. "
-                "Check the images for NaN or Inf, and the weights."
-            )
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
         for name, gradient in zip(names, gradients, strict=True):
             if gradient is None:
@@ -76,12 +72,18 @@ def _mean_over_batches(
                 totals[name] += value
             else:
                 totals[name] = value
-        n_batches += 1
-    if not n_batches:
+        losses.append(loss.detach())
+    if not losses:
         raise ValueError("There is no batch of at least two images to score on.")
     if not totals:
         raise ValueError("The loss depends on none of the parameters: there is nothing to tune.")
-    return {name: total.div_(n_batches) for name, total in totals.items()}
+    for i, value in enumerate(torch.stack(losses).tolist()):
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"The loss is {value} in batch {i} of the score pass. Check the images for NaN or "
+                "Inf, and the weights."
+            )
+    return {name: total.div_(len(losses)) for name, total in totals.items()}
 
 
 def _protect(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -13,6 +14,7 @@ from .gradients import SelectedEntries, keep_entries, masked_gradient
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
+READ_EVERY = {"cuda": 20}  # steps between two looks at the losses, by kind of device; else 1
 
 
 class Stepper(Protocol):
@@ -25,9 +27,23 @@ class Stepper(Protocol):
         """What to differentiate by, in the order in which :meth:`step` takes the gradients."""
         ...
 
-    def step(self, gradients: Sequence[Tensor | None]) -> None:
-        """Apply one step and count the backbone entries changed in ``changed``."""
+    def step(self, gradients: Sequence[Tensor | None], sound: Tensor) -> Tensor:
+        """Apply one step and count the backbone entries changed in ``changed``.
+
+        Args:
+            gradients: of :attr:`parameters`.
+            sound: bool (); where it is False nothing moves.
+
+        Returns:
+            Bool (): ``sound``, and the gradients that count are finite. Nothing moves otherwise.
+        """
         ...
+
+
+def _finite(tensors: Sequence[Tensor | None]) -> Tensor:
+    """Bool (): no NaN and no Inf, without waiting for the device."""
+    found = [torch.isfinite(t).all() for t in tensors if t is not None]
+    return torch.stack(found).all() if found else torch.tensor(True)
 
 
 class SparseSGD:
@@ -70,13 +86,14 @@ class SparseSGD:
         return [*self.entries.parameters, *self.projection]
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor | None]) -> None:
-        """One step from the gradients of :attr:`parameters`."""
+    def step(self, gradients: Sequence[Tensor | None], sound: Tensor) -> Tensor:
+        """One step; nothing moves where ``sound`` is False or a gradient that counts not finite."""
         n = len(self.entries.parameters)
-        self._projection_sgd.step(gradients[n:])
-        keep = keep_entries(len(self.entries), self.drop_rate, self.generator)
+        g = self.entries.gather(gradients[:n])
+        sound = self._projection_sgd.step(gradients[n:], sound & torch.isfinite(g).all())
+        keep = keep_entries(len(self.entries), self.drop_rate, self.generator) & sound
         theta = self.entries.gather(self.entries.parameters)
-        g = masked_gradient(self.entries.gather(gradients[:n]), keep, self.decay)
+        g = masked_gradient(g, keep, self.decay)
         if self._momentum is None:
             self._momentum = torch.zeros_like(theta)
         velocity = MOMENTUM * self._momentum + g + WEIGHT_DECAY * theta
@@ -84,6 +101,7 @@ class SparseSGD:
         moved = torch.where(keep, theta - self.lr * velocity, theta)
         self.entries.scatter(moved, self.entries.parameters)
         self.changed = (moved != theta).sum()
+        return sound
 
 
 class ProjectionSGD:
@@ -108,12 +126,17 @@ class ProjectionSGD:
         return self.projection
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor | None]) -> None:
-        """One step from the gradients of :attr:`parameters`."""
+    def step(self, gradients: Sequence[Tensor | None], sound: Tensor) -> Tensor:
+        """One step; nothing moves where ``sound`` is False or a gradient not finite."""
+        sound = sound & _finite(gradients)
+        before = [p.detach().clone() for p in self.projection]
         for p, gradient in zip(self.projection, gradients, strict=True):
             p.grad = gradient
         self._sgd.step()
         self._sgd.zero_grad()
+        for p, b in zip(self.projection, before, strict=True):
+            p.copy_(torch.where(sound, p, b))
+        return sound
 
 
 class ReferenceSGD:
@@ -152,8 +175,11 @@ class ReferenceSGD:
         return [*self.entries.parameters, *self.projection]
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor | None]) -> None:
-        """One step from the gradients of :attr:`parameters`."""
+    def step(self, gradients: Sequence[Tensor | None], sound: Tensor) -> Tensor:
+        """One step; nothing moves where ``sound`` is False or a gradient not finite."""
+        sound = sound & _finite(gradients)
+        if not bool(sound):
+            return sound
         n = len(self.entries.parameters)
         keep = keep_entries(len(self.entries), self.drop_rate, self.generator)
         kept = masked_gradient(self.entries.gather(gradients[:n]), keep, self.decay)
@@ -170,6 +196,7 @@ class ReferenceSGD:
         self.changed = torch.stack(
             [(p != b).sum() for p, b in zip(self.entries.parameters, before, strict=True)]
         ).sum()
+        return sound
 
 
 @dataclass(frozen=True)
@@ -215,23 +242,51 @@ def tune(
     losses: list[float] = []
     changed: float | Tensor = 0.0
     steps = 0
+    sound: Tensor | None = None
     for epoch in range(epochs):
-        sum_of_losses, n = 0.0, 0
+        log = _Losses(f"{what}: epoch {epoch}", partial(progress, epoch))
         for batch in batches:
             loss = loss_of(batch)
             gradients = torch.autograd.grad(loss, list(stepper.parameters), allow_unused=True)
-            norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
-            value, norm_value = torch.stack([loss.detach().float(), norm.float()]).tolist()
-            if not (abs(value) < float("inf") and norm_value < float("inf")):
-                raise FloatingPointError(
-                    f"{what}: the loss is {value} and its gradient has norm {norm_value} in epoch "
-                    f"{epoch}, step {n}. The weights are as they were before this step. Check the "
-                    "images for NaN or Inf, or lower `lr`."
-                )
-            stepper.step(gradients)
+            finite = torch.isfinite(loss.detach())
+            sound = stepper.step(gradients, finite if sound is None else sound & finite)
+            log.add(loss, sound)
             if stepper.changed is not None:
                 changed = changed + stepper.changed
-            sum_of_losses, n, steps = sum_of_losses + value, n + 1, steps + 1
-            progress(epoch, value)
-        losses.append(sum_of_losses / max(n, 1))
+            steps += 1
+        log.read()
+        losses.append(sum(log.values) / max(len(log.values), 1))
     return TuningReport(losses, steps, float(changed) / max(steps, 1) / total)
+
+
+class _Losses:
+    """The losses of an epoch; reading one makes a GPU wait, so they are read several at once.
+
+    Args:
+        where: the epoch, for the error.
+        progress: called with every loss that was read.
+    """
+
+    def __init__(self, where: str, progress: Callable[[float], None]) -> None:
+        self.where, self.progress = where, progress
+        self.values: list[float] = []
+        self._unread: list[Tensor] = []  # (2,): the loss, and 1 where the step was taken
+
+    def add(self, loss: Tensor, sound: Tensor) -> None:
+        """Take the loss of a step, and whether it moved anything."""
+        self._unread.append(torch.stack([loss.detach().float(), sound.float()]))
+        if len(self._unread) >= READ_EVERY.get(loss.device.type, 1):
+            self.read()
+
+    def read(self) -> None:
+        """Read what is unread; FloatingPointError at the first step that was not sound."""
+        for value, taken in torch.stack(self._unread).tolist() if self._unread else []:
+            if not taken:
+                raise FloatingPointError(
+                    f"{self.where}, step {len(self.values)}: the loss is {value}, and it or its "
+                    "gradient is not finite. The weights are as they were before this step. Check "
+                    "the images for NaN or Inf, or lower `lr`."
+                )
+            self.values.append(value)
+            self.progress(value)
+        self._unread = []
