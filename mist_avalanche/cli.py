@@ -17,6 +17,7 @@ from .ablations import ablated
 from .benchmarks._catalog import DATASETS
 from .experiments import hide_avalanche_warnings, run_methods
 from .figures import selection_figure
+from .forward import PRECISIONS
 from .page import write_page
 from .pictures import write_board
 from .reference_config import read_reference_config
@@ -66,6 +67,8 @@ def parser() -> argparse.ArgumentParser:
     add("--backbone", default=default.backbone, help="'embedded' or a name of timm")
     add("--weights", metavar="FILE", help="weights of the backbone, instead of timm's hub")
     add("--device", choices=("auto", "cpu", "cuda"), default=default.device)
+    add("--precision", choices=PRECISIONS, default=default.precision, help="of the backbone")
+    add("--compile", action="store_true", help="use torch.compile")
     add("--num-workers", type=int, default=default.num_workers, help="of the data loaders")
     add("--output", metavar="DIR", help="default: results/BENCHMARK-METHOD")
     add("--resume", action="store_true", help="keep finished runs of the same settings")
@@ -127,6 +130,8 @@ def _config(args: argparse.Namespace) -> RunConfig:
         backbone=args.backbone,
         weights=args.weights,
         device=args.device,
+        precision=args.precision,
+        compile=args.compile,
         num_workers=args.num_workers,
     )
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ._batches import Batches, derive_seed, isolated_rng
 from .features import FeatureExtractor, in_mode
+from .forward import Forward
 from .losses import SupervisedInfoNCE
 from .views import View
 
@@ -40,10 +41,12 @@ class Objective(ABC):
         batch_size: images a batch, each in two views.
         view: the second view, ``f(batch, generator)``.
         seed: of the head's first weights.
+        forward: how the backbone is run.
     """
 
-    def __init__(self, batch_size: int, view: View, seed: int) -> None:
+    def __init__(self, batch_size: int, view: View, seed: int, forward: Forward) -> None:
         self.batch_size, self.view, self.seed = batch_size, view, seed
+        self.forward = forward
 
     @abstractmethod
     def head_for(self, example: Tensor, classes: list[int]) -> nn.Linear:
@@ -85,7 +88,7 @@ class Objective(ABC):
 
             def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
                 x, y = batch
-                features = extract(torch.cat([x, self.view(x, views)]))  # (2B, D)
+                features = self.forward(extract, torch.cat([x, self.view(x, views)]))  # (2B, D)
                 return self.loss(head(features.to(head.weight.dtype)), y, classes)
 
             with torch.enable_grad():
@@ -104,17 +107,13 @@ class MIObjective(Objective):
 
     Args:
         temperature: τ.
-        batch_size, view, seed: as for :class:`Objective`.
+        batch_size, view, seed, forward: as for :class:`Objective`.
     """
 
     def __init__(
-        self,
-        temperature: float,
-        batch_size: int,
-        view: View,
-        seed: int,
+        self, temperature: float, batch_size: int, view: View, seed: int, forward: Forward
     ) -> None:
-        super().__init__(batch_size, view, seed)
+        super().__init__(batch_size, view, seed, forward)
         self.info_nce = SupervisedInfoNCE(temperature)
         self.projection: nn.Linear | None = None
 
@@ -136,8 +135,8 @@ class CrossEntropyObjective(Objective):
     The classifier is new where the classes are, and the same while it is scored and tuned on.
     """
 
-    def __init__(self, batch_size: int, view: View, seed: int) -> None:
-        super().__init__(batch_size, view, seed)
+    def __init__(self, batch_size: int, view: View, seed: int, forward: Forward) -> None:
+        super().__init__(batch_size, view, seed, forward)
         self.classifier: nn.Linear | None = None
         self._classes: list[int] = []
 

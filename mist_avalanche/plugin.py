@@ -16,6 +16,7 @@ from ._checks import check_choice, check_experience, check_integer, check_rate
 from ._progress import step_bar
 from .backbones import backbone_defaults
 from .features import FeatureExtractor, always_selected, feature_extractor
+from .forward import Forward
 from .gradients import SelectedEntries, StepGuard
 from .history import SelectionHistory
 from .objective import CrossEntropyObjective, MIObjective, Objective
@@ -70,6 +71,11 @@ class MISTPlugin(SupervisedPlugin):
             per tensor with the always-selected entries on top, and momentum and weight decay move
             every entry.
         batch_size: images a batch of scoring and tuning, each in two views.
+        chunk_size: views that pass through the backbone at a time, where a batch is too large for
+            the memory, for a second forward pass; see :class:`~mist_avalanche.forward.Forward`.
+        precision: of scoring and tuning: ``"32"``, ``"bf16"`` (autocast; weights, loss and scores
+            in float32), or ``"auto"``: bf16 on a GPU that has it.
+        compile: use ``torch.compile`` for scoring and tuning.
         view: the second view; None for the paper's, ``{"flip": 0}`` for the paper's with another
             argument of :class:`~mist_avalanche.views.SecondView`, or ``f(batch, generator)``.
         seed: of the plugin's random draws; None takes ``torch.initial_seed()``.
@@ -122,6 +128,9 @@ class MISTPlugin(SupervisedPlugin):
         classifier: str | None = None,
         dynamics: Literal["sparse", "reference"] = "sparse",
         batch_size: int = 48,
+        chunk_size: int | None = None,
+        precision: Literal["auto", "32", "bf16"] = "auto",
+        compile: bool = False,
         view: Mapping[str, Any] | View | None = None,
         seed: int | None = None,
         verbose: bool = True,
@@ -148,11 +157,12 @@ class MISTPlugin(SupervisedPlugin):
         self.verbose = verbose
         check_choice("objective", objective, ("mi", "cross_entropy"))
         temperature = check_rate("temperature", temperature, "(0, inf)")
-        batches = (check_integer("batch_size", batch_size, 2), second_view(view), self.seed)
+        batches = check_integer("batch_size", batch_size, 2), second_view(view), self.seed
+        forward = Forward(precision, chunk_size, compile=compile)
         self.objective: Objective = (
-            MIObjective(temperature, *batches)
+            MIObjective(temperature, *batches, forward)
             if objective == "mi"
-            else CrossEntropyObjective(*batches)
+            else CrossEntropyObjective(*batches, forward)
         )
 
         self.selection: Selection | None = None

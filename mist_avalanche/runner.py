@@ -25,7 +25,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from tqdm.auto import tqdm
 
 from . import report
-from ._memory_use import peak_mb, reset_peak
+from ._memory_use import PeakMemory
 from ._version import __version__
 from .backbones import EMBEDDED, backbone_defaults, create_backbone
 from .benchmarks import (
@@ -41,7 +41,12 @@ from .features import in_mode
 from .metrics import accuracy_rows, summarize
 from .pictures import write_board
 from .plugin import MISTPlugin
-from .strategies.baselines import build_strategy, check_strategy, mist_arguments
+from .strategies.baselines import (
+    COMPUTED_STRATEGIES,
+    build_strategy,
+    check_strategy,
+    mist_arguments,
+)
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -66,6 +71,8 @@ class RunConfig:
         backbone: ``embedded`` or a name of timm.
         weights: a file with its weights, instead of timm's hub.
         device: ``auto``, ``cpu`` or ``cuda``.
+        precision: of the backbone in tuning and in simplecil and ranpac: ``auto``, ``32``, ``bf16``.
+        compile: use ``torch.compile`` there.
         num_workers: of the data loaders; it changes no number.
         name: of the method in tables and pictures; None for one made of the above.
     """
@@ -84,6 +91,8 @@ class RunConfig:
     backbone: str = EMBEDDED
     weights: str | None = None
     device: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
     num_workers: int = 0
     name: str | None = None
 
@@ -186,6 +195,7 @@ def run(
     check_strategy(config.strategy, config.strategy_args, drift=config.drift_compensation)
     json.dumps(settings)  # before the work, not after it
     device = choose_device(config.device)
+    peak = PeakMemory(device)
     benchmark = BENCHMARKS[config.benchmark](config)
     backbone = create_backbone(config.backbone, config.weights)
     image_size = backbone_defaults(config.backbone).image_size
@@ -194,11 +204,16 @@ def run(
     torch.manual_seed(config.seed)
 
     mist = None
+    computation = {"precision": config.precision, "compile": config.compile}
     if config.mist:
-        mist = MISTPlugin(**{"seed": config.seed, "verbose": progress, **settings["mist_args"]})
+        mist = MISTPlugin(
+            **{"seed": config.seed, "verbose": progress, **computation, **settings["mist_args"]}
+        )
     strategy_args = settings["strategy_args"]
     if config.drift_compensation:
         strategy_args = {**strategy_args, "drift_compensation": True}
+    if config.strategy in COMPUTED_STRATEGIES:
+        strategy_args = {**computation, **strategy_args}
     output.mkdir(parents=True, exist_ok=True)
     board = TensorboardLogger(output / "tensorboard")
     strategy = build_strategy(
@@ -213,7 +228,6 @@ def run(
         settings=strategy_args,
     )
 
-    reset_peak(device)
     pretrained = [p.detach().clone() for p in backbone.parameters()]
     counts = [len(e.dataset) for e in benchmark.test_stream]
     correct: list[list[int]] = []
@@ -240,7 +254,7 @@ def run(
         ).tolist(),
         "test_images": counts,
         "timing": {**seconds, "total": round(time.perf_counter() - start, 3)},
-        "memory": {"peak_mb": round(peak_mb(device), 1)},
+        "memory": {"peak_mb": round(peak.megabytes(), 1)},
         "parameters": {
             "trainable": sum(p.numel() for p in strategy.model.parameters() if p.requires_grad),
             "updated": sum(

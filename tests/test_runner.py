@@ -65,7 +65,7 @@ def test_results_have_their_schema_and_repeat(tmp_path):
         "Where MIST may move the backbone",
     }
     assert written["parameters"]["updated"] <= 0.05 * written["parameters"]["trainable"]
-    assert written["memory"]["peak_mb"] > 100
+    assert written["memory"]["peak_mb"] > 10
     assert cli.main(["inspect", str(tmp_path / "a")]) == 0
     assert (tmp_path / "a" / "layers.png").exists()
 

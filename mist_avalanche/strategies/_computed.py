@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, DataLoader
 
+from .._checks import check_integer
 from ..drift import fit_drift, turned
+from ..feature_cache import FeatureCache, Features, fingerprint
 from ..features import in_mode
+from ..forward import Forward
 from ..heads import BackboneWithHead, StatisticsHead
 
 
 class ComputedHeadStrategy(SupervisedTemplate, ABC):
     """Fits a head to the features of each experience's training images under the eval transform.
 
-    The backbone stays as it is unless a plugin tunes it before an experience. Metrics and plugins
-    see the training images once the head is fitted; ``mb_x`` are then their features (B, D).
+    The backbone stays as it is unless a plugin tunes it before an experience. While it does, an
+    image to evaluate passes through it once, however often it is evaluated, and all that are new
+    in one go. Metrics and plugins see features (B, D) as ``mb_x``, in training once the head is
+    fitted.
 
     Args:
         head: the classifier.
-        model, criterion, drift_compensation, kwargs: as for
+        model, criterion, drift_compensation, precision, compile, cache_mb, kwargs: as for
             :class:`~mist_avalanche.strategies.SimpleCIL`.
     """
 
@@ -34,8 +40,12 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         head: StatisticsHead,
         criterion: nn.Module | None,
         drift_compensation: bool,
+        precision: str,
+        compile: bool,
+        cache_mb: int,
         **kwargs: Any,
     ) -> None:
+        check_integer("cache_mb", cache_mb, 0)
         super().__init__(
             model=BackboneWithHead(model, head),
             optimizer=None,
@@ -44,7 +54,12 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
             **kwargs,
         )
         self.drift_compensation = drift_compensation
+        self.run_backbone = Forward(precision, compile=compile)
+        self.feature_cache = FeatureCache(cache_mb * 10**6) if cache_mb else None
+        self._evaluated: dict[int, Features] = {}  # by the id of the dataset
         self._before_tuning: Tensor | None = None
+        self._upright: Features | None = None
+        self._unchanged: Any = None
         self._loader: Any = None
 
     @abstractmethod
@@ -68,9 +83,9 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         """Make room for the experience's classes; plugins come right after."""
         self.model = self.model_adaptation()
         self._loader = self.dataloader  # a plugin may put another in its place
-        self._before_tuning = None
+        self._before_tuning = self._upright = None
         if self.drift_compensation and self.head.seen.any():
-            self._before_tuning, _ = self._extract(turned)
+            self._before_tuning = self._features_of(self._loader, turned).features
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         """Plugins may tune the backbone here; what is stored follows its features."""
@@ -78,44 +93,47 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         before = self._before_tuning
         if before is None:
             return
-        after, _ = self._extract(turned)
+        after, labels, tasks = self._features_of(self._loader, turned)
         if not torch.equal(before, after):
             generator = torch.Generator().manual_seed(self.clock.train_exp_counter)
             self.head.move(fit_drift(before, after, generator))
         self._before_tuning = None
+        self._upright = Features(after[:, 0], labels, tasks)  # the first view is the image as it is
 
     @torch.no_grad()
     def training_epoch(self, **kwargs: Any) -> None:
         """Fit the head to the experience; then go through it once more for plugins and metrics."""
-        features, labels = self._extract(lambda x: [x])
-        features = features.squeeze(1)  # (n, D)
-        self.fit(features, labels)
-        batches = (torch.split(part, self.train_mb_size) for part in (features, labels))
-        for f, y in zip(*batches, strict=True):
+        found = self._upright or self._features_of(self._loader)
+        self.fit(found.features, found.labels)
+        for self.mbatch in FeatureBatches(found, self.train_mb_size):
             if self._stop_training:
                 break
-            self.mbatch = [f, y, torch.zeros_like(y)]
+            self._unpack_minibatch()
             self._before_training_iteration(**kwargs)
             self._before_forward(**kwargs)
-            self.mb_output = self.head(f)
+            self.mb_output = self.head(self.mb_x)
             self._after_forward(**kwargs)
             self.loss = self.criterion()
             self._after_training_iteration(**kwargs)
 
     @torch.no_grad()
-    def _extract(self, views: Callable[[Tensor], list[Tensor]]) -> tuple[Tensor, Tensor]:
-        """Features (n, V, D) of V views and labels (n,) of the experience, in order.
-
-        The model is in evaluation mode.
-        """
-        features, labels = [], []
+    def _features_of(
+        self, batches: Iterable[Any], views: Callable[[Tensor], list[Tensor]] | None = None
+    ) -> Features:
+        """Features of batches (x, y, ..., t) in order, or of the V views of each image."""
+        rows = []
         with in_mode(self.model, training=False):
-            for self.mbatch in self._loader:
-                self._unpack_minibatch()
-                seen = [self.model.backbone(x).flatten(1) for x in views(self.mb_x)]
-                features.append(torch.stack(seen, dim=1))
-                labels.append(self.mb_y)
-        return torch.cat(features), torch.cat(labels)
+            for batch in batches:
+                x, y, *_, t = (part.to(self.device, non_blocking=True) for part in batch)
+                seen = [self._run(view) for view in (views(x) if views else [x])]
+                rows.append((torch.stack(seen, dim=1) if views else seen[0], y, t))
+        return Features(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+
+    def _run(self, x: Tensor) -> Tensor:
+        """Features (B, D) of images."""
+        return self.run_backbone(self.model.backbone, x)
+
+    # ---- Evaluation --------------------------------------------------------------------------
 
     def eval(self, exp_list: Any, **kwargs: Any) -> Any:
         """Accuracy and other metrics, as in Avalanche."""
@@ -126,7 +144,67 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
             )
         return super().eval(exp_list, **kwargs)
 
+    def _before_eval(self, num_workers: int = 0, **kwargs: Any) -> None:
+        """Features of everything that is new, from one loader."""
+        super()._before_eval(num_workers=num_workers, **kwargs)
+        if self.feature_cache is None:
+            return
+        datasets = [experience.dataset for experience in self.current_eval_stream]
+        state = fingerprint(self.model.backbone) + self.run_backbone.resolved(self.device).encode()
+
+        def compute(new: list[Any]) -> list[Features]:
+            loader: DataLoader[Any] = DataLoader(
+                ConcatDataset([dataset.eval() for dataset in new]),
+                batch_size=self.eval_mb_size,
+                num_workers=num_workers,
+                pin_memory=self.device.type == "cuda",
+                collate_fn=new[0].collate_fn,
+            )
+            sizes = [len(dataset) for dataset in new]
+            parts = (torch.split(part, sizes) for part in self._features_of(loader))
+            return [Features(*rows) for rows in zip(*parts, strict=True)]
+
+        found = self.feature_cache.get(datasets, state, compute)
+        self._evaluated = dict(zip(map(id, datasets), found, strict=True))
+
+    def eval_dataset_adaptation(self, **kwargs: Any) -> None:
+        """The experience under the eval transform."""
+        super().eval_dataset_adaptation(**kwargs)
+        self._unchanged = self.adapted_dataset
+
+    def make_eval_dataloader(self, **kwargs: Any) -> None:
+        """Features that are there; images where a plugin has put in another dataset."""
+        found = self._evaluated.get(id(self.experience.dataset))
+        if found is None or self.adapted_dataset is not self._unchanged:
+            super().make_eval_dataloader(**kwargs)
+        else:
+            self.dataloader = FeatureBatches(found, self.eval_mb_size)
+
+    def _after_eval(self, **kwargs: Any) -> None:
+        super()._after_eval(**kwargs)
+        self._evaluated = {}
+
+    def forward(self) -> Tensor:
+        """Logits of the current mini-batch, of features or images."""
+        known = isinstance(self.dataloader, FeatureBatches)
+        logits: Tensor = self.head(self.mb_x if known else self._run(self.mb_x))
+        return logits
+
     @property
     def head(self) -> Any:
         """The classifier."""
         return self.model.head
+
+
+class FeatureBatches:
+    """Batches [features, labels, task labels] of what was extracted, in order."""
+
+    def __init__(self, found: Features, batch_size: int) -> None:
+        self.found, self.batch_size = found, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.found.labels) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        for batch in zip(*(torch.split(p, self.batch_size) for p in self.found), strict=True):
+            yield list(batch)

@@ -114,6 +114,8 @@ COMPARED = (
 _ELSEWHERE = {
     "drift_compensation": "--drift-compensation",
     "device": "--device",
+    "precision": "--precision",
+    "compile": "--compile",
     "plugins": "--mist",
     "model": "--backbone",
 }

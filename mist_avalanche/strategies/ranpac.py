@@ -48,6 +48,12 @@ class RanPAC(ComputedHeadStrategy):
             past training image, in float16, 2 D bytes each, no pixels. ``"gaussians"``: the mean of
             each class and one covariance, 8 (C D + D²) bytes. ``"none"``: nothing; G and Q can then
             be moved only without projection (M = 0).
+        precision: of the backbone: ``"32"``, ``"bf16"`` (autocast; features and all that follows in
+            float32 or better), or ``"auto"``: bf16 on a GPU that has it.
+        compile: use ``torch.compile`` for the backbone.
+        cache_mb: megabytes of features of test images that stay in memory, more in a temporary
+            file, until the backbone changes. ``mb_x`` are then features in evaluation too. 0 keeps
+            none, and every evaluation computes all, from images.
 
     Raises:
         ValueError: an argument out of its range, or a memory of ``"none"`` that drift compensation
@@ -78,6 +84,9 @@ class RanPAC(ComputedHeadStrategy):
         eval_every: int = -1,
         drift_compensation: bool = False,
         memory: Literal["features", "gaussians", "none"] = "features",
+        precision: Literal["auto", "32", "bf16"] = "auto",
+        compile: bool = False,
+        cache_mb: int = 2000,
         **kwargs: Any,
     ) -> None:
         n_random_features = check_integer("n_random_features", n_random_features, 0)
@@ -103,6 +112,9 @@ class RanPAC(ComputedHeadStrategy):
             evaluator=evaluator,
             eval_every=eval_every,
             drift_compensation=drift_compensation,
+            precision=precision,
+            compile=compile,
+            cache_mb=cache_mb,
             **kwargs,
         )
 

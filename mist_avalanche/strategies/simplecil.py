@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
@@ -34,6 +34,12 @@ class SimpleCIL(ComputedHeadStrategy):
             prototypes by the affine map, fitted on the current training images turned and
             mirrored, from features before to features after. Costs two passes over eight views of
             them, and changes nothing otherwise.
+        precision: of the backbone: ``"32"``, ``"bf16"`` (autocast; features and all that follows in
+            float32 or better), or ``"auto"``: bf16 on a GPU that has it.
+        compile: use ``torch.compile`` for the backbone.
+        cache_mb: megabytes of features of test images that stay in memory, more in a temporary
+            file, until the backbone changes. ``mb_x`` are then features in evaluation too. 0 keeps
+            none, and every evaluation computes all, from images.
 
     Raises:
         RuntimeError: evaluation before any training.
@@ -58,6 +64,9 @@ class SimpleCIL(ComputedHeadStrategy):
         evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] = default_evaluator,
         eval_every: int = -1,
         drift_compensation: bool = False,
+        precision: Literal["auto", "32", "bf16"] = "auto",
+        compile: bool = False,
+        cache_mb: int = 2000,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -71,6 +80,9 @@ class SimpleCIL(ComputedHeadStrategy):
             evaluator=evaluator,
             eval_every=eval_every,
             drift_compensation=drift_compensation,
+            precision=precision,
+            compile=compile,
+            cache_mb=cache_mb,
             **kwargs,
         )
 

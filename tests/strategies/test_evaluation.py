@@ -1,0 +1,134 @@
+import pytest
+import torch
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from torch.utils.data import DataLoader
+
+from mist_avalanche import MISTPlugin
+from mist_avalanche.backbones import create_backbone
+from mist_avalanche.strategies import RanPAC, SimpleCIL
+from mist_avalanche.strategies import _computed as computed
+
+
+def counting(backbone):
+    """How many images pass through it in evaluation mode."""
+    passed = []
+    backbone.register_forward_pre_hook(
+        lambda module, inputs: None if module.training else passed.append(len(inputs[0]))
+    )
+    return passed
+
+
+def build(strategy, backbone, **changes):
+    metrics = EvaluationPlugin(accuracy_metrics(experience=True, stream=True), loggers=[])
+    return strategy(model=backbone, evaluator=metrics, **changes)
+
+
+def run(strategy, benchmark):
+    """All that is measured after each experience."""
+    seen = []
+    for t, experience in enumerate(benchmark.train_stream):
+        strategy.train(experience)
+        metrics = strategy.eval(benchmark.test_stream[: t + 1])
+        seen.append({k: v for k, v in metrics.items() if "eval_phase" in k})
+    return seen
+
+
+def test_every_test_image_passes_once_through_a_frozen_backbone(benchmark_of):
+    benchmark = benchmark_of(n_classes=20, n_experiences=20, per_class=3)
+    backbone = create_backbone()
+    passed = counting(backbone)
+    run(build(SimpleCIL, backbone), benchmark)
+    n_train = sum(len(e.dataset) for e in benchmark.train_stream)
+    n_test = sum(len(e.dataset) for e in benchmark.test_stream)
+    assert sum(passed) == n_train + n_test == 120
+
+
+def test_one_loader_for_a_whole_evaluation(benchmark_of, monkeypatch):
+    made = []
+
+    def loader(*args, **kwargs):
+        made.append(len(args[0]))
+        return DataLoader(*args, **kwargs)
+
+    monkeypatch.setattr(computed, "DataLoader", loader)
+    benchmark = benchmark_of(n_classes=6, n_experiences=6)
+    strategy = build(SimpleCIL, create_backbone())
+    strategy.train(benchmark.train_stream)
+    strategy.eval(benchmark.test_stream)
+    strategy.eval(benchmark.test_stream)
+    assert made == [48]
+
+
+@pytest.mark.parametrize("strategy", [SimpleCIL, RanPAC])
+@pytest.mark.parametrize("tune_on", [None, "first", "every"])
+def test_the_cache_changes_no_number(benchmark_of, strategy, tune_on):
+    benchmark = benchmark_of(n_classes=8, n_experiences=4)
+    results = []
+    for cache_mb in (0, 2000):
+        mist = MISTPlugin(tune_on=tune_on or "first", lr=0.05, tune_epochs=1, verbose=False, seed=0)
+        changes = {"n_random_features": 200} if strategy is RanPAC else {}
+        host = build(
+            strategy,
+            create_backbone(),
+            plugins=[mist] if tune_on else [],
+            cache_mb=cache_mb,
+            **changes,
+        )
+        results.append(run(host, benchmark))
+    for plain, cached in zip(*results, strict=True):
+        assert plain == pytest.approx(cached, abs=1e-4)
+
+
+def test_nothing_survives_a_change_of_weights_or_of_the_transform(benchmark_of):
+    benchmark = benchmark_of()
+    backbone = create_backbone()
+    passed = counting(backbone)
+    strategy = build(SimpleCIL, backbone)
+    strategy.train(benchmark.train_stream)
+    strategy.eval(benchmark.test_stream)
+    del passed[:]
+    strategy.eval(benchmark.test_stream)
+    assert not passed
+    backbone.blocks[0].norm1.weight.data[0] += 1e-3  # behind autograd's back
+    strategy.eval(benchmark.test_stream)
+    assert sum(passed) == 32
+    del passed[:]
+    experience = benchmark.test_stream[1]
+    experience.dataset = experience.dataset.replace_current_transform_group(lambda x: 1 - x)
+    strategy.eval([benchmark.test_stream[0], experience])
+    assert sum(passed) == len(experience.dataset) == 16
+
+
+def test_a_plugin_may_put_in_another_dataset(benchmark_of):
+    class Half(SupervisedPlugin):
+        def after_eval_dataset_adaptation(self, strategy, **kwargs):
+            strategy.adapted_dataset = strategy.adapted_dataset.subset(range(4))
+
+    class Count(SupervisedPlugin):
+        seen = 0
+
+        def after_eval_iteration(self, strategy, **kwargs):
+            self.seen += len(strategy.mb_y)
+            assert strategy.mb_x.ndim == 4  # images
+            assert strategy.mb_output.shape == (len(strategy.mb_y), 4)
+
+    benchmark, count = benchmark_of(), Count()
+    strategy = build(SimpleCIL, create_backbone(), plugins=[Half(), count])
+    strategy.train(benchmark.train_stream)
+    strategy.eval(benchmark.test_stream)
+    assert count.seen == 8
+
+
+def test_precision_and_compile_reach_the_backbone(benchmark_of, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda module: seen.append(module) or module)
+    backbone = create_backbone()
+    dtypes = set()
+    backbone.blocks[0].mlp.fc1.register_forward_hook(lambda *seen: dtypes.add(seen[2].dtype))
+    strategy = build(SimpleCIL, backbone, precision="bf16", compile=True)
+    benchmark = benchmark_of()
+    strategy.train(benchmark.train_stream)
+    strategy.eval(benchmark.test_stream)
+    assert dtypes == {torch.bfloat16}
+    assert seen == [backbone]
