@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .distributed import share
+
 
 def derive_seed(seed: int, *path: int) -> int:
     """A seed for one purpose: statistically independent for different paths of integers."""
@@ -58,7 +60,10 @@ class _SeededItems(Dataset[Any]):
 
 
 class _SeededBatches(Sampler[list[tuple[int, int]]]):
-    """Shuffled batches of (index, seed); a last batch of one image, without contrast, is left."""
+    """Shuffled batches of (index, seed); a last batch of one image, without contrast, is left.
+
+    Of several processes each has its share of every batch, or one image where that is empty.
+    """
 
     def __init__(self, n: int, batch_size: int, generator: torch.Generator) -> None:
         self.n, self.batch_size, self.generator = n, batch_size, generator
@@ -71,11 +76,21 @@ class _SeededBatches(Sampler[list[tuple[int, int]]]):
         seeds = torch.randint(2**62, (self.n,), generator=self.generator).tolist()
         items = list(zip(order, seeds, strict=True))
         for batch in range(len(self)):
-            yield items[batch * self.batch_size : (batch + 1) * self.batch_size]
+            whole = items[batch * self.batch_size : (batch + 1) * self.batch_size]
+            own = share(len(whole))
+            yield whole[own.start : own.stop] or whole[:1]
+
+    def counts(self) -> Iterator[int]:
+        """This process's share of each batch."""
+        for batch in range(len(self)):
+            yield len(share(min(self.batch_size, self.n - batch * self.batch_size)))
 
 
 class Batches:
     """Epochs of (images, labels) on a device; every iteration over it is a new epoch.
+
+    Of several processes each has its share of every batch. Where that is empty there are no labels
+    and one image, which a backbone can take and whose features do not count.
 
     Args:
         dataset: items (x, y, ...).
@@ -90,9 +105,10 @@ class Batches:
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.device = device
+        self._sampler = _SeededBatches(len(dataset), batch_size, generator)
         self.loader = DataLoader(
             _SeededItems(dataset),
-            batch_sampler=_SeededBatches(len(dataset), batch_size, generator),
+            batch_sampler=self._sampler,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=device.type == "cuda",
@@ -105,8 +121,8 @@ class Batches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.loader:
+        for batch, count in zip(self.loader, self._sampler.counts(), strict=True):
             yield (
                 batch[0].to(self.device, non_blocking=True),
-                batch[1].to(self.device, non_blocking=True),
+                batch[1][:count].to(self.device, non_blocking=True),
             )

@@ -15,6 +15,7 @@ from . import data, report
 from ._version import __version__
 from .ablations import ablated
 from .benchmarks._catalog import DATASETS
+from .distributed import processes, rank
 from .experiments import hide_avalanche_warnings, run_methods
 from .figures import selection_figure
 from .forward import PRECISIONS
@@ -207,6 +208,8 @@ def _execute(args: argparse.Namespace) -> None:
         resume=args.resume,
         progress=not args.quiet,
     )
+    if rank():
+        return  # the first process writes
     finished = {label: r for label, r in zip(methods, runs, strict=True) if r}
     print(f"\n{table(finished)}\n")
     if not one:
@@ -261,7 +264,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.command == "inspect":
             _inspect(args.results)
             return 0
-        _execute(args)
+        with processes(args.device):
+            _execute(args)
     except (ValueError, OSError, FloatingPointError, RuntimeError, TypeError) as error:
         print(f"mist-avalanche: {error}", file=sys.stderr)
         return 1

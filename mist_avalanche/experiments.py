@@ -16,6 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from . import report
+from .distributed import rank, world_size
 from .runner import SCHEMA, RunConfig, run
 from .tables import mean_and_std
 
@@ -80,6 +81,8 @@ def run_methods(
         raise ValueError(f"Expected at least one seed, got {n_seeds}.")
     if jobs < 1:
         raise ValueError(f"Expected at least one job, got {jobs}.")
+    if jobs > 1 and world_size() > 1:
+        raise ValueError("Under torchrun the processes share one run at a time. Use --jobs 1.")
     plan = []
     for config, output in methods:
         for i in range(n_seeds):
@@ -92,7 +95,7 @@ def run_methods(
     for config, output in methods:
         results = [r for r in (next(done) for _ in range(n_seeds)) if r is not None]
         grouped.append(results)
-        if n_seeds > 1 and results:
+        if n_seeds > 1 and results and rank() == 0:
             report.write_json(
                 {
                     "schema": SCHEMA,

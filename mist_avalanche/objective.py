@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._batches import Batches, derive_seed, isolated_rng
+from .distributed import gather_rows, join_rows, share
 from .features import FeatureExtractor, in_mode
 from .forward import Forward
 from .losses import SupervisedInfoNCE
@@ -87,9 +88,16 @@ class Objective(ABC):
                 head = self.head_for(extract(x), classes)
 
             def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
-                x, y = batch
-                features = self.forward(extract, torch.cat([x, self.view(x, views)]))  # (2B, D)
-                return self.loss(head(features.to(head.weight.dtype)), y, classes)
+                x, y = batch  # of several processes, this one's share
+                n = len(y)
+                whole = gather_rows(x[:n])
+                second = self.view(whole, views)[share(len(whole)).start :][: len(x)]
+                if not n:
+                    second = x
+                features = self.forward(extract, torch.cat([x, second]))
+                both = torch.split(features, len(x))
+                joined = torch.cat([join_rows(view[:n]) for view in both])  # (2B, D)
+                return self.loss(head(joined.to(head.weight.dtype)), gather_rows(y), classes)
 
             with torch.enable_grad():
                 yield ExperiencePass(batches, loss_of, head)

@@ -29,7 +29,7 @@ _SCORE, _TUNE, _HOST, _WARM = 0, 1, 2, 4  # purposes of random numbers; the obje
 SELECT_BY = ("mi", "gradient", "magnitude", "random")
 
 
-class MISTPlugin(SupervisedPlugin):
+class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """Mutual Information-guided Sparse Tuning (arXiv 2505.19943) for any Avalanche strategy.
 
     Before an experience it scores how sensitive every backbone weight is to the MI objective,

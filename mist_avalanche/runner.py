@@ -37,6 +37,7 @@ from .benchmarks import (
     SplitImageNetR,
     SplitOmniglot,
 )
+from .distributed import processes, rank, world_size
 from .features import in_mode
 from .metrics import accuracy_rows, summarize
 from .pictures import write_board
@@ -71,7 +72,8 @@ class RunConfig:
         backbone: ``embedded`` or a name of timm.
         weights: a file with its weights, instead of timm's hub.
         device: ``auto``, ``cpu`` or ``cuda``.
-        precision: of the backbone in tuning and in simplecil and ranpac: ``auto``, ``32``, ``bf16``.
+        precision: of the backbone, in tuning and in simplecil and ranpac: ``auto``, ``32``,
+            ``bf16``.
         compile: use ``torch.compile`` there.
         num_workers: of the data loaders; it changes no number.
         name: of the method in tables and pictures; None for one made of the above.
@@ -169,7 +171,8 @@ def run(
 ) -> dict[str, Any]:
     """Train on every experience, evaluate on all classes seen, write the results.
 
-    ``output`` gets ``results.json``, ``accuracy.png`` and TensorBoard's event files.
+    ``output`` gets ``results.json``, ``accuracy.png`` and TensorBoard's event files. Started by
+    torchrun, its processes share the work on the run, and the first one writes.
 
     Args:
         config: the settings.
@@ -182,7 +185,12 @@ def run(
         in percent), ``timing`` (seconds), ``memory`` (megabytes), ``parameters`` (entries of the
         model that require gradients, and of the backbone that have changed), ``environment``.
     """
-    output = Path(output)
+    with processes(config.device):
+        return _run(config, Path(output), resume=resume, progress=progress and rank() == 0)
+
+
+def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> dict[str, Any]:
+    """:func:`run`, in one of the processes that share it."""
     if resume and (finished := _finished(config, output)):
         log.info("%s is finished already", output)
         return finished
@@ -193,6 +201,11 @@ def run(
         )
     settings = config.settings()
     check_strategy(config.strategy, config.strategy_args, drift=config.drift_compensation)
+    if world_size() > 1 and config.strategy not in COMPUTED_STRATEGIES:
+        raise ValueError(
+            f"Several processes share the work on {' and '.join(COMPUTED_STRATEGIES)} only. Run "
+            f"{config.strategy!r} without torchrun."
+        )
     json.dumps(settings)  # before the work, not after it
     device = choose_device(config.device)
     peak = PeakMemory(device)
@@ -214,8 +227,10 @@ def run(
         strategy_args = {**strategy_args, "drift_compensation": True}
     if config.strategy in COMPUTED_STRATEGIES:
         strategy_args = {**computation, **strategy_args}
-    output.mkdir(parents=True, exist_ok=True)
-    board = TensorboardLogger(output / "tensorboard")
+    boards = []
+    if rank() == 0:
+        output.mkdir(parents=True, exist_ok=True)
+        boards = [TensorboardLogger(output / "tensorboard")]
     strategy = build_strategy(
         config.strategy,
         backbone,
@@ -224,7 +239,7 @@ def run(
         image_size=image_size,
         device=device,
         plugins=[mist] if mist else [],
-        evaluator=EvaluationPlugin(accuracy_metrics(experience=True, stream=True), loggers=[board]),
+        evaluator=EvaluationPlugin(accuracy_metrics(experience=True, stream=True), loggers=boards),
         settings=strategy_args,
     )
 
@@ -271,9 +286,11 @@ def run(
             "overlaps": mist.overlaps,
             "layers": [list(row) for row in mist.selection.rows()],
         }
+    if rank():
+        return results
     report.write_json(results, output / "results.json")
     report.plot_accuracy({config.label: [results]}, output / "accuracy.png")
-    board.writer.close()
+    boards[0].writer.close()
     write_board({config.label: [results]}, output / "tensorboard")
     return results
 
@@ -319,4 +336,5 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": world_size(),
     }

@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .distributed import sum_over_processes
+
 Batch = TypeVar("Batch")
 
 
@@ -67,7 +69,7 @@ def _mean_over_batches(
             if gradient is None:
                 continue
             dtype = torch.promote_types(gradient.dtype, torch.float32)
-            value = term(gradient.detach().to(dtype))
+            value = term(sum_over_processes(gradient.detach().to(dtype)))
             if name in totals:
                 totals[name] += value
             else:

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .distributed import from_first, sum_over_processes
 from .gradients import SelectedEntries, keep_entries, masked_gradient
 
 MOMENTUM = 0.9
@@ -89,7 +90,7 @@ class SparseSGD:
     def step(self, gradients: Sequence[Tensor | None], sound: Tensor) -> Tensor:
         """One step; nothing moves where ``sound`` is False or a gradient that counts not finite."""
         n = len(self.entries.parameters)
-        g = self.entries.gather(gradients[:n])
+        g = sum_over_processes(self.entries.gather(gradients[:n]))
         sound = self._projection_sgd.step(gradients[n:], sound & torch.isfinite(g).all())
         keep = keep_entries(len(self.entries), self.drop_rate, self.generator) & sound
         theta = self.entries.gather(self.entries.parameters)
@@ -128,6 +129,7 @@ class ProjectionSGD:
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor | None], sound: Tensor) -> Tensor:
         """One step; nothing moves where ``sound`` is False or a gradient not finite."""
+        gradients = [None if g is None else from_first(g) for g in gradients]
         sound = sound & _finite(gradients)
         before = [p.detach().clone() for p in self.projection]
         for p, gradient in zip(self.projection, gradients, strict=True):
@@ -177,17 +179,19 @@ class ReferenceSGD:
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor | None], sound: Tensor) -> Tensor:
         """One step; nothing moves where ``sound`` is False or a gradient not finite."""
-        sound = sound & _finite(gradients)
+        n = len(self.entries.parameters)
+        backbone = [None if g is None else sum_over_processes(g) for g in gradients[:n]]
+        head = [None if g is None else from_first(g) for g in gradients[n:]]
+        sound = sound & _finite([*backbone, *head])
         if not bool(sound):
             return sound
-        n = len(self.entries.parameters)
         keep = keep_entries(len(self.entries), self.drop_rate, self.generator)
-        kept = masked_gradient(self.entries.gather(gradients[:n]), keep, self.decay)
+        kept = masked_gradient(self.entries.gather(backbone), keep, self.decay)
         before = [p.detach().clone() for p in self.entries.parameters]
         for p in self.entries.parameters:
             p.grad = torch.zeros_like(p)
         self.entries.scatter(kept, [p.grad for p in self.entries.parameters])
-        for p, g in zip(self.projection, gradients[n:], strict=True):
+        for p, g in zip(self.projection, head, strict=True):
             if g is not None:
                 keep = keep_entries(g.numel(), self.drop_rate, self.generator).view(g.shape)
                 p.grad = masked_gradient(g, keep, None)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset, DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from .._checks import check_integer
+from ..distributed import gather_rows, share, world_size
 from ..drift import fit_drift, turned
 from ..feature_cache import FeatureCache, Features, fingerprint
 from ..features import in_mode
@@ -68,13 +69,18 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
 
     # ---- An experience -----------------------------------------------------------------------
 
+    dataloader: Any
+
     def train_dataset_adaptation(self, **kwargs: Any) -> None:
         """Train on the images as they are evaluated."""
         self.adapted_dataset = self.experience.dataset.eval()
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
-        """Every image once, in order."""
-        super().make_train_dataloader(**{**kwargs, "shuffle": False, "drop_last": False})
+        """Every image once, in order; of several processes each has its share."""
+        if world_size() == 1:
+            super().make_train_dataloader(**{**kwargs, "shuffle": False, "drop_last": False})
+        else:
+            self.dataloader = self._own_share([self.adapted_dataset], self.train_mb_size, **kwargs)
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """There is nothing to optimise."""
@@ -127,7 +133,26 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
                 x, y, *_, t = (part.to(self.device, non_blocking=True) for part in batch)
                 seen = [self._run(view) for view in (views(x) if views else [x])]
                 rows.append((torch.stack(seen, dim=1) if views else seen[0], y, t))
-        return Features(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+        found = Features(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+        if world_size() == 1:
+            return found
+        n = batches.count if isinstance(batches, _OwnShare) else len(found.labels)
+        return Features(*(gather_rows(part[:n]) for part in found))
+
+    def _own_share(
+        self, datasets: list[Any], batch_size: int, num_workers: int = 0, **kwargs: Any
+    ) -> _OwnShare:
+        """A loader of this process's share of some datasets together, in order."""
+        whole: Any = ConcatDataset(datasets)
+        own = share(len(whole))
+        return _OwnShare(
+            len(own),
+            Subset(whole, own or [0]),  # one image, which does not count, for the width
+            batch_size=batch_size,
+            num_workers=num_workers,
+            pin_memory=self.device.type == "cuda",
+            collate_fn=datasets[0].collate_fn,
+        )
 
     def _run(self, x: Tensor) -> Tensor:
         """Features (B, D) of images."""
@@ -153,13 +178,8 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         state = fingerprint(self.model.backbone) + self.run_backbone.resolved(self.device).encode()
 
         def compute(new: list[Any]) -> list[Features]:
-            loader: DataLoader[Any] = DataLoader(
-                ConcatDataset([dataset.eval() for dataset in new]),
-                batch_size=self.eval_mb_size,
-                num_workers=num_workers,
-                pin_memory=self.device.type == "cuda",
-                collate_fn=new[0].collate_fn,
-            )
+            evaluated = [dataset.eval() for dataset in new]
+            loader = self._own_share(evaluated, self.eval_mb_size, num_workers)
             sizes = [len(dataset) for dataset in new]
             parts = (torch.split(part, sizes) for part in self._features_of(loader))
             return [Features(*rows) for rows in zip(*parts, strict=True)]
@@ -194,6 +214,14 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
     def head(self) -> Any:
         """The classifier."""
         return self.model.head
+
+
+class _OwnShare(DataLoader[Any]):
+    """A loader of which the first ``count`` images count."""
+
+    def __init__(self, count: int, *args: Any, **kwargs: Any) -> None:
+        self.count = count
+        super().__init__(*args, **kwargs)
 
 
 class FeatureBatches:

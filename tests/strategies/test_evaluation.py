@@ -2,7 +2,6 @@ import pytest
 import torch
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
-from torch.utils.data import DataLoader
 
 from mist_avalanche import MISTPlugin
 from mist_avalanche.backbones import create_backbone
@@ -47,11 +46,12 @@ def test_every_test_image_passes_once_through_a_frozen_backbone(benchmark_of):
 def test_one_loader_for_a_whole_evaluation(benchmark_of, monkeypatch):
     made = []
 
-    def loader(*args, **kwargs):
-        made.append(len(args[0]))
-        return DataLoader(*args, **kwargs)
+    class Loader(computed._OwnShare):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(len(self.dataset))
 
-    monkeypatch.setattr(computed, "DataLoader", loader)
+    monkeypatch.setattr(computed, "_OwnShare", Loader)
     benchmark = benchmark_of(n_classes=6, n_experiences=6)
     strategy = build(SimpleCIL, create_backbone())
     strategy.train(benchmark.train_stream)
