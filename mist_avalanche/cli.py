@@ -217,7 +217,8 @@ def _execute(args: argparse.Namespace) -> None:
         report.plot_accuracy(finished, output / "accuracy.png")
         write_board(finished, output / "tensorboard")
         print(f"Table: {file}, also .csv, .json and .tex")
-    write_page(finished, output / "report.html", f"{benchmark}: {', '.join(finished)}")
+    what = ", ".join(finished) if len(finished) < 5 else f"{len(finished)} methods"
+    write_page(finished, output / "report.html", f"{benchmark}: {what}")
     print(f"Report: {output / 'report.html'}\nEverything: {output}")
     failed = args.seeds * len(methods) - sum(map(len, runs))
     if failed:
