@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test lint types check bench wheel clean
 
 demo: $(INSTALLED)
-	$(BIN)/mist-avalanche compare --benchmark glyphs --seeds 2 --jobs 2 --output results/demo --resume \
+	$(BIN)/mist-avalanche compare --benchmark glyphs --seeds 2 --output results/demo --resume \
 		--strategies naive,replay,simplecil,simplecil+mist
 
 test: lint types check

@@ -16,7 +16,7 @@ from ._version import __version__
 from .ablations import ablated
 from .benchmarks._catalog import DATASETS
 from .distributed import processes, rank
-from .experiments import hide_avalanche_warnings, run_methods
+from .experiments import default_jobs, hide_avalanche_warnings, run_methods
 from .figures import selection_figure
 from .forward import PRECISIONS
 from .page import write_page
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("--experiences", type=int, default=default.experiences)
     add("--seed", type=int, default=default.seed, help="of training")
     add("--seeds", type=int, default=1, metavar="N", help="run N seeds, from --seed on")
-    add("--jobs", type=int, default=1, metavar="J", help="runs at a time, sharing the threads")
+    add("--jobs", type=int, metavar="J", help="runs at a time; default: one a GPU or a core")
     add("--order-seed", type=int, default=default.order_seed, help="of the class order")
     add("--vary-order", action="store_true", help="a class order of its own for every seed")
     add("--backbone", default=default.backbone, help="'embedded' or a name of timm")
@@ -204,7 +204,7 @@ def _execute(args: argparse.Namespace) -> None:
         [(config, output if one else output / label) for label, config in methods.items()],
         args.seeds,
         vary_order=args.vary_order,
-        jobs=args.jobs,
+        jobs=default_jobs(args.device) if args.jobs is None else args.jobs,
         resume=args.resume,
         progress=not args.quiet,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from tqdm.auto import tqdm
 
 from . import report
 from .distributed import rank, world_size
-from .runner import SCHEMA, RunConfig, run
+from .runner import SCHEMA, RunConfig, choose_device, run
 from .tables import mean_and_std
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,9 @@ def run_methods(
         methods: settings and output folder of each.
         n_seeds: runs of each method.
         vary_order: give each seed a class order of its own.
-        jobs: runs at a time, each in a process with its share of the threads. The number of threads
-            changes sums in their last bits, and so may change a run a little.
+        jobs: runs at a time, each in a process with its share of the threads, and with a GPU of its
+            own while there is one. The number of threads changes sums in their last bits, and so
+            may change a run a little.
         resume: keep finished runs of the same settings.
         progress: show progress bars.
 
@@ -123,9 +125,22 @@ def hide_avalanche_warnings() -> None:
     warnings.showwarning = showwarning
 
 
-def _start_worker(threads: int) -> None:
+def default_jobs(device: str) -> int:
+    """As many runs at a time as there are GPUs, or cores (up to 8) where the device is the CPU."""
+    if world_size() > 1:
+        return 1
+    if choose_device(device).type == "cuda":
+        return torch.cuda.device_count()
+    return min(8, os.cpu_count() or 1)
+
+
+def _start_worker(threads: int, number: Any) -> None:
     torch.set_num_threads(threads)
     hide_avalanche_warnings()
+    if torch.cuda.is_available():
+        with number.get_lock():
+            torch.cuda.set_device(number.value % torch.cuda.device_count())
+            number.value += 1
 
 
 def _execute(
@@ -163,11 +178,12 @@ def _side_by_side(
 ) -> None:
     """Fill in the results and errors of a plan, in processes."""
     threads = max(1, torch.get_num_threads() // jobs)
+    spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         jobs,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=spawn,
         initializer=_start_worker,
-        initargs=(threads,),
+        initargs=(threads, spawn.Value("i", 0)),
     ) as pool:
         futures = {
             pool.submit(run, config, output, resume=resume, progress=False): i

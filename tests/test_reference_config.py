@@ -122,7 +122,7 @@ def test_run_from_a_settings_file(tmp_path, monkeypatch):
     file = tmp_path / "settings.json"
     file.write_text(json.dumps({**given, "seed": [3, 4]}))
     output = tmp_path / "out"
-    arguments = ["--dataset-root", str(tmp_path), "--output", str(output), "--quiet"]
+    arguments = ["--dataset-root", str(tmp_path), "--output", str(output), "--quiet", "--jobs", "1"]
     short = ["--mist-arg", "projection_epochs=0"]
     assert cli.main(["run", "--config", str(file), *arguments, *short]) == 0
     results = json.loads((output / "simplecil+mist-order-3" / "results.json").read_text())

@@ -104,6 +104,7 @@ def test_jobs_keep_the_order(tmp_path):
         assert alone["metrics"]["A_T"] == pytest.approx(result["metrics"]["A_T"], abs=0.5)
     with pytest.raises(ValueError, match="at least one job"):
         run_seeds(config, tmp_path, 1, jobs=0)
+    assert 1 <= experiments.default_jobs("cpu") <= 8
 
 
 def test_resume_keeps_finished_runs_and_refuses_other_settings(tmp_path):
@@ -123,7 +124,7 @@ def test_resume_keeps_finished_runs_and_refuses_other_settings(tmp_path):
 
 
 def test_command(tmp_path, capsys):
-    arguments = ["--experiences", "50", "--output", str(tmp_path), "--quiet"]
+    arguments = ["--experiences", "50", "--output", str(tmp_path), "--quiet", "--jobs", "1"]
     methods = ["--strategies", "simplecil,simplecil+mist", "--mist-arg", "tune_epochs=1"]
     assert cli.main(["compare", *arguments, *methods]) == 0
     out = capsys.readouterr().out
@@ -146,7 +147,7 @@ def test_command(tmp_path, capsys):
 
 
 def test_ranpac_drift_and_ablations(tmp_path, capsys):
-    common = ["--experiences", "50", "--quiet"]
+    common = ["--experiences", "50", "--quiet", "--jobs", "1"]
     for short in ("tune_epochs=1", "later_epochs=1", "projection_epochs=1"):
         common += ["--mist-arg", short]
     methods = "ranpac+mist+drift,simplecil+mist+drift"
@@ -230,7 +231,16 @@ def test_cuda_that_is_not_there(monkeypatch):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_run_that_fails_leaves_the_others(tmp_path, monkeypatch, capsys, jobs):
     methods = "naive,simplecil+mist"
-    arguments = ["compare", "--strategies", methods, "--experiences", "50", "--quiet"]
+    arguments = [
+        "compare",
+        "--strategies",
+        methods,
+        "--experiences",
+        "50",
+        "--quiet",
+        "--jobs",
+        "1",
+    ]
     arguments += ["--mist-arg", "classifier=nowhere", "--output", str(tmp_path)]
     if jobs == 2:
         arguments += ["--jobs", "2", "--benchmark-arg", "data_seed=0", "--experiences", "100"]
