@@ -78,12 +78,13 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         compile: use ``torch.compile`` for scoring and tuning.
         view: the second view; None for the paper's, ``{"flip": 0}`` for the paper's with another
             argument of :class:`~mist_avalanche.views.SecondView`, or ``f(batch, generator)``.
+        keep_scores: keep :attr:`sensitivity`, in the CPU's memory, after it was used.
         seed: of the plugin's random draws; None takes ``torch.initial_seed()``.
         verbose: show progress bars.
 
     Attributes:
         selection: a :class:`~mist_avalanche.selection.Selection`, None before the first score.
-        sensitivity: name to scores of the last score pass.
+        sensitivity: name to scores of the last score pass; empty without ``keep_scores``.
         overlaps: of each selection after the first, the share that the one before had too.
         tuning_losses: mean loss of each epoch of the last tuning.
         updated_fraction: share of backbone entries that the last step changed.
@@ -132,6 +133,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         precision: Literal["auto", "32", "bf16"] = "auto",
         compile: bool = False,
         view: Mapping[str, Any] | View | None = None,
+        keep_scores: bool = True,
         seed: int | None = None,
         verbose: bool = True,
     ) -> None:
@@ -153,6 +155,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         self.ranking = check_choice("ranking", ranking, ("per_tensor", "global"))
         self.dynamics = check_choice("dynamics", dynamics, ("sparse", "reference"))
         self.classifier = classifier
+        self.keep_scores = keep_scores
         self.seed = torch.initial_seed() if seed is None else seed
         self.verbose = verbose
         check_choice("objective", objective, ("mi", "cross_entropy"))
@@ -258,7 +261,10 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         """Protect the most sensitive entries, and let go of the optimizer."""
         self._release()
         if self.protect_rate and self.selection is not None:
-            self.history.protect(self.sensitivity, self.protect_rate, self.selection.always)
+            scores = {n: s.to(strategy.device) for n, s in self.sensitivity.items()}
+            self.history.protect(scores, self.protect_rate, self.selection.always)
+            if not self.keep_scores:
+                self.sensitivity = {}
 
     # ---- The method --------------------------------------------------------------------------
 
@@ -301,6 +307,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             ranking=self.ranking,
         )
         self._scored = {name: p.shape for name, p in backbone.items()}
+        needed = self.keep_scores or self.protect_rate
+        self.sensitivity = {n: s.cpu() for n, s in self.sensitivity.items()} if needed else {}
         if earlier is not None:
             self.overlaps.append(self.selection.overlap(earlier))
         self._publish(strategy, "selected_fraction", self.selection.fraction)

@@ -484,3 +484,47 @@ def test_for_backbone_takes_its_defaults():
     assert MISTPlugin.for_backbone("embedded", tune_on="every").tune_on == "every"
     assert MISTPlugin.for_backbone("embedded", drift_compensation=True).tune_on == "every"
     assert MISTPlugin.for_backbone("vit_base_patch16_224").lr == MISTPlugin().lr == 1e-4
+
+
+def tensors_of(thing, seen):
+    """Every tensor that an object holds, whatever it is kept in."""
+    if id(thing) in seen or isinstance(thing, (type, str, torch.nn.Module)):
+        return
+    seen[id(thing)] = thing
+    if isinstance(thing, torch.Tensor):
+        yield thing
+    elif isinstance(thing, dict):
+        for value in thing.values():
+            yield from tensors_of(value, seen)
+    elif isinstance(thing, (list, tuple, set)):
+        for value in thing:
+            yield from tensors_of(value, seen)
+    elif type(thing).__module__.startswith("mist_avalanche"):
+        yield from tensors_of(vars(thing), seen)
+
+
+def test_state_stays_below_one_and_a_quarter_backbones(benchmark_of, small_vit):
+    model, largest = small_vit(), 0
+    own = {p.data_ptr() for p in model.parameters()}
+    backbone = sum(p.numel() * p.element_size() for n, p in model.named_parameters())
+
+    class Weigh(SupervisedPlugin):
+        def before_backward(self, strategy, **kwargs):
+            nonlocal largest
+            held = [t for t in tensors_of(mist, {}) if t.data_ptr() not in own]
+            largest = max(largest, sum(t.numel() * t.element_size() for t in held))
+
+    mist = MISTPlugin(
+        score_on="every",
+        tune_epochs=1,
+        batch_size=8,
+        protect_rate=0.001,
+        keep_scores=False,
+        verbose=False,
+    )
+    benchmark = benchmark_of(n_classes=4, n_experiences=2)
+    train(benchmark, model, [mist, Weigh()], optimizer="adamw")
+    assert mist.history.overlap
+    assert mist.history.protected
+    assert not mist.sensitivity
+    assert 1.0 * backbone < largest < 1.25 * backbone + 2 * 96 * 128 * 4  # and the projection
