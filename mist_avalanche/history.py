@@ -51,15 +51,13 @@ class SelectionHistory:
         flat[slice(None) if entries.positions is None else entries.positions.long()] = counts
         return flat.view(entries.shape)
 
-    def protect(self, scores: Mapping[str, Tensor], rate: float, always: Collection[str]) -> None:
-        """Freeze the ``rate`` most sensitive entries of each tensor, the maximum at the least."""
-        for name, score in scores.items():
-            if name not in always:
-                top = top_entries(score, rate)
-                earlier = self._protected.get(name)
-                if earlier is not None and earlier.shape == top.shape:
-                    top = top | earlier.mask()
-                self._protected[name] = Entries.of(top)
+    def protect(self, chosen: Mapping[str, Entries]) -> None:
+        """Freeze entries for good."""
+        for name, entries in chosen.items():
+            earlier = self._protected.get(name)
+            if earlier is not None and earlier.shape == entries.shape:
+                entries = Entries.of(entries.mask() | earlier.mask())
+            self._protected[name] = entries
 
     def movable(self, selection: Selection) -> dict[str, Entries]:
         """What is selected and not protected, by name."""
@@ -84,3 +82,14 @@ class SelectionHistory:
         wide = any(p.dtype == torch.float64 for p in entries.parameters)
         powers = factor ** torch.arange(256, dtype=torch.float64, device=counts.device)
         return powers.to(torch.float64 if wide else torch.float32)[counts.int()]
+
+
+def most_sensitive(
+    scores: Mapping[str, Tensor], rate: float, always: Collection[str]
+) -> dict[str, Entries]:
+    """The ``rate`` most sensitive entries of each tensor, at least one; none of ``always``."""
+    return {
+        name: Entries.of(top_entries(score, rate))
+        for name, score in scores.items()
+        if name not in always
+    }

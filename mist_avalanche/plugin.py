@@ -13,12 +13,13 @@ from tqdm.auto import tqdm
 
 from ._batches import derive_seed
 from ._checks import check_choice, check_experience, check_integer, check_rate
+from ._entries import Entries
 from ._progress import step_bar
 from .backbones import backbone_defaults
 from .features import FeatureExtractor, always_selected, feature_extractor
 from .forward import Forward
 from .gradients import SelectedEntries, StepGuard
-from .history import SelectionHistory
+from .history import SelectionHistory, most_sensitive
 from .objective import CrossEntropyObjective, MIObjective, Objective
 from .selection import Selection, random_scores, select
 from .sensitivity import fisher_scores, gradient_scores
@@ -173,6 +174,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         self.tuning_losses: list[float] = []
         self.overlaps: list[float] = []
         self.history = SelectionHistory()
+        self._to_protect: dict[str, Entries] = {}  # after this experience
         self._guard: StepGuard | None = None
         self._updated: float | Tensor = 0.0
         self._experience = -1
@@ -260,11 +262,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Protect the most sensitive entries, and let go of the optimizer."""
         self._release()
-        if self.protect_rate and self.selection is not None:
-            scores = {n: s.to(strategy.device) for n, s in self.sensitivity.items()}
-            self.history.protect(scores, self.protect_rate, self.selection.always)
-            if not self.keep_scores:
-                self.sensitivity = {}
+        self.history.protect(self._to_protect)
 
     # ---- The method --------------------------------------------------------------------------
 
@@ -307,8 +305,12 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             ranking=self.ranking,
         )
         self._scored = {name: p.shape for name, p in backbone.items()}
-        needed = self.keep_scores or self.protect_rate
-        self.sensitivity = {n: s.cpu() for n, s in self.sensitivity.items()} if needed else {}
+        if self.protect_rate:
+            self._to_protect = most_sensitive(
+                self.sensitivity, self.protect_rate, self.selection.always
+            )
+        kept = self.sensitivity if self.keep_scores else {}
+        self.sensitivity = {name: score.cpu() for name, score in kept.items()}
         if earlier is not None:
             self.overlaps.append(self.selection.overlap(earlier))
         self._publish(strategy, "selected_fraction", self.selection.fraction)

@@ -14,7 +14,7 @@ from mist_avalanche.benchmarks._stream import class_order, experience_sizes
 from mist_avalanche.features import always_selected
 from mist_avalanche.gradients import SelectedEntries, masked_gradient
 from mist_avalanche.heads import PrototypeHead, RidgeHead
-from mist_avalanche.history import SelectionHistory
+from mist_avalanche.history import SelectionHistory, most_sensitive
 from mist_avalanche.losses import SupervisedInfoNCE
 from mist_avalanche.ridge import RIDGES, choose_ridge, validation_losses
 from mist_avalanche.selection import Selection, select, top_entries
@@ -279,7 +279,7 @@ def test_end_to_end(case2, method):
         entries = SelectedEntries(backbone, history.movable(chosen))
         stepper = published_sgd(entries, net, history.decay(entries, 0.9))
         tune(net.loss, batches, stepper, 3, total=entries.total)
-        history.protect(scores, PROTECT[method], chosen.always)
+        history.protect(most_sensitive(scores, PROTECT[method], chosen.always))
         stem = f"f64/{method}/task{task}"
         for name in case.under(f"{stem}/"):
             moved = dict(net.named_parameters())[name] - initial[name]
