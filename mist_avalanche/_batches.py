@@ -41,6 +41,29 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
             np.random.set_state(numpy)
 
 
+def rng_state() -> dict[str, Any]:
+    """The state of python's, numpy's and torch's global generators, as plain data."""
+    numpy: dict[str, Any] = np.random.get_state(legacy=False)  # type: ignore[assignment]
+    state = {**numpy["state"], "key": numpy["state"]["key"].tolist()}
+    return {
+        "python": random.getstate(),
+        "numpy": {**numpy, "state": state},
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+    }
+
+
+def set_rng_state(saved: dict[str, Any]) -> None:
+    """Continue the global random streams of :func:`rng_state`."""
+    random.setstate(saved["python"])
+    state = saved["numpy"]["state"]
+    key = np.array(state["key"], np.uint32)
+    np.random.set_state({**saved["numpy"], "state": {**state, "key": key}})
+    torch.set_rng_state(saved["torch"].cpu())
+    if saved["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(saved["cuda"].cpu())
+
+
 def _seed_host(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -98,14 +121,17 @@ class Batches:
         seed: of order and random transforms.
         device: where the batches go.
         num_workers: of the data loader; it changes no number.
+
+    Attributes:
+        order: the generator that the next epoch's order and transforms come from.
     """
 
     def __init__(
         self, dataset: Any, batch_size: int, seed: int, device: torch.device, num_workers: int = 0
     ) -> None:
-        generator = torch.Generator().manual_seed(seed)
+        self.order = torch.Generator().manual_seed(seed)
         self.device = device
-        self._sampler = _SeededBatches(len(dataset), batch_size, generator)
+        self._sampler = _SeededBatches(len(dataset), batch_size, self.order)
         self.loader = DataLoader(
             _SeededItems(dataset),
             batch_sampler=self._sampler,

@@ -31,6 +31,8 @@ class Forward:
             fails there is a warning, and the backbone runs as it is.
     """
 
+    _transient = ("_compiled",)  # not saved
+
     def __init__(
         self, precision: str = "auto", chunk_size: int | None = None, *, compile: bool = False
     ) -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._batches import Batches, derive_seed, isolated_rng
-from .distributed import gather_rows, join_rows, share
+from ._batches import Batches, derive_seed, isolated_rng, rng_state, set_rng_state
+from .distributed import gather_rows, join_rows, over_processes, own, share
 from .features import FeatureExtractor, in_mode
 from .forward import Forward
 from .losses import SupervisedInfoNCE
@@ -27,12 +27,28 @@ _HEAD = 3  # purpose of random numbers; the plugin has others
 class ExperiencePass:
     """What scoring and tuning work with: batches, and the scalar loss of one.
 
-    ``head`` is what the objective puts on the features; it trains along.
+    ``head`` is what the objective puts on the features; it trains along. ``views`` is what second
+    views are drawn from.
     """
 
     batches: Batches
     loss_of: Callable[[tuple[Tensor, Tensor]], Tensor]
     head: nn.Linear
+    views: torch.Generator
+
+    def state_dict(self) -> dict[str, Any]:
+        """All random streams within the pass, between two epochs."""
+        return {
+            "order": self.batches.order.get_state(),
+            "views": self.views.get_state(),
+            "global": over_processes(rng_state()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the streams of a pass like this one."""
+        self.batches.order.set_state(state["order"])
+        self.views.set_state(state["views"])
+        set_rng_state(own(state["global"]))
 
 
 class Objective(ABC):
@@ -100,7 +116,7 @@ class Objective(ABC):
                 return self.loss(head(joined.to(head.weight.dtype)), gather_rows(y), classes)
 
             with torch.enable_grad():
-                yield ExperiencePass(batches, loss_of, head)
+                yield ExperiencePass(batches, loss_of, head, views)
 
     def _linear(self, example: Tensor, width: int, *path: int) -> nn.Linear:
         """A new layer (D, width), its weights from the seed and a path of integers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -20,13 +20,14 @@ from .features import FeatureExtractor, always_selected, feature_extractor
 from .forward import Forward
 from .gradients import SelectedEntries, StepGuard
 from .history import SelectionHistory, most_sensitive
-from .objective import CrossEntropyObjective, MIObjective, Objective
+from .objective import CrossEntropyObjective, ExperiencePass, MIObjective, Objective
 from .selection import Selection, random_scores, select
 from .sensitivity import fisher_scores, gradient_scores
-from .tuning import ProjectionSGD, ReferenceSGD, SparseSGD, tune
+from .tuning import ProjectionSGD, ReferenceSGD, SparseSGD, Stepper, TuningReport, tune
 from .views import View, second_view
 
 _SCORE, _TUNE, _HOST, _WARM = 0, 1, 2, 4  # purposes of random numbers; the objective has 3
+State = Callable[[], dict[str, Any]]
 SELECT_BY = ("mi", "gradient", "magnitude", "random")
 
 
@@ -109,6 +110,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         * A last batch of one image, which has nothing to contrast, is left out.
     """
 
+    _transient = ("_begun", "on_epoch", "take_up")  # not saved
+
     def __init__(
         self,
         *,
@@ -181,6 +184,11 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         self._warm = False
         self._tuned = False
         self._scored: dict[str, torch.Size] = {}  # the backbone that the selection is of
+        # set by a Checkpoint: what it is told after an epoch of tuning, and where it puts back
+        # everything but the running epochs, whose state, by stage, it returns
+        self.on_epoch: Callable[[Any, str, State], None] | None = None
+        self.take_up: Callable[[Any], dict[str, Any]] | None = None
+        self._begun: dict[str, Any] = {}
 
     @classmethod
     def for_backbone(
@@ -209,6 +217,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         """Score, select and tune when due; then guard the strategy's optimizer."""
         self._experience += 1
         self._release()
+        self._begun = self.take_up(strategy) if self.take_up else {}
         extract = feature_extractor(strategy, self.classifier, self.seed)
         if self.selection is not None and not extract.backbone():
             return  # the strategy has frozen the backbone: it is as MIST left it
@@ -219,7 +228,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             check_experience(strategy.experience, self._experience)
         if self.projection_epochs and not self._warm:
             self._warm_up(strategy, extract, num_workers)
-        if score:
+        if score and "tuning" not in self._begun:
             self._score(strategy, extract, num_workers)
             self._select(strategy, extract)
         if epochs:
@@ -271,9 +280,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         seed = self._seed_for(_WARM)
         with self.objective.on(strategy, extract, seed, num_workers, training=False) as run:
             sgd = ProjectionSGD(list(run.head.parameters()), projection_lr=self.projection_lr)
-            epochs = self.projection_epochs
-            with step_bar("MIST projection", epochs * len(run.batches), self.verbose) as advance:
-                tune(run.loss_of, run.batches, sgd, epochs, total=1, progress=advance)
+            what = "MIST projection"
+            self._run_epochs("projection", strategy, run, sgd, self.projection_epochs, 1, what)
         self._warm = True
 
     def _score(self, strategy: Any, extract: FeatureExtractor, num_workers: int) -> None:
@@ -337,22 +345,49 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
                 lr=self.lr,
                 projection_lr=self.projection_lr,
             )
-            with step_bar(what, epochs * len(run.batches), self.verbose) as advance:
-                report = tune(
-                    run.loss_of,
-                    run.batches,
-                    stepper,
-                    epochs,
-                    total=stepper.entries.total,
-                    what=what,
-                    progress=advance,
-                )
+            total = stepper.entries.total
+            report = self._run_epochs("tuning", strategy, run, stepper, epochs, total, what)
         if stepper.changed is not None:
             self._updated = stepper.changed / stepper.entries.total
         self._tuned = True
         self.tuning_losses = report.losses
         self._publish(strategy, "tuning_loss", report.losses[-1])
         self._publish(strategy, "updated_fraction", report.updated_fraction)
+
+    def _run_epochs(
+        self,
+        stage: str,
+        strategy: Any,
+        run: ExperiencePass,
+        stepper: Stepper,
+        epochs: int,
+        total: int,
+        what: str,
+    ) -> TuningReport:
+        """Epochs of tuning, from where an earlier process was stopped, if one was."""
+        begun = self._begun.pop(stage, None)
+        if begun:
+            run.load_state_dict(begun["run"])
+
+        def after_epoch(state: State) -> None:
+            if self.on_epoch:
+                both = lambda: {"run": run.state_dict(), "loop": state()}  # noqa: E731
+                self.on_epoch(strategy, stage, both)
+
+        steps, loop = len(run.batches), begun and begun["loop"]
+        done = loop["steps"] if loop else 0
+        with step_bar(what, epochs * steps, self.verbose, done) as advance:
+            return tune(
+                run.loss_of,
+                run.batches,
+                stepper,
+                epochs,
+                total=total,
+                what=what,
+                progress=advance,
+                begun=loop,
+                after_epoch=after_epoch,
+            )
 
     # ---- What these need ---------------------------------------------------------------------
 

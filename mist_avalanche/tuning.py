@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -38,6 +38,14 @@ class Stepper(Protocol):
         Returns:
             Bool (): ``sound``, and the gradients that count are finite. Nothing moves otherwise.
         """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Momentum and random streams, not the weights."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of a stepper like this one."""
         ...
 
 
@@ -104,6 +112,21 @@ class SparseSGD:
         self.changed = (moved != theta).sum()
         return sound
 
+    def state_dict(self) -> dict[str, Any]:
+        """Momentum and random streams, not the weights."""
+        return {
+            "momentum": self._momentum,
+            "changed": self.changed,
+            "generator": self.generator.get_state(),
+            "projection": self._projection_sgd.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of a stepper like this one."""
+        self._momentum, self.changed = state["momentum"], state["changed"]
+        self.generator.set_state(state["generator"].cpu())
+        self._projection_sgd.load_state_dict(state["projection"])
+
 
 class ProjectionSGD:
     """SGD on the projection alone; the backbone rests.
@@ -139,6 +162,14 @@ class ProjectionSGD:
         for p, b in zip(self.projection, before, strict=True):
             p.copy_(torch.where(sound, p, b))
         return sound
+
+    def state_dict(self) -> dict[str, Any]:
+        """Momentum, not the weights."""
+        return self._sgd.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of a stepper like this one."""
+        self._sgd.load_state_dict(state)
 
 
 class ReferenceSGD:
@@ -202,6 +233,20 @@ class ReferenceSGD:
         ).sum()
         return sound
 
+    def state_dict(self) -> dict[str, Any]:
+        """Momentum and random streams, not the weights."""
+        return {
+            "sgd": self._sgd.state_dict(),
+            "changed": self.changed,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of a stepper like this one."""
+        self._sgd.load_state_dict(state["sgd"])
+        self.changed = state["changed"]
+        self.generator.set_state(state["generator"].cpu())
+
 
 @dataclass(frozen=True)
 class TuningReport:
@@ -227,6 +272,8 @@ def tune(
     total: int,
     what: str = "tuning",
     progress: Callable[[int, float], None] = lambda _epoch, _loss: None,
+    begun: Mapping[str, Any] | None = None,
+    after_epoch: Callable[[Callable[[], dict[str, Any]]], None] = lambda _state: None,
 ) -> TuningReport:
     """Minimise a loss for some epochs.
 
@@ -238,6 +285,9 @@ def tune(
         total: number of backbone entries, for the updated fraction.
         what: named in the error.
         progress: called with the epoch and the loss after every step.
+        begun: a state to go on from, where an earlier call got no further.
+        after_epoch: called after every epoch with a function that gives the state. The weights are
+            not part of it, nor what ``batches`` and ``loss_of`` draw from.
 
     Raises:
         FloatingPointError: a loss or gradient that is not finite. The weights are as they were
@@ -247,7 +297,15 @@ def tune(
     changed: float | Tensor = 0.0
     steps = 0
     sound: Tensor | None = None
-    for epoch in range(epochs):
+    if begun is not None:
+        losses, changed, steps = [*begun["losses"]], begun["changed"], begun["steps"]
+        stepper.load_state_dict(begun["stepper"])
+
+    def state() -> dict[str, Any]:
+        found = {"losses": losses, "changed": changed, "steps": steps}
+        return {**found, "stepper": stepper.state_dict()}
+
+    for epoch in range(len(losses), epochs):
         log = _Losses(f"{what}: epoch {epoch}", partial(progress, epoch))
         for batch in batches:
             loss = loss_of(batch)
@@ -260,6 +318,7 @@ def tune(
             steps += 1
         log.read()
         losses.append(sum(log.values) / max(len(log.values), 1))
+        after_epoch(state)
     return TuningReport(losses, steps, float(changed) / max(steps, 1) / total)
 
 

@@ -34,6 +34,10 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
             :class:`~mist_avalanche.strategies.SimpleCIL`.
     """
 
+    # not saved between experiences
+    _transient = ("_before_tuning", "_evaluated", "_loader", "_unchanged", "_upright")
+    _transient += ("feature_cache",)
+
     def __init__(
         self,
         *,

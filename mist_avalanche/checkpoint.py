@@ -1,0 +1,241 @@
+"""Runs that go on where they were stopped, with the numbers of a run that never was.
+
+A checkpoint holds all that a strategy, its plugins, its model and its optimizer have, and the
+states of python's, numpy's and torch's random streams. Data, transforms, functions and loggers are
+not in it: they come from the benchmark and the strategy that the new process builds. Reading one
+executes nothing that the file names. While :class:`~mist_avalanche.MISTPlugin` tunes, the epochs
+that are done are saved too.
+
+What is restored is bit for bit what was saved. The run that goes on from there gives the numbers of
+the uninterrupted one where its computations repeat: on a CPU with the same versions and the same
+number of threads, on a GPU as far as its kernels do.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ._batches import rng_state, set_rng_state
+from ._files import DamagedFileError, read_whole, remove_leftovers, write_whole
+from ._graph import flatten, restore
+from ._surroundings import Surroundings
+from .distributed import of_first, over_processes, own, rank
+from .plugin import MISTPlugin
+
+log = logging.getLogger(__name__)
+FORMAT = 1
+KEPT = 2  # files of each kind
+EVERY = 300.0  # seconds
+
+
+class Checkpoint:
+    """Saves a strategy after experiences, and in the midst of MIST's tuning.
+
+    Made right after the strategy and its benchmark, which have to be built in the same way each
+    time. The strategy is restored in place: the objects it was made of remain its own.
+
+    It works for Avalanche's strategies and for one's own that keep their state in attributes.
+    Iterators that are in use between two experiences, open files and the like cannot be saved; the
+    first :meth:`load` says so.
+
+    Args:
+        folder: for the files; it is made.
+        strategy: just built.
+        benchmark: whose data the strategy may keep references to.
+        settings: JSON-able; what is saved with others is not taken up.
+        every: seconds between two files while MIST tunes; 0 for one after every epoch.
+
+    Attributes:
+        done: experiences that were trained and saved.
+
+    Example:
+        >>> checkpoint = Checkpoint("checkpoints", strategy, benchmark)
+        >>> accuracies = checkpoint.load([])
+        >>> for experience in benchmark.train_stream[checkpoint.done :]:
+        ...     strategy.train(experience)
+        ...     accuracies.append(strategy.eval(benchmark.test_stream))
+        ...     checkpoint.save(accuracies)
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        strategy: Any,
+        benchmark: Any,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        every: float = EVERY,
+    ) -> None:
+        self.folder, self.strategy, self.benchmark = Path(folder), strategy, benchmark
+        self.settings, self.every = settings, every
+        self.done = 0
+        self._around = Surroundings(strategy, benchmark)
+        self._tuning: dict[str, Any] | None = None  # to be taken up in the next experience
+        self._number = 0  # of the files saved in the midst of tuning
+        self._last = time.monotonic()
+        plugins = [p for p in strategy.plugins if isinstance(p, MISTPlugin)]
+        self._mist = plugins[0] if len(plugins) == 1 else None
+        if self._mist is not None:
+            self._mist.on_epoch, self._mist.take_up = self._save_tuning, self._take_up
+
+    def load(self, default: Any = None) -> Any:
+        """Restore the last state that was saved; where there is none, save the present one.
+
+        Args:
+            default: what to return, and to save, at a first start.
+
+        Returns:
+            The values given to :meth:`save`.
+
+        Raises:
+            ValueError: the run has other settings, or is of another benchmark or strategy; every
+                file is damaged.
+            TypeError: the strategy has something that cannot be saved; it is named.
+        """
+        if rank() == 0:
+            remove_leftovers(self.folder)
+        files = self._files("experience")
+        if not files:
+            self._save(default)
+            return default
+        saved = self._newest(files)
+        refuse_other_settings(self.folder, saved["settings"], self.settings)
+        for experience in self.benchmark.train_stream[: saved["done"]]:
+            _ = experience.dataset  # which some benchmarks make when it is asked for
+        self._around.look_at(self.benchmark)
+        restore(saved["strategy"], self.strategy, self._around)
+        set_rng_state(own(saved["random"]))
+        self.done = saved["done"]
+        self._tuning = self._newest_tuning()
+        self._last = time.monotonic()
+        return json.loads(saved["values"])
+
+    def save(self, values: Any = None) -> None:
+        """Save the strategy after an experience.
+
+        Args:
+            values: JSON-able; :meth:`load` gives them back.
+        """
+        self.done += 1
+        self._save(values)
+        if rank() == 0:
+            self._remove([*self._files("tuning"), *self._files("experience")[:-KEPT]])
+
+    def remove(self) -> None:
+        """Remove all files; for a run that is finished, or is to start anew."""
+        if rank() or not self.folder.is_dir():
+            return
+        remove_leftovers(self.folder)
+        self._remove([*self._files("tuning"), *self._files("experience")])
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _save(self, values: Any) -> None:
+        self._around.look_at(self.benchmark)
+        content = {
+            "format": FORMAT,
+            "done": self.done,
+            "settings": json.dumps(self.settings, default=dict),
+            "values": json.dumps(values),
+            "random": over_processes(rng_state()),
+            "strategy": flatten(self.strategy, self._around),
+        }
+        if rank() == 0:
+            write_whole(content, self.folder / f"experience-{self.done:04d}.pt")
+        self._last, self._number = time.monotonic(), 0
+
+    # ---- In the midst of tuning --------------------------------------------------------------
+
+    def _save_tuning(
+        self, strategy: Any, stage: str, state: Callable[[], dict[str, Any]]
+    ) -> None:
+        """After an epoch of tuning: save what it has done so far, when it is time."""
+        if not of_first(time.monotonic() - self._last >= self.every):
+            return
+        content = {
+            "done": self.done,
+            "stage": stage,
+            "epochs": state(),
+            "plugin": flatten(self._mist, self._around),
+            "model": _tensors(strategy.model),
+        }
+        self._number += 1
+        if rank() == 0:
+            write_whole(content, self.folder / f"tuning-{self.done:04d}-{self._number:06d}.pt")
+            self._remove(self._files(f"tuning-{self.done:04d}")[:-KEPT])
+        self._last = time.monotonic()
+
+    def _newest_tuning(self) -> dict[str, Any] | None:
+        """What an earlier process has done of the next experience's tuning."""
+        files = self._files(f"tuning-{self.done:04d}")
+        if not files:
+            return None
+        self._number = int(files[-1].stem.split("-")[-1])
+        try:
+            return self._newest(files)
+        except ValueError as error:
+            warnings.warn(f"{error} Tuning starts at its first epoch.", stacklevel=3)
+            return None
+
+    def _take_up(self, strategy: Any) -> dict[str, Any]:
+        """Put MIST and the model back to where tuning was; the state of the running epochs."""
+        saved, self._tuning = self._tuning, None
+        if saved is None:
+            return {}
+        restore(saved["plugin"], self._mist, self._around)
+        with torch.no_grad():
+            for name, tensor in _tensors(strategy.model).items():
+                tensor.copy_(saved["model"][name])
+        return {saved["stage"]: saved["epochs"]}
+
+    # ---- Files -------------------------------------------------------------------------------
+
+    def _files(self, kind: str) -> list[Path]:
+        """Files of a kind, the newest last, as the first process sees them."""
+        found: list[Path] = of_first(sorted(self.folder.glob(f"{kind}-*.pt")))
+        return found
+
+    def _newest(self, files: list[Path]) -> dict[str, Any]:
+        """The content of the newest file that is whole."""
+        for i, file in enumerate(reversed(files)):
+            try:
+                content: dict[str, Any] = read_whole(file)
+            except DamagedFileError:
+                continue
+            if i:
+                names = ", ".join(str(f) for f in files[-i:])
+                warnings.warn(f"Damaged: {names}. Going on from {file.name}.", stacklevel=3)
+            return content
+        raise ValueError(f"Every checkpoint is damaged: {', '.join(map(str, files))}.")
+
+    @staticmethod
+    def _remove(files: list[Path]) -> None:
+        for file in files:
+            file.unlink(missing_ok=True)
+
+
+def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def refuse_other_settings(
+    folder: Path, saved: Mapping[str, Any] | str | None, wanted: Mapping[str, Any] | None
+) -> None:
+    """ValueError that names what differs between the settings of an earlier run and of this one."""
+    known = (json.loads(saved) if isinstance(saved, str) else saved) or {}
+    now = json.loads(json.dumps(wanted, default=dict)) or {}
+    different = sorted(k for k in now if k not in known or known[k] != now[k])
+    if different:
+        raise ValueError(
+            f"{folder} holds a run with other settings ({', '.join(different)}). Choose another "
+            "--output, or leave --resume away to replace it."
+        )
