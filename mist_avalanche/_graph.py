@@ -18,11 +18,13 @@ import types
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
+from functools import partial
 from inspect import GEN_CREATED, getattr_static, getgeneratorstate, isgeneratorfunction
 from typing import Any
 
 import numpy as np
 import torch
+from avalanche.training.utils import cycle
 from torch import Tensor, nn
 
 from ._surroundings import (
@@ -124,6 +126,8 @@ class _Writer:
             return ["deque", self._items(value, where), value.maxlen]
         if isinstance(value, _CONSTANTS):
             return ["constant", value]
+        if kind is range:
+            return ["range", value.start, value.stop, value.step]
         if isinstance(value, (np.ndarray, np.generic)):
             return ["array", *_bits(value, where), kind is not np.ndarray]
         if isinstance(value, torch.Generator):
@@ -137,7 +141,15 @@ class _Writer:
         if isinstance(value, types.MethodType):
             return ["method", self.refer(value.__self__, where), value.__func__.__name__]
         if isinstance(value, types.GeneratorType):
-            return ["iterator", self.refer(_iterated(value, where), where)]
+            function, iterated = _begin_of(value, where)
+            return ["iterator", self.refer(iterated, where), function]
+        if kind is partial:
+            return [
+                "partial",
+                self.refer(value.func, f"{where}.func"),
+                self._items(value.args, where),
+                {k: self.refer(v, f"{where}.{k}") for k, v in value.keywords.items()},
+            ]
         if issubclass(kind, tuple) and hasattr(kind, "_fields"):
             return ["named tuple", self.around.known(kind, where), self._items(value, where)]
         if is_plain(kind):
@@ -157,14 +169,16 @@ def _bits(value: Any, where: str) -> tuple[Tensor, str, list[int]]:
     return torch.from_numpy(flat), array.dtype.str, list(array.shape)
 
 
-def _iterated(generator: Any, where: str) -> Any:
-    """What a generator that was not begun is the iterator of."""
-    frame = generator.gi_frame
-    owner = None if frame is None else frame.f_locals.get("self")
-    code = getattr(getattr(type(owner), "__iter__", None), "__code__", None)
-    if getgeneratorstate(generator) != GEN_CREATED or generator.gi_code is not code:
-        raise NotSavableError(f"Cannot save {where.lstrip('.')}, an iterator that was begun.")
-    return owner
+def _begin_of(generator: Any, where: str) -> tuple[str, Any]:
+    """The function of a generator that was not begun, and what it goes through."""
+    if getgeneratorstate(generator) == GEN_CREATED:
+        given = generator.gi_frame.f_locals
+        if generator.gi_code is cycle.__code__:
+            return "cycle", given["loader"]
+        owner = given.get("self")
+        if generator.gi_code is getattr(getattr(type(owner), "__iter__", None), "__code__", None):
+            return "iter", owner
+    raise NotSavableError(f"Cannot save {where.lstrip('.')}, an iterator that was begun.")
 
 
 def restore(records: list[Record], live: Any, around: Surroundings) -> Any:
@@ -343,8 +357,14 @@ class _Reader:
             raise ValueError(f"{class_name(type(bound))} has no method {name!r}.")
         return types.MethodType(function, bound)
 
-    def _iterator(self, owner: Any) -> Any:
+    def _partial(self, function: Any, items: list[Any], named: dict[str, Any]) -> Any:
+        values = [self._value(field) for field in items]
+        return partial(self._value(function), *values, **{k: self._value(v) for k, v in named.items()})
+
+    def _iterator(self, owner: Any, function_name: str) -> Any:
         iterated = self._value(owner)
+        if function_name == "cycle":
+            return cycle(iterated)
         function = getattr(type(iterated), "__iter__", None)
         if not isgeneratorfunction(function):
             raise ValueError(f"{class_name(type(iterated))} has no iterator of its own.")
@@ -355,10 +375,12 @@ _MAKERS: dict[str, Callable[..., Any]] = {
     "external": lambda reader, name: reader.around.find(name),
     "class": lambda reader, name: reader.around.class_of(name),
     "constant": lambda reader, value: value,
+    "range": lambda reader, *ends: range(*ends),
     "array": _Reader._array,
     "random": _Reader._random,
     "numpy random": _Reader._numpy_random,
     "member": lambda reader, name, member: reader.around.member(name, member),
     "method": _Reader._method,
+    "partial": _Reader._partial,
     "iterator": _Reader._iterator,
 }

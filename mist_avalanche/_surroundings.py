@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from copyreg import _slotnames  # type: ignore[attr-defined]
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from avalanche.core import BasePlugin
 from avalanche.logging import BaseLogger
+from avalanche.training.supervised import FeatureReplay
 from avalanche.training.templates.base import BaseTemplate
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
@@ -44,9 +46,11 @@ _OF_STRATEGIES = (
     "loss",
     "mb_output",
     "mbatch",
+    "pos_neg_loaders",
     "replay_loader",
 )
 _OF_PLUGINS = ("iter_replay", "replay_loader")
+_FUNCTIONS = {f"torch.{f.__name__}": f for f in (torch.zeros, torch.ones)}  # of Avalanche's ParamData
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _VALUES = (Tensor, np.ndarray, np.generic, torch.Generator, random.Random, np.random.RandomState)
 _NAMED = (
@@ -82,6 +86,8 @@ def is_plain(cls: type) -> bool:
 def transient(value: Any) -> Collection[str]:
     """Attributes of an object that are not saved: its class's ``_transient``, and Avalanche's."""
     own: Collection[str] = getattr(type(value), "_transient", ())
+    if isinstance(value, FeatureReplay):  # which makes its loader after an experience
+        return {*own, *_OF_STRATEGIES} - {"replay_loader"}
     if isinstance(value, BaseTemplate):
         return {*own, *_OF_STRATEGIES}
     return {*own, *_OF_PLUGINS} if isinstance(value, BasePlugin) else own
@@ -113,7 +119,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """What an object refers to, and where."""
     if isinstance(value, dict):
         for i, (key, item) in enumerate(value.items()):
-            yield f"[{key!r}]" if isinstance(key, (str, int)) else f"[#{i}]", item
+            yield f"[{key!r}]" if isinstance(key, str) else f"[#{i}]", item
         if (factory := getattr(value, "default_factory", None)) is not None:
             yield ".default_factory", factory
     elif isinstance(value, (list, tuple, deque)):
@@ -122,6 +128,8 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"[{i}]", item) for i, item in enumerate(value))
     elif isinstance(value, types.MethodType):
         yield ".__self__", value.__self__
+    elif isinstance(value, partial):
+        yield from ((f".{part}", getattr(value, part)) for part in ("func", "args", "keywords"))
     if not isinstance(value, (*_NAMED, type)):
         yield from ((f".{name}", item) for name, item in attributes_of(value).items())
 
@@ -159,14 +167,14 @@ class Surroundings:
         self._names: dict[int, str] = {}
         for where, value in _walk(strategy, "strategy"):
             self._learn(value)
-            if not (isinstance(value, (*_CONTAINERS, *_VALUES, type, types.MethodType, Enum))):
+            if not (isinstance(value, (*_CONTAINERS, *_VALUES, type, types.MethodType, partial, Enum))):
                 if not is_plain(type(value)):
                     self._own[where] = value
         self.look_at(benchmark)
 
     def look_at(self, benchmark: Any) -> None:
         """Name what the benchmark has by now: some make their datasets when they are used."""
-        self._named = dict(self._own)
+        self._named = {**_FUNCTIONS, **self._own}
         for where, value in _walk(benchmark, "benchmark"):
             self._learn(value)
             if not isinstance(value, type) and not (isinstance(value, _CONTAINERS) and not value):
