@@ -11,6 +11,8 @@ from typing import Any, BinaryIO
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors.torch import save_model
+from torch import nn
 
 from .benchmarks._disk import full_disk_named
 
@@ -94,6 +96,14 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what an interrupted writer has left."""
     for temporary in folder.glob(".*.tmp"):
         temporary.unlink(missing_ok=True)
+
+
+def write_model(model: nn.Module, path: Path) -> None:
+    """Parameters and buffers as safetensors, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with full_disk_named(path.parent, path.name):
+        save_model(model, str(temporary))
+    os.replace(temporary, path)
 
 
 @contextmanager

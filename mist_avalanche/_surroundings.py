@@ -52,6 +52,7 @@ _OF_STRATEGIES = (
 _OF_PLUGINS = ("iter_replay", "replay_loader")
 _FUNCTIONS = {f"torch.{f.__name__}": f for f in (torch.zeros, torch.ones)}  # of Avalanche's ParamData
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
+_SCALARS = {bool, int, float, str, type(None), torch.dtype, torch.device}
 _VALUES = (Tensor, np.ndarray, np.generic, torch.Generator, random.Random, np.random.RandomState)
 _NAMED = (
     types.FunctionType,
@@ -144,7 +145,7 @@ def _walk(root: Any, name: str) -> Iterator[tuple[str, Any]]:
         for step, part in _parts(value):
             if id(part) in seen or step[1:] in left_out:
                 continue
-            if not isinstance(part, (str, int, float, type(None), torch.dtype, torch.device)):
+            if type(part) not in _SCALARS:
                 seen.add(id(part))
                 waiting.append((where + step, part))
 

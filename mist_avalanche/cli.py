@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import data, report
+from ._signals import Terminated, ending_cleanly
 from ._version import __version__
 from .ablations import ablated
 from .benchmarks._catalog import DATASETS
@@ -72,7 +73,15 @@ def parser() -> argparse.ArgumentParser:
     add("--compile", action="store_true", help="use torch.compile")
     add("--num-workers", type=int, default=default.num_workers, help="of the data loaders")
     add("--output", metavar="DIR", help="default: results/BENCHMARK-METHOD")
-    add("--resume", action="store_true", help="keep finished runs of the same settings")
+    add("--resume", action="store_true", help="go on where runs of the same settings were stopped")
+    add(
+        "--checkpoint-every",
+        type=float,
+        default=default.checkpoint_every,
+        metavar="SECONDS",
+        help="between two checkpoints while MIST tunes (default: %(default)s); there is one after "
+        "each experience anyway",
+    )
     add("--quiet", action="store_true", help="no progress bars")
 
     run = commands.add_parser("run", parents=[common], help="one method")
@@ -134,6 +143,7 @@ def _config(args: argparse.Namespace) -> RunConfig:
         precision=args.precision,
         compile=args.compile,
         num_workers=args.num_workers,
+        checkpoint_every=args.checkpoint_every,
     )
 
 
@@ -265,15 +275,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.command == "inspect":
             _inspect(args.results)
             return 0
-        with processes(args.device):
+        with ending_cleanly(), processes(args.device):
             _execute(args)
     except (ValueError, OSError, FloatingPointError, RuntimeError, TypeError) as error:
         print(f"mist-avalanche: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        again = (
-            "the same command goes on" if args.command == "data" else "--resume keeps finished runs"
-        )
+        again = "the same command goes on" if args.command == "data" else "--resume goes on"
         print(f"mist-avalanche: stopped; {again}", file=sys.stderr)
         return 130
+    except Terminated:
+        print("mist-avalanche: terminated; --resume goes on", file=sys.stderr)
+        return 143
     return 0

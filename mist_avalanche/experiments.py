@@ -17,6 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from . import report
+from ._signals import follow_parent
 from .distributed import rank, world_size
 from .runner import SCHEMA, RunConfig, choose_device, run
 from .tables import mean_and_std
@@ -135,6 +136,7 @@ def default_jobs(device: str) -> int:
 
 
 def _start_worker(threads: int, number: Any) -> None:
+    follow_parent()
     torch.set_num_threads(threads)
     hide_avalanche_warnings()
     if torch.cuda.is_available():
@@ -199,4 +201,6 @@ def _side_by_side(
                     bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
             raise
