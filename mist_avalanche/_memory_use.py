@@ -1,15 +1,18 @@
-"""How much memory a run takes at its peak."""
+"""How much memory a run takes at its peak, and how much there is."""
 
 from __future__ import annotations
 
 import contextlib
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def reset_peak(device: torch.device) -> None:
@@ -31,3 +34,35 @@ def peak_mb(device: torch.device) -> float:
         return int(peak.split()[1]) * 1024 / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def available_memory() -> int:
+    """Bytes: of the machine, or of a container or batch job where that has less."""
+    left = [int(psutil.virtual_memory().available)]
+    for folder, limit, used, reclaimable in _groups():
+        with contextlib.suppress(OSError, ValueError, StopIteration):  # "max": no limit
+            lines = (folder / "memory.stat").read_text().splitlines()
+            cached = next(int(line.split()[1]) for line in lines if line.startswith(reclaimable))
+            allowed = int((folder / limit).read_text())
+            left.append(allowed - int((folder / used).read_text()) + cached)
+    return max(0, min(left))
+
+
+def _groups() -> Iterator[tuple[Path, str, str, str]]:
+    """The control groups that this process is in, and what their files are called."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers == "":
+            root, names = _CGROUPS, ("memory.max", "memory.current", "inactive_file ")
+        elif "memory" in controllers.split(","):
+            root = _CGROUPS / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
+        else:
+            continue
+        group = root / name.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(root):
+                yield folder, *names

@@ -15,6 +15,7 @@ from . import data, report
 from ._version import __version__
 from .ablations import ablated
 from .benchmarks._catalog import DATASETS
+from .benchmarks._decoded import CACHES
 from .experiments import hide_avalanche_warnings, run_methods
 from .figures import selection_figure
 from .page import write_page
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     add("--weights", metavar="FILE", help="weights of the backbone, instead of timm's hub")
     add("--device", choices=("auto", "cpu", "cuda"), default=default.device)
     add("--num-workers", type=int, default=default.num_workers, help="of the data loaders")
+    add("--cache", choices=CACHES, help="keep decoded images: in memory, or on disk for later runs")
     add("--output", metavar="DIR", help="default: results/BENCHMARK-METHOD")
     add("--resume", action="store_true", help="keep finished runs of the same settings")
     add("--quiet", action="store_true", help="no progress bars")
@@ -120,6 +122,7 @@ def _config(args: argparse.Namespace) -> RunConfig:
         weights=args.weights,
         device=args.device,
         num_workers=args.num_workers,
+        cache=args.cache,
     )
 
 

@@ -67,6 +67,8 @@ class RunConfig:
         weights: a file with its weights, instead of timm's hub.
         device: ``auto``, ``cpu`` or ``cuda``.
         num_workers: of the data loaders; it changes no number.
+        cache: of decoded images, ``ram`` or ``disk``; it changes no number. None for none. Glyphs,
+            Omniglot and CIFAR-100 are in memory anyway.
         name: of the method in tables and pictures; None for one made of the above.
     """
 
@@ -85,6 +87,7 @@ class RunConfig:
     weights: str | None = None
     device: str = "auto"
     num_workers: int = 0
+    cache: str | None = None
     name: str | None = None
 
     def settings(self) -> dict[str, Any]:
@@ -95,7 +98,7 @@ class RunConfig:
         if self.strategy == "ranpac":
             strategy = {"n_random_features": defaults.n_random_features, "seed": self.seed}
         return {
-            **{k: v for k, v in asdict(self).items() if k not in ("name", "num_workers")},
+            **{k: v for k, v in asdict(self).items() if k not in ("name", "num_workers", "cache")},
             "mist_args": {**mist, **mist_arguments(self.strategy), **self.mist_args}
             if self.mist
             else {},
@@ -129,15 +132,19 @@ def _images(benchmark: Callable[..., NCScenario], config: RunConfig) -> NCScenar
     )
 
 
+def _photos(benchmark: Callable[..., NCScenario], config: RunConfig) -> NCScenario:
+    return _images(partial(benchmark, cache=config.cache), config)
+
+
 BENCHMARKS: Mapping[str, Callable[[RunConfig], NCScenario]] = MappingProxyType(
     {
         "glyphs": _glyphs,
         "omniglot": partial(_images, SplitOmniglot),
-        "cifar100": partial(_images, SplitCIFAR100),
-        "cub200": partial(_images, SplitCUB200),
-        "imagenet-r": partial(_images, SplitImageNetR),
-        "imagenet-a": partial(_images, SplitImageNetA),
-        "cars196": partial(_images, SplitCars196),
+        "cifar100": partial(_photos, SplitCIFAR100),
+        "cub200": partial(_photos, SplitCUB200),
+        "imagenet-r": partial(_photos, SplitImageNetR),
+        "imagenet-a": partial(_photos, SplitImageNetA),
+        "cars196": partial(_photos, SplitCars196),
     }
 )
 
