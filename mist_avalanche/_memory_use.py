@@ -12,7 +12,7 @@ import psutil
 import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_CGROUPS = Path("/sys/fs/cgroup")
+_CGROUP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def reset_peak(device: torch.device) -> None:
@@ -52,7 +52,7 @@ def _groups() -> Iterator[tuple[Path, str, str, str]]:
     """The control groups that this process is in, and what their files are called."""
     lines: list[str] = []
     with contextlib.suppress(OSError):
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = _CGROUP.read_text().splitlines()
     for line in lines:
         _, controllers, name = line.split(":", 2)
         if controllers == "":

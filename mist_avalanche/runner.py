@@ -230,6 +230,7 @@ def run(
     )
     for t, experience in enumerate(experiences):
         began = time.perf_counter()
+        # persistent_workers would draw less from the global generator, and so change numbers
         strategy.train(experience, num_workers=config.num_workers)
         trained = time.perf_counter()
         metrics = strategy.eval(benchmark.test_stream[: t + 1], num_workers=config.num_workers)

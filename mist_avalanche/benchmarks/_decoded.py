@@ -141,7 +141,9 @@ class DecodedImages:
         elif begin // _STEP < end // _STEP:
             free = shutil.disk_usage(self.path.parent).free if self.path else available_memory()
             if end > free:
-                raise OSError(errno.ENOSPC, f"{end / 1e9:.1f} GB, {free / 1e9:.1f} GB are left")
+                raise OSError(
+                    errno.ENOSPC, f"it has {begin / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
+                )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DecodedImages:
         return self
@@ -195,7 +197,7 @@ def kept_decoded(
     path = _path(train, test) if cache == "disk" else None
     try:
         decoded = DecodedImages(len(train) + len(test), path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch raises the latter without shared memory
         log.warning("No cache of decoded images: %s. They are decoded every time.", error)
         return train, test
     return DecodedFiles(train, decoded, 0), DecodedFiles(test, decoded, len(train))

@@ -1,6 +1,7 @@
 """Decoded images that are kept are those that decoding gives, and are decoded once."""
 
 import copy
+import json
 import logging
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from data_layouts import N_CLASSES, N_IMAGES, cifar, class_folders, photos
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader
 
+from mist_avalanche import cli
 from mist_avalanche.benchmarks import SplitCIFAR100, SplitImageNetR, _decoded
 from mist_avalanche.benchmarks._decoded import CACHES, DecodedImages, kept_decoded
 from mist_avalanche.benchmarks._images import ImageFiles, read_image
@@ -147,7 +149,7 @@ def test_at_most_half_of_the_free_memory(tmp_path, monkeypatch, caplog):
     for i in range(4):
         images.read(i, tmp_path / "large.png")
     assert 24_000_000 < os.fstat(images.fd).st_size < 25_000_000
-    assert caplog.text.count("in memory takes no more (0.0 GB, 0.0 GB are left)") == 1
+    assert caplog.text.count("in memory takes no more (it has 0.02 GB, 0.03 GB are free)") == 1
 
 
 def test_a_full_disk(root, tmp_path, monkeypatch, caplog, decodings):
@@ -284,6 +286,23 @@ def test_same_errors_as_without(root):
         images.datasets[0][0]
     with pytest.raises(IndexError):
         images.datasets[1][6]
+
+
+def test_results_of_the_command_are_the_same(root, tmp_path, decodings):
+    def results(name, *options):
+        output = tmp_path / name
+        common = ["--benchmark", "imagenet-r", "--experiences", "2", "--quiet"]
+        where = ["--dataset-root", str(root), "--output", str(output)]
+        assert cli.main(["run", *common, *where, *options]) == 0
+        found = json.loads((output / "results.json").read_text())
+        return {key: found[key] for key in ("config", "metrics", "accuracy")}
+
+    plain = results("plain")
+    assert results("disk", "--cache", "disk") == plain
+    assert len(decodings()) == N
+    assert results("workers", "--cache", "disk", "--num-workers", "1") == plain
+    assert results("disk", "--cache", "ram", "--resume") == plain
+    assert decodings() == []
 
 
 def test_unknown_cache_and_images_that_need_none(tmp_path):
