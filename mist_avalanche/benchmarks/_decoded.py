@@ -97,7 +97,7 @@ class DecodedImages:
             pixels = os.pread(self.fd, 3 * width * height, place)
         except OSError:  # a bad disk
             return None
-        if len(pixels) < 3 * width * height or zlib.crc32(pixels) != checksum:
+        if zlib.crc32(pixels) != checksum:
             return None
         return Image.frombytes("RGB", (width, height), pixels)
 

@@ -202,7 +202,7 @@ def test_changed_file_is_noticed(root, cache, decodings):
     assert decodings() == [str(file)]
 
 
-@pytest.mark.parametrize("damage", ["empty", "in the rows", "in the pixels", "bytes"])
+@pytest.mark.parametrize("damage", ["empty", "in the rows", "in the pixels", "bytes", "sizes"])
 def test_damaged_cache_recovers(root, tmp_path, damage, decodings):
     plain = epoch(cached(root, "disk"))
     file = pixel_file(tmp_path)
@@ -210,6 +210,11 @@ def test_damaged_cache_recovers(root, tmp_path, damage, decodings):
     if damage == "bytes":
         content = bytearray(file.read_bytes())
         content[:: size // 100] = bytes(255 - b for b in content[:: size // 100])
+        file.write_bytes(content)
+    elif damage == "sizes":  # in the rows, beyond what can be read
+        content = bytearray(file.read_bytes())
+        for row in range(0, N * _decoded._ROW_SIZE, _decoded._ROW_SIZE):
+            content[row + 8 : row + 12], content[row + 12 : row + 16] = b"\xff" * 4, b"\xff" * 4
         file.write_bytes(content)
     else:
         os.truncate(file, {"empty": 0, "in the rows": 1000, "in the pixels": size // 2}[damage])
