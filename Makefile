@@ -24,6 +24,7 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/performance/ridge.py
+	$(if $(IMAGES),OMP_NUM_THREADS=1 $(BIN)/python tests/performance/input.py $(IMAGES))
 
 wheel: $(INSTALLED)
 	rm -rf build dist

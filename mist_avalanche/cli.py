@@ -15,6 +15,7 @@ from . import data, report
 from ._version import __version__
 from .ablations import ablated
 from .benchmarks._catalog import DATASETS
+from .benchmarks._decoded import CACHES
 from .distributed import processes, rank
 from .experiments import default_jobs, hide_avalanche_warnings, run_methods
 from .figures import selection_figure
@@ -71,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     add("--precision", choices=PRECISIONS, default=default.precision, help="of the backbone")
     add("--compile", action="store_true", help="use torch.compile")
     add("--num-workers", type=int, default=default.num_workers, help="of the data loaders")
+    add("--cache", choices=CACHES, help="keep decoded images: in memory, or on disk for later runs")
     add("--output", metavar="DIR", help="default: results/BENCHMARK-METHOD")
     add("--resume", action="store_true", help="keep finished runs of the same settings")
     add("--quiet", action="store_true", help="no progress bars")
@@ -134,6 +136,7 @@ def _config(args: argparse.Namespace) -> RunConfig:
         precision=args.precision,
         compile=args.compile,
         num_workers=args.num_workers,
+        cache=args.cache,
     )
 
 
