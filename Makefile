@@ -23,8 +23,7 @@ check: $(INSTALLED)
 	$(BIN)/pytest
 
 bench: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/performance/ridge.py
-	$(if $(IMAGES),OMP_NUM_THREADS=1 $(BIN)/python tests/performance/input.py $(IMAGES))
+	$(BIN)/python tests/performance $(if $(IMAGES),--images $(IMAGES))
 
 wheel: $(INSTALLED)
 	rm -rf build dist
