@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from distributed_worker import CASES, outcome
+from torch import nn
 
+from mist_avalanche import objective
 from mist_avalanche.distributed import gather_rows, join_rows, share
 
 TESTS = Path(__file__).parent
@@ -59,6 +61,15 @@ def test_an_error_in_one_process_ends_all(tmp_path):
     assert done.returncode != 0
     assert "this process has had an accident" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_batch_norm_needs_the_whole_batch(monkeypatch):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    objective._check_processes(model)
+    monkeypatch.setattr(objective, "world_size", lambda: 2)
+    with pytest.raises(ValueError, match=r"BatchNorm \('1'\).*convert_sync_batchnorm"):
+        objective._check_processes(model)
+    objective._check_processes(nn.SyncBatchNorm.convert_sync_batchnorm(model))
 
 
 def test_a_process_alone_has_everything():
