@@ -24,6 +24,7 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/performance/ridge.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/performance/delta.py
 
 wheel: $(INSTALLED)
 	rm -rf build dist
