@@ -158,6 +158,16 @@ def test_the_shortest_coding_is_used(rate, coding, dtype):
     assert codes.nbytes < {"bitmap": 125_001, "gaps": 1.01 * codes.itemsize * len(index)}[coding]
 
 
+def test_a_tensor_of_which_nearly_all_changed_has_no_index(tmp_path):
+    base, adapted = {"x": torch.zeros(1000).byte()}, {"x": torch.ones(1000).byte()}
+    adapted["x"][::20] = 0
+    assert save_delta(adapted, base, tmp_path / "d").changed == 950
+    assert {k: len(v) for k, v in saved(tmp_path / "d").items()} == {"x:xor": 1000}
+    assert read_delta(tmp_path / "d").changed == 950
+    apply_delta(base, tmp_path / "d")
+    assert same(bits_of(base), bits_of(adapted))
+
+
 def test_strides_do_not_matter(tmp_path):
     base = small()
     adapted = moved(base, 0.3)
@@ -417,6 +427,7 @@ BAD = {
     ),
     "unexpected dtype 'F32'": entry(W, dtype="F32"),
     "unexpected dtype '\\[\\]'": entry(W, dtype=[]),
+    "is at bytes": lambda h, d: (h, d[:-1]),
     "2 dimensions": entry(W, shape=[1, 1]),
     "at bytes": entry(W, shape=[2**50]),
     "the impossible shape \\[1.5\\]": entry(W, shape=[1.5]),
@@ -455,6 +466,14 @@ def test_what_is_wrong_with_a_file_is_said(made, message):
     with pytest.raises(ValueError, match=f"^{file}.*{message}"):
         apply_delta(base, file)
     assert same(bits_of(base), before)
+
+
+def test_values_of_the_right_width_and_another_kind(tmp_path):
+    save_delta({"x": torch.ones(9).half()}, {"x": torch.zeros(9).half()}, tmp_path / "d")
+    header, data = header_of((tmp_path / "d").read_bytes())
+    (tmp_path / "d").write_bytes(packed(*entry("x:xor", dtype="U16")(header, data)))
+    with pytest.raises(ValueError, match=r"'x' is float16 \(9,\) and has values of dtype uint16"):
+        read_delta(tmp_path / "d")
 
 
 def test_indices_beyond_a_tensor(tmp_path):
@@ -627,6 +646,16 @@ def test_a_model_that_was_trained_since_is_not_switched(made, name):
         deltas.switch(None)
     assert same(bits_of(base), before)
     assert deltas.active == "d"
+
+
+def test_a_single_entry_that_was_written_to_is_noticed(made):
+    base, _, file = made
+    deltas = DeltaSet(base, [file])
+    for i in range(base[0].weight.numel()):
+        with torch.no_grad():
+            base[0].weight.view(-1)[i] += 1
+        with pytest.raises(ValueError, match="no longer the base"):
+            deltas.switch("d")
 
 
 def test_a_model_that_was_moved_or_written_to_with_the_same_is_switched(made):
