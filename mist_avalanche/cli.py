@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import data, report
+from ._delta_command import add_delta, execute_delta
 from ._version import __version__
 from .ablations import ablated
 from .benchmarks._catalog import DATASETS
@@ -103,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="where MIST may move the backbone, of one run")
     inspect.add_argument("results", type=Path, help="results.json, or the folder that has it")
     _add_data(commands.add_parser("data", help="the image datasets on disk"))
+    add_delta(commands.add_parser("delta", help="what tuning changed, as a small file"))
     return top
 
 
@@ -268,6 +270,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.command == "inspect":
             _inspect(args.results)
             return 0
+        if args.command == "delta":
+            execute_delta(args)
+            return 0
         with processes(args.device):
             _execute(args)
     except (ValueError, OSError, FloatingPointError, RuntimeError, TypeError) as error:
@@ -275,7 +280,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         again = (
-            "the same command goes on" if args.command == "data" else "--resume keeps finished runs"
+            "--resume keeps finished runs"
+            if hasattr(args, "resume")
+            else "the same command goes on"
         )
         print(f"mist-avalanche: stopped; {again}", file=sys.stderr)
         return 130

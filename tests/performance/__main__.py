@@ -26,6 +26,7 @@ SECTIONS = {
     "A tuning step, the embedded ViT, 64 pairs": (STEP, "--model", "embedded", "--pairs", "64"),
     "How a run grows": ("growth.py",),
     "RanPAC's ridge and solution": ("ridge.py",),
+    "Deltas": ("delta.py",),
 }
 ON_A_GPU = {
     f"A tuning step, ViT-B/16, 56 pairs, {words}": (
