@@ -57,6 +57,23 @@ def _process_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+@contextlib.contextmanager
+def advice(what: str, fix: str) -> Iterator[None]:
+    """Where memory runs out inside, say at what and how to need less.
+
+    Raises:
+        MemoryError: in place of torch's error, which it is raised from.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(f"The GPU's memory is too small for {what}. {fix}") from error
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        raise MemoryError(f"The memory is too small for {what}. {fix}") from error
+
+
 def available_memory() -> int:
     """Bytes: of the machine, or of a container or batch job where that has less."""
     left = [int(psutil.virtual_memory().available)]

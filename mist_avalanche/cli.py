@@ -275,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         with processes(args.device):
             _execute(args)
-    except (ValueError, OSError, FloatingPointError, RuntimeError, TypeError) as error:
+    except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError, TypeError) as error:
         print(f"mist-avalanche: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

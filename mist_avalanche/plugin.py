@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from ._batches import derive_seed
 from ._checks import check_choice, check_experience, check_integer, check_rate
 from ._entries import Entries
+from ._memory_use import advice
 from ._progress import step_bar
 from .backbones import backbone_defaults
 from .features import FeatureExtractor, always_selected, feature_extractor
@@ -27,6 +28,7 @@ from .tuning import ProjectionSGD, ReferenceSGD, SparseSGD, tune
 from .views import View, second_view
 
 _SCORE, _TUNE, _HOST, _WARM = 0, 1, 2, 4  # purposes of random numbers; the objective has 3
+_SMALLER = "Lower chunk_size (the same gradient) or batch_size, or use precision='bf16'."
 SELECT_BY = ("mi", "gradient", "magnitude", "random")
 
 
@@ -217,13 +219,14 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         epochs = self._epochs_due()
         if score or epochs:
             check_experience(strategy.experience, self._experience)
-        if self.projection_epochs and not self._warm:
-            self._warm_up(strategy, extract, num_workers)
-        if score:
-            self._score(strategy, extract, num_workers)
-            self._select(strategy, extract)
-        if epochs:
-            self._tune(strategy, extract, epochs, num_workers)
+        with advice("MIST's batches", _SMALLER):
+            if self.projection_epochs and not self._warm:
+                self._warm_up(strategy, extract, num_workers)
+            if score:
+                self._score(strategy, extract, num_workers)
+                self._select(strategy, extract)
+            if epochs:
+                self._tune(strategy, extract, epochs, num_workers)
         self._guard = StepGuard(
             **self._dropping(extract, _HOST, strategy.device), restore=self.dynamics == "sparse"
         )
