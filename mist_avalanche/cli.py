@@ -13,6 +13,7 @@ from typing import Any
 
 from . import data, report
 from ._delta_command import add_delta, execute_delta
+from ._predict_command import add_predict, execute_predict
 from ._version import __version__
 from .ablations import ablated
 from .benchmarks._catalog import DATASETS
@@ -101,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     )
     ablate = commands.add_parser("ablate", parents=[common], help="what parts of MIST are worth")
     ablate.add_argument("--strategies", default="simplecil,ranpac", help="comma-separated")
+    add_predict(commands)
     inspect = commands.add_parser("inspect", help="where MIST may move the backbone, of one run")
     inspect.add_argument("results", type=Path, help="results.json, or the folder that has it")
     _add_data(commands.add_parser("data", help="the image datasets on disk"))
@@ -269,6 +271,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _execute_data(args)
         if args.command == "inspect":
             _inspect(args.results)
+            return 0
+        if args.command == "predict":
+            execute_predict(args)
             return 0
         if args.command == "delta":
             execute_delta(args)

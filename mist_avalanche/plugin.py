@@ -21,6 +21,7 @@ from .features import FeatureExtractor, always_selected, feature_extractor
 from .forward import Forward
 from .gradients import SelectedEntries, StepGuard
 from .history import SelectionHistory, most_sensitive
+from .losses import TEMPERATURE
 from .objective import CrossEntropyObjective, MIObjective, Objective
 from .selection import Selection, random_scores, select
 from .sensitivity import fisher_scores, gradient_scores
@@ -123,7 +124,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         tune_on: Literal["first", "every"] = "every",
         lr: float = 1e-4,
         projection_lr: float = 1e-2,
-        temperature: float = 0.07,
+        temperature: float = TEMPERATURE,
         overlap_decay: float = 0.9,
         protect_rate: float = 0.0,
         select_by: Literal["mi", "gradient", "magnitude", "random"] = "mi",

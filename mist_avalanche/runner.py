@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from . import report
 from ._memory_use import PeakMemory
+from ._states import tensors_of
 from ._version import __version__
 from .backbones import EMBEDDED, backbone_defaults, create_backbone
 from .benchmarks import (
@@ -42,6 +43,7 @@ from .features import in_mode
 from .metrics import accuracy_rows, summarize
 from .pictures import write_board
 from .plugin import MISTPlugin
+from .prediction import save_classifier
 from .strategies.baselines import (
     COMPUTED_STRATEGIES,
     build_strategy,
@@ -178,7 +180,8 @@ def run(
 ) -> dict[str, Any]:
     """Train on every experience, evaluate on all classes seen, write the results.
 
-    ``output`` gets ``results.json``, ``accuracy.png`` and TensorBoard's event files. Started by
+    ``output`` gets ``results.json``, the classifier (:func:`~mist_avalanche.prediction.load_run`),
+    ``accuracy.png`` and TensorBoard's event files. Started by
     torchrun, its processes share the work on the run, and the first one writes.
 
     Args:
@@ -250,7 +253,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         settings=strategy_args,
     )
 
-    pretrained = [p.detach().clone() for p in backbone.parameters()]
+    pretrained = {name: t.detach().clone() for name, t in tensors_of(backbone).items()}
     counts = [len(e.dataset) for e in benchmark.test_stream]
     correct: list[list[int]] = []
     seconds: dict[str, list[float]] = {"train": [], "eval": []}
@@ -281,8 +284,8 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         "parameters": {
             "trainable": sum(p.numel() for p in strategy.model.parameters() if p.requires_grad),
             "updated": sum(
-                int((p.detach().cpu() != initial.cpu()).sum())
-                for p, initial in zip(backbone.parameters(), pretrained, strict=True)
+                int((p.detach().cpu() != pretrained[name].cpu()).sum())
+                for name, p in backbone.named_parameters()
             ),
         },
         "environment": environment(device),
@@ -296,6 +299,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         }
     if rank():
         return results
+    save_classifier(strategy.model, pretrained, output, benchmark.class_names, settings)
     report.write_json(results, output / "results.json")
     report.plot_accuracy({config.label: [results]}, output / "accuracy.png")
     boards[0].writer.close()
