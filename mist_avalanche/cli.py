@@ -234,7 +234,7 @@ def _execute(args: argparse.Namespace) -> None:
 
 def _inspect(results: Path) -> None:
     """``mist-avalanche inspect``: the shares as text, and ``layers.png`` beside the results."""
-    file = results / "results.json" if results.is_dir() else results
+    file = report.run_folder(results) / "results.json"
     found = json.loads(file.read_text())
     rows = found.get("mist", {}).get("layers")
     if not rows:

@@ -77,8 +77,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         batch_size: images a batch of scoring and tuning, each in two views.
         chunk_size: views that pass through the backbone at a time, where a batch is too large for
             the memory, for a second forward pass; see :class:`~mist_avalanche.forward.Forward`.
-        precision: of scoring and tuning: ``"32"``, ``"bf16"`` (autocast; weights, loss and scores
-            in float32), or ``"auto"``: bf16 on a GPU that has it.
+        precision: of scoring and tuning: ``"32"`` or ``"bf16"`` (autocast; weights, loss and scores
+            in float32).
         compile: use ``torch.compile`` for scoring and tuning.
         view: the second view; None for the paper's, ``{"flip": 0}`` for the paper's with another
             argument of :class:`~mist_avalanche.views.SecondView`, or ``f(batch, generator)``.
@@ -134,7 +134,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         dynamics: Literal["sparse", "reference"] = "sparse",
         batch_size: int = 48,
         chunk_size: int | None = None,
-        precision: Literal["auto", "32", "bf16"] = "auto",
+        precision: Literal["32", "bf16"] = "32",
         compile: bool = False,
         view: Mapping[str, Any] | View | None = None,
         keep_scores: bool = True,

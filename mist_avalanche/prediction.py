@@ -24,6 +24,7 @@ from .delta import apply_delta, save_delta
 from .features import in_mode
 from .heads import BackboneWithHead, PrototypeHead, RidgeHead
 from .losses import TEMPERATURE
+from .report import run_folder
 
 DELTA, HEAD = "backbone.delta.safetensors", "classifier.safetensors"
 
@@ -150,12 +151,12 @@ def load_run(
         FileNotFoundError: the run is not finished, or keeps no classifier.
         ValueError: a file is damaged, or the base's weights are not those of the run.
     """
-    folder = Path(folder)
-    for name in ("results.json", DELTA, HEAD):
+    folder = run_folder(folder)
+    for name in (DELTA, HEAD):
         if not (folder / name).is_file():
             raise FileNotFoundError(
-                f"{folder} has no {name}. Give the folder of one finished run, with seeds one "
-                "seed's; streaming_lda and scr leave no classifier."
+                f"{folder} has no {name}: its strategy leaves no classifier, as streaming_lda and "
+                "scr, or an earlier version wrote it."
             )
     try:
         config = strict_json((folder / "results.json").read_text())["config"]

@@ -74,7 +74,7 @@ class RunConfig:
         backbone: ``embedded`` or a name of timm.
         weights: a file with its weights, instead of timm's hub.
         device: ``auto``, ``cpu`` or ``cuda``.
-        precision: of the backbone, in tuning and in simplecil and ranpac: ``auto``, ``32``,
+        precision: of the backbone, in tuning and in simplecil and ranpac: ``32`` or
             ``bf16``.
         compile: use ``torch.compile`` there.
         num_workers: of the data loaders; it changes no number.
@@ -97,7 +97,7 @@ class RunConfig:
     backbone: str = EMBEDDED
     weights: str | None = None
     device: str = "auto"
-    precision: str = "auto"
+    precision: str = "32"
     compile: bool = False
     num_workers: int = 0
     cache: str | None = None

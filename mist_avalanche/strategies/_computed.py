@@ -177,7 +177,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         if self.feature_cache is None:
             return
         datasets = [experience.dataset for experience in self.current_eval_stream]
-        state = fingerprint(self.model.backbone) + self.run_backbone.resolved(self.device).encode()
+        state = fingerprint(self.model.backbone) + self.run_backbone.precision.encode()
 
         def compute(new: list[Any]) -> list[Features]:
             evaluated = [dataset.eval() for dataset in new]
