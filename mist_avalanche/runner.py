@@ -322,11 +322,16 @@ def _correct(metrics: Mapping[str, float], experience: int, count: int) -> int:
 
 def _finished(config: RunConfig, output: Path) -> dict[str, Any] | None:
     """results.json of an earlier run with the same settings."""
+    file = output / "results.json"
     try:
-        earlier: dict[str, Any] = json.loads((output / "results.json").read_text())
+        earlier: dict[str, Any] = json.loads(file.read_text())
+        known = {k: v for k, v in earlier["config"].items() if k != "split"}
     except FileNotFoundError:
         return None
-    known = {k: v for k, v in earlier["config"].items() if k != "split"}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}). Delete it, or leave --resume away to replace it."
+        ) from error
     wanted = json.loads(json.dumps(config.settings()))
     different = sorted(k for k in wanted if known.get(k) != wanted[k])
     if different:
