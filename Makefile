@@ -23,7 +23,7 @@ check: $(INSTALLED)
 	$(BIN)/pytest
 
 bench: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/performance/ridge.py
+	$(BIN)/python tests/performance $(if $(IMAGES),--images $(IMAGES))
 
 wheel: $(INSTALLED)
 	rm -rf build dist

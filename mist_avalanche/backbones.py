@@ -141,7 +141,8 @@ def create_backbone(name: str = EMBEDDED, weights: str | Path | None = None) -> 
         try:
             model.load_state_dict(load_file(file))
         except _UNREADABLE as error:
-            raise ValueError(f"{file} holds no weights of 'embedded' ({error}).") from error
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{file} holds no weights of 'embedded' ({reason}).") from error
         return _module(model)
     timm_name = (DEFAULTS[name].timm_name if name in DEFAULTS else None) or name
     if not timm.is_model(timm_name):

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from . import data, report
+from ._delta_command import add_delta, execute_delta
+from ._predict_command import add_predict, execute_predict
 from ._signals import Terminated, ending_cleanly
 from ._version import __version__
 from .ablations import ablated
 from .benchmarks._catalog import DATASETS
+from .benchmarks._decoded import CACHES
 from .distributed import processes, rank
 from .experiments import default_jobs, hide_avalanche_warnings, run_methods
 from .figures import selection_figure
@@ -72,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     add("--precision", choices=PRECISIONS, default=default.precision, help="of the backbone")
     add("--compile", action="store_true", help="use torch.compile")
     add("--num-workers", type=int, default=default.num_workers, help="of the data loaders")
+    add("--cache", choices=CACHES, help="keep decoded images: in memory, or on disk for later runs")
     add("--output", metavar="DIR", help="default: results/BENCHMARK-METHOD")
     add("--resume", action="store_true", help="go on where runs of the same settings were stopped")
     add(
@@ -107,9 +111,11 @@ def parser() -> argparse.ArgumentParser:
     )
     ablate = commands.add_parser("ablate", parents=[common], help="what parts of MIST are worth")
     ablate.add_argument("--strategies", default="simplecil,ranpac", help="comma-separated")
+    add_predict(commands)
     inspect = commands.add_parser("inspect", help="where MIST may move the backbone, of one run")
     inspect.add_argument("results", type=Path, help="results.json, or the folder that has it")
     _add_data(commands.add_parser("data", help="the image datasets on disk"))
+    add_delta(commands.add_parser("delta", help="what tuning changed, as a small file"))
     return top
 
 
@@ -144,6 +150,7 @@ def _config(args: argparse.Namespace) -> RunConfig:
         compile=args.compile,
         num_workers=args.num_workers,
         checkpoint_every=args.checkpoint_every,
+        cache=args.cache,
     )
 
 
@@ -237,7 +244,7 @@ def _execute(args: argparse.Namespace) -> None:
 
 def _inspect(results: Path) -> None:
     """``mist-avalanche inspect``: the shares as text, and ``layers.png`` beside the results."""
-    file = results / "results.json" if results.is_dir() else results
+    file = report.run_folder(results) / "results.json"
     found = json.loads(file.read_text())
     rows = found.get("mist", {}).get("layers")
     if not rows:
@@ -275,13 +282,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.command == "inspect":
             _inspect(args.results)
             return 0
+        if args.command == "predict":
+            execute_predict(args)
+            return 0
+        if args.command == "delta":
+            execute_delta(args)
+            return 0
         with ending_cleanly(), processes(args.device):
             _execute(args)
-    except (ValueError, OSError, FloatingPointError, RuntimeError, TypeError) as error:
+    except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError, TypeError) as error:
         print(f"mist-avalanche: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        again = "the same command goes on" if args.command == "data" else "--resume goes on"
+        again = "--resume goes on" if hasattr(args, "resume") else "the same command goes on"
         print(f"mist-avalanche: stopped; {again}", file=sys.stderr)
         return 130
     except Terminated:

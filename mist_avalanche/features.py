@@ -109,6 +109,11 @@ def find_classifier(model: nn.Module, x: Tensor, name: str | None = None) -> str
             f"{type(model).__name__} cannot do that ({error}). Use a model that needs no task "
             "labels and no training for its first outputs."
         ) from error
+    except RuntimeError as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot take images of shape {tuple(x.shape[1:])}: {error}. "
+            "Give the benchmark transforms that fit the model."
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()

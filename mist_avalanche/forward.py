@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from ._checks import check_choice, check_integer
 from .features import FeatureExtractor
 
-PRECISIONS = ("auto", "32", "bf16")
+PRECISIONS = ("32", "bf16")
 
 
 class Forward:
@@ -22,7 +22,6 @@ class Forward:
     Args:
         precision: ``"32"``: in the dtype of the weights. ``"bf16"``: autocast, with the weights,
             the features that come out, and all that is computed from them in float32.
-            ``"auto"``: bf16 on a GPU that has it.
         chunk_size: images that pass through the backbone at a time where gradients are needed; the
             activations of one chunk are in memory at once, for a second forward pass (Chen et al.,
             arXiv 1604.06174). None for all. Features are as of one large batch where no image
@@ -34,7 +33,7 @@ class Forward:
     _transient = ("_compiled",)  # not saved
 
     def __init__(
-        self, precision: str = "auto", chunk_size: int | None = None, *, compile: bool = False
+        self, precision: str = "32", chunk_size: int | None = None, *, compile: bool = False
     ) -> None:
         self.precision = check_choice("precision", precision, PRECISIONS)
         self.chunk_size = None if chunk_size is None else check_integer("chunk_size", chunk_size, 1)
@@ -55,16 +54,9 @@ class Forward:
             [checkpoint(self._features, source, chunk, use_reentrant=False) for chunk in chunks]
         )
 
-    def resolved(self, device: torch.device) -> str:
-        """``"32"`` or ``"bf16"``: the precision on a device."""
-        if self.precision != "auto":
-            return self.precision
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16" if fast else "32"
-
     def _features(self, source: FeatureExtractor | nn.Module, x: Tensor) -> Tensor:
         """Features of one chunk."""
-        bf16 = self.resolved(x.device) == "bf16"
+        bf16 = self.precision == "bf16"
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
             features = self._compiled_run(source, x) if self.compile else source(x)
         features = features.flatten(1)

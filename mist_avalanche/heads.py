@@ -42,6 +42,8 @@ class StatisticsHead(GrowingBuffers, DynamicModule):
 
     def _count(self, features: Tensor, labels: Tensor) -> None:
         """Check features (B, D), make room for labels (B,), count them."""
+        if int(labels.min()) < 0:
+            raise ValueError(f"Expected labels from 0 on, got {int(labels.min())}.")
         if not torch.isfinite(features).all():
             raise FloatingPointError(
                 "The backbone gives NaN or Inf features. Check its weights and the images."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+TEMPERATURE = 0.07  # τ
 _EPS = 1e-8
 
 
@@ -19,7 +20,7 @@ def normalize_rows(z: Tensor) -> Tensor:
     return normalized
 
 
-def supervised_info_nce(z: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:
+def supervised_info_nce(z: Tensor, labels: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     r"""The MI objective of MIST on a batch of two views.
 
     With S = z zᵀ less each row's maximum, E = exp(S / τ) without its diagonal and
@@ -65,7 +66,7 @@ def supervised_info_nce(z: Tensor, labels: Tensor, temperature: float = 0.07) ->
 class SupervisedInfoNCE(nn.Module):
     """:func:`supervised_info_nce` of raw projections, which it normalises, as a module."""
 
-    def __init__(self, temperature: float = 0.07) -> None:
+    def __init__(self, temperature: float = TEMPERATURE) -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"Expected `temperature` > 0, got {temperature}.")

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ._batches import Batches, derive_seed, isolated_rng, rng_state, set_rng_state
-from .distributed import gather_rows, join_rows, over_processes, own, share
+from .distributed import gather_rows, join_rows, over_processes, own, share, world_size
 from .features import FeatureExtractor, in_mode
 from .forward import Forward
 from .losses import SupervisedInfoNCE
@@ -92,6 +93,8 @@ class Objective(ABC):
             num_workers: of the data loader; it changes no number.
             training: mode of the model inside.
         """
+        if training:
+            _check_processes(strategy.model)
         device: torch.device = strategy.device
         views = torch.Generator().manual_seed(seed)
         dataset = strategy.experience.dataset.train()
@@ -124,6 +127,20 @@ class Objective(ABC):
             linear = nn.Linear(example.shape[1], width)
         dtype = torch.promote_types(example.dtype, torch.float32)
         return linear.to(example.device, dtype)
+
+
+def _check_processes(model: nn.Module) -> None:
+    """ValueError where processes would normalise their own images instead of the whole batch."""
+    alone = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+    ]
+    if alone and world_size() > 1:
+        raise ValueError(
+            f"BatchNorm ({alone[0]!r}) would see each process's share of a batch alone. Convert "
+            "the model with torch.nn.SyncBatchNorm.convert_sync_batchnorm, or use one process."
+        )
 
 
 class MIObjective(Objective):

@@ -14,12 +14,14 @@ from tqdm.auto import tqdm
 from ._batches import derive_seed
 from ._checks import check_choice, check_experience, check_integer, check_rate
 from ._entries import Entries
+from ._memory_use import advice
 from ._progress import step_bar
 from .backbones import backbone_defaults
 from .features import FeatureExtractor, always_selected, feature_extractor
 from .forward import Forward
 from .gradients import SelectedEntries, StepGuard
 from .history import SelectionHistory, most_sensitive
+from .losses import TEMPERATURE
 from .objective import CrossEntropyObjective, ExperiencePass, MIObjective, Objective
 from .selection import Selection, random_scores, select
 from .sensitivity import fisher_scores, gradient_scores
@@ -27,6 +29,7 @@ from .tuning import ProjectionSGD, ReferenceSGD, SparseSGD, Stepper, TuningRepor
 from .views import View, second_view
 
 _SCORE, _TUNE, _HOST, _WARM = 0, 1, 2, 4  # purposes of random numbers; the objective has 3
+_SMALLER = "Lower chunk_size (the same gradient) or batch_size, or use precision='bf16'."
 State = Callable[[], dict[str, Any]]
 SELECT_BY = ("mi", "gradient", "magnitude", "random")
 
@@ -75,8 +78,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         batch_size: images a batch of scoring and tuning, each in two views.
         chunk_size: views that pass through the backbone at a time, where a batch is too large for
             the memory, for a second forward pass; see :class:`~mist_avalanche.forward.Forward`.
-        precision: of scoring and tuning: ``"32"``, ``"bf16"`` (autocast; weights, loss and scores
-            in float32), or ``"auto"``: bf16 on a GPU that has it.
+        precision: of scoring and tuning: ``"32"`` or ``"bf16"`` (autocast; weights, loss and scores
+            in float32).
         compile: use ``torch.compile`` for scoring and tuning.
         view: the second view; None for the paper's, ``{"flip": 0}`` for the paper's with another
             argument of :class:`~mist_avalanche.views.SecondView`, or ``f(batch, generator)``.
@@ -124,7 +127,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         tune_on: Literal["first", "every"] = "every",
         lr: float = 1e-4,
         projection_lr: float = 1e-2,
-        temperature: float = 0.07,
+        temperature: float = TEMPERATURE,
         overlap_decay: float = 0.9,
         protect_rate: float = 0.0,
         select_by: Literal["mi", "gradient", "magnitude", "random"] = "mi",
@@ -134,7 +137,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         dynamics: Literal["sparse", "reference"] = "sparse",
         batch_size: int = 48,
         chunk_size: int | None = None,
-        precision: Literal["auto", "32", "bf16"] = "auto",
+        precision: Literal["32", "bf16"] = "32",
         compile: bool = False,
         view: Mapping[str, Any] | View | None = None,
         keep_scores: bool = True,
@@ -226,13 +229,14 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         epochs = self._epochs_due()
         if score or epochs:
             check_experience(strategy.experience, self._experience)
-        if self.projection_epochs and not self._warm:
-            self._warm_up(strategy, extract, num_workers)
-        if score and "tuning" not in self._begun:
-            self._score(strategy, extract, num_workers)
-            self._select(strategy, extract)
-        if epochs:
-            self._tune(strategy, extract, epochs, num_workers)
+        with advice("MIST's batches", _SMALLER):
+            if self.projection_epochs and not self._warm:
+                self._warm_up(strategy, extract, num_workers)
+            if score and "tuning" not in self._begun:
+                self._score(strategy, extract, num_workers)
+                self._select(strategy, extract)
+            if epochs:
+                self._tune(strategy, extract, epochs, num_workers)
         self._guard = StepGuard(
             **self._dropping(extract, _HOST, strategy.device), restore=self.dynamics == "sparse"
         )

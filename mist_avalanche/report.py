@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ._atomic import replacing
 from .figures import accuracy_figure
 from .tables import Runs
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
     """Write a JSON file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, default=dict) + "\n")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, default=dict) + "\n")
 
 
 def plot_accuracy(methods: Mapping[str, Runs], path: Path) -> None:
     """Accuracy on all classes seen, after each experience, as a PNG."""
     accuracy_figure(methods).savefig(path, dpi=150)
+
+
+def run_folder(path: str | Path) -> Path:
+    """The folder of one finished run, of itself or its results.json.
+
+    Raises:
+        FileNotFoundError: it has no results.json; the message names a seed's folder if it has one.
+    """
+    folder = Path(path).parent if Path(path).name == "results.json" else Path(path)
+    if not (folder / "results.json").is_file():
+        seeds = sorted(file.parent for file in folder.glob("*/results.json"))
+        one = f"one of its runs, such as {seeds[0]}" if seeds else "the folder of a finished run"
+        raise FileNotFoundError(f"{folder} has no results.json. Give {one}.")
+    return folder

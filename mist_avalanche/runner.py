@@ -26,8 +26,9 @@ from avalanche.training.plugins import EvaluationPlugin
 from tqdm.auto import tqdm
 
 from . import report
-from ._files import only_run, write_model
+from ._files import only_run
 from ._memory_use import PeakMemory
+from ._states import tensors_of
 from ._version import __version__
 from .backbones import EMBEDDED, backbone_defaults, create_backbone
 from .benchmarks import (
@@ -45,6 +46,7 @@ from .features import in_mode
 from .metrics import accuracy_rows, summarize
 from .pictures import write_board
 from .plugin import MISTPlugin
+from .prediction import save_classifier
 from .strategies.baselines import (
     COMPUTED_STRATEGIES,
     build_strategy,
@@ -54,7 +56,7 @@ from .strategies.baselines import (
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
-_NO_NUMBERS = ("name", "num_workers", "checkpoint_every")  # settings that change none
+_NO_NUMBERS = ("name", "num_workers", "cache", "checkpoint_every")  # settings that change none
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,12 @@ class RunConfig:
         backbone: ``embedded`` or a name of timm.
         weights: a file with its weights, instead of timm's hub.
         device: ``auto``, ``cpu`` or ``cuda``.
-        precision: of the backbone, in tuning and in simplecil and ranpac: ``auto``, ``32``,
+        precision: of the backbone, in tuning and in simplecil and ranpac: ``32`` or
             ``bf16``.
         compile: use ``torch.compile`` there.
         num_workers: of the data loaders; it changes no number.
+        cache: of decoded images, ``ram`` or ``disk``; it changes no number. None for none. Glyphs,
+            Omniglot and CIFAR-100 are in memory anyway.
         name: of the method in tables and pictures; None for one made of the above.
         checkpoint_every: seconds between two checkpoints while MIST tunes; it changes no number.
     """
@@ -98,9 +102,10 @@ class RunConfig:
     backbone: str = EMBEDDED
     weights: str | None = None
     device: str = "auto"
-    precision: str = "auto"
+    precision: str = "32"
     compile: bool = False
     num_workers: int = 0
+    cache: str | None = None
     name: str | None = None
     checkpoint_every: float = EVERY
 
@@ -146,15 +151,19 @@ def _images(benchmark: Callable[..., NCScenario], config: RunConfig) -> NCScenar
     )
 
 
+def _photos(benchmark: Callable[..., NCScenario], config: RunConfig) -> NCScenario:
+    return _images(partial(benchmark, cache=config.cache), config)
+
+
 BENCHMARKS: Mapping[str, Callable[[RunConfig], NCScenario]] = MappingProxyType(
     {
         "glyphs": _glyphs,
         "omniglot": partial(_images, SplitOmniglot),
-        "cifar100": partial(_images, SplitCIFAR100),
-        "cub200": partial(_images, SplitCUB200),
-        "imagenet-r": partial(_images, SplitImageNetR),
-        "imagenet-a": partial(_images, SplitImageNetA),
-        "cars196": partial(_images, SplitCars196),
+        "cifar100": partial(_photos, SplitCIFAR100),
+        "cub200": partial(_photos, SplitCUB200),
+        "imagenet-r": partial(_photos, SplitImageNetR),
+        "imagenet-a": partial(_photos, SplitImageNetA),
+        "cars196": partial(_photos, SplitCars196),
     }
 )
 
@@ -177,9 +186,9 @@ def run(
 ) -> dict[str, Any]:
     """Train on every experience, evaluate on all classes seen, write the results.
 
-    ``output`` gets ``results.json``, ``accuracy.png``, the trained model's ``model.safetensors``
-    and TensorBoard's event files; until it is finished, also ``checkpoints``. Started by torchrun,
-    its processes share the work on the run, and the first one writes.
+    ``output`` gets ``results.json``, the classifier (:func:`~mist_avalanche.prediction.load_run`),
+    ``accuracy.png`` and TensorBoard's event files; until it is finished, also ``checkpoints``.
+    Started by torchrun, its processes share the work on the run, and the first one writes.
 
     Args:
         config: the settings.
@@ -257,7 +266,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         settings=strategy_args,
     )
 
-    pretrained = [p.detach().clone() for p in backbone.parameters()]
+    pretrained = {name: t.detach().clone() for name, t in tensors_of(backbone).items()}
     counts = [len(e.dataset) for e in benchmark.test_stream]
     checkpoint = Checkpoint(
         output / "checkpoints", strategy, benchmark, settings=settings, every=config.checkpoint_every
@@ -275,6 +284,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     )
     for t, experience in enumerate(experiences, checkpoint.done):
         began = time.perf_counter()
+        # persistent_workers would draw less from the global generator, and so change numbers
         strategy.train(experience, num_workers=config.num_workers)
         trained = time.perf_counter()
         metrics = strategy.eval(benchmark.test_stream[: t + 1], num_workers=config.num_workers)
@@ -299,8 +309,8 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         "parameters": {
             "trainable": sum(p.numel() for p in strategy.model.parameters() if p.requires_grad),
             "updated": sum(
-                int((p.detach().cpu() != initial.cpu()).sum())
-                for p, initial in zip(backbone.parameters(), pretrained, strict=True)
+                int((p.detach().cpu() != pretrained[name].cpu()).sum())
+                for name, p in backbone.named_parameters()
             ),
         },
         "environment": environment(device),
@@ -314,7 +324,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         }
     if rank():
         return results
-    write_model(strategy.model, output / "model.safetensors")
+    save_classifier(strategy.model, pretrained, output, benchmark.class_names, settings)
     report.plot_accuracy({config.label: [results]}, output / "accuracy.png")
     boards[0].writer.close()
     write_board({config.label: [results]}, output / "tensorboard")
@@ -338,11 +348,16 @@ def _correct(metrics: Mapping[str, float], experience: int, count: int) -> int:
 
 def _finished(config: RunConfig, output: Path) -> dict[str, Any] | None:
     """results.json of an earlier run with the same settings."""
+    file = output / "results.json"
     try:
-        earlier: dict[str, Any] = json.loads((output / "results.json").read_text())
+        earlier: dict[str, Any] = json.loads(file.read_text())
+        known = {k: v for k, v in earlier["config"].items() if k != "split"}
     except FileNotFoundError:
         return None
-    known = {k: v for k, v in earlier["config"].items() if k != "split"}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}). Delete it, or leave --resume away to replace it."
+        ) from error
     refuse_other_settings(output, known, config.settings())
     return earlier
 

@@ -185,10 +185,10 @@ class Selection:
         return share_table(self.rows())
 
 
-def share_table(rows: Sequence[LayerShare]) -> str:
-    """Shares as text, a line a parameter and the sum."""
+def share_table(rows: Sequence[LayerShare], what: str = "selected") -> str:
+    """Shares as text, a line a parameter and the sum; ``what`` heads the entries that count."""
     width = max([9, *(len(row.name) for row in rows)])
-    lines = [f"{'parameter':<{width}}  {'selected':>10}  {'of':>10}  {'share':>7}"]
+    lines = [f"{'parameter':<{width}}  {what:>10}  {'of':>10}  {'share':>7}"]
     lines += [
         f"{r.name:<{width}}  {r.selected:>10}  {r.total:>10}  {r.selected / r.total:>7.2%}"
         + ("  always" if r.always else "")

@@ -5,36 +5,43 @@ import warnings
 from pathlib import Path
 
 import torch
+from avalanche.benchmarks.scenarios.deprecated.generators import nc_benchmark
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin
-from conftest import make_benchmark
+from conftest import Images, make_benchmark
 
 from mist_avalanche import MISTPlugin
 from mist_avalanche.backbones import create_backbone
 from mist_avalanche.distributed import processes, rank
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
+
+def few():
+    """9 images an experience: batches of 7 and of 2, of which some processes have none."""
+    return make_benchmark(n_classes=6, n_experiences=2, per_class=3)
+
+
+def uneven():
+    """199 images, of which the last two, of a class of their own, come to the last process."""
+    x, y = few().train_stream[0].dataset.eval()[0][0], torch.tensor([0] * 197 + [1] * 2)
+    generator = torch.Generator().manual_seed(0)
+    images = Images(x * torch.rand(199, *x.shape, generator=generator), y)
+    return nc_benchmark(images, images, 1, task_labels=False, shuffle=False)
+
+
 CASES = {
-    "sparse": (SimpleCIL, {"score_on": "every", "chunk_size": 5}),
-    "reference": (RanPAC, {"dynamics": "reference", "objective": "cross_entropy"}),
+    "sparse": (few, SimpleCIL, {"score_on": "every", "chunk_size": 5}),
+    "reference": (few, RanPAC, {"dynamics": "reference", "objective": "cross_entropy"}),
+    "uneven": (uneven, SimpleCIL, {"tune_epochs": 1, "batch_size": 40}),
 }
 
 
 def outcome(case, spoil=None):
     """Weights, masks, metrics and what this process has passed through its backbone."""
-    strategy, mist_arguments = CASES[case]
-    backbone, seen = create_backbone(), []
-    # 9 images an experience: batches of 7 and of 2, of which some processes have none
-    benchmark = make_benchmark(n_classes=6, n_experiences=2, per_class=3)
-    mist = MISTPlugin(
-        tune_epochs=2,
-        batch_size=7,
-        lr=0.01,
-        overlap_decay=0.5,
-        verbose=False,
-        seed=0,
-        **mist_arguments,
-    )
+    stream, strategy, mist_arguments = CASES[case]
+    benchmark, backbone, seen = stream(), create_backbone(), []
+    settings = {"tune_epochs": 2, "batch_size": 7, "lr": 0.01, "overlap_decay": 0.5, "seed": 0}
+    mist = MISTPlugin(**{**settings, **mist_arguments}, verbose=False)
     changes = {"n_random_features": 60} if strategy is RanPAC else {}
     host = strategy(
         model=backbone,
@@ -74,9 +81,9 @@ def fail():
 if __name__ == "__main__":
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    case, output = sys.argv[1:]
+    cases, output = sys.argv[1:]
     with processes("cpu"):
-        if case == "fail":
+        if cases == "fail":
             outcome("sparse", fail)
-        results = {name: outcome(name) for name in CASES}
+        results = {case: outcome(case) for case in cases.split(",")}
         torch.save(results, Path(output) / f"{rank()}.pt")

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from distributed_worker import CASES, outcome
+from torch import nn
 
+from mist_avalanche import objective
 from mist_avalanche.distributed import gather_rows, join_rows, share
 
 TESTS = Path(__file__).parent
@@ -29,12 +31,13 @@ def single():
     return {case: outcome(case) for case in CASES}
 
 
-@pytest.mark.parametrize("n", [2, 4])
-def test_processes_give_the_numbers_of_one(single, tmp_path, n):
-    done = torchrun(n, "all", str(tmp_path))
+@pytest.mark.parametrize(("n", "cases"), [(2, [*CASES]), (4, ["sparse"])])
+def test_processes_give_the_numbers_of_one(single, tmp_path, n, cases):
+    done = torchrun(n, ",".join(cases), str(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [torch.load(tmp_path / f"{k}.pt", weights_only=True) for k in range(n)]
-    for case, one in single.items():
+    for case in cases:
+        one = single[case]
         for of_rank in ranks:
             found = of_rank[case]
             assert found["metrics"] == one["metrics"]
@@ -59,6 +62,15 @@ def test_an_error_in_one_process_ends_all(tmp_path):
     assert done.returncode != 0
     assert "this process has had an accident" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_batch_norm_needs_the_whole_batch(monkeypatch):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    objective._check_processes(model)
+    monkeypatch.setattr(objective, "world_size", lambda: 2)
+    with pytest.raises(ValueError, match=r"BatchNorm \('1'\).*convert_sync_batchnorm"):
+        objective._check_processes(model)
+    objective._check_processes(nn.SyncBatchNorm.convert_sync_batchnorm(model))
 
 
 def test_a_process_alone_has_everything():

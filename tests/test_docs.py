@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from data_layouts import class_folders, photos
 from safetensors.torch import load_file
 
 from mist_avalanche import backbones, experiments
 from mist_avalanche.backbones import EMBEDDED, EMBEDDED_WEIGHTS
+from mist_avalanche.delta import read_delta
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,10 +26,16 @@ def short_tuning(monkeypatch):
 
 
 @pytest.mark.usefixtures("short_tuning")
-def test_readme_snippet_runs(capsys):
-    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+def test_readme_snippets_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    first, delta = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     names = {}
-    exec(compile(snippet, "README.md", "exec"), names)
+    for snippet in (first, delta):
+        exec(compile(snippet, "README.md", "exec"), names)
+    tuned, written = names["model"][0].state_dict(), read_delta("glyphs.safetensors")
+    assert all(torch.equal(tuned[k], v) for k, v in names["base"].state_dict().items())
+    assert 0 < written.changed / written.total <= 0.05
+    assert Path("glyphs.safetensors").stat().st_size < 0.1 * EMBEDDED_WEIGHTS.stat().st_size
     assert 0 < names["mist"].selection.fraction <= 0.05
     assert 0 < names["mist"].updated_fraction < 0.006
     assert "selected" in capsys.readouterr().out

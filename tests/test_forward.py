@@ -65,9 +65,7 @@ def test_bf16_gives_float32_features_near_those_of_float32(benchmark_of):
     assert mist.selection.fraction <= 0.05
 
 
-def test_auto_is_float32_without_a_gpu():
-    assert Forward().resolved(torch.device("cpu")) == "32"
-    assert Forward("bf16").resolved(torch.device("cpu")) == "bf16"
+def test_unknown_settings_are_refused():
     with pytest.raises(ValueError, match="precision"):
         Forward("16")
     with pytest.raises(ValueError, match="chunk_size"):

@@ -10,6 +10,7 @@ from typing import Protocol
 from avalanche.benchmarks import NCScenario
 
 from ._catalog import DatasetFacts
+from ._decoded import check_cache, kept_decoded
 from ._find import find, split_name
 from ._stream import Source, Transform, class_incremental
 from ._transforms import center_crop, random_crops
@@ -31,6 +32,7 @@ class ImageBenchmark(Protocol):
         train_transform: Transform | None = None,
         eval_transform: Transform | None = None,
         download: bool = False,
+        cache: str | None = None,
     ) -> NCScenario:
         """The class-incremental stream of a dataset.
 
@@ -49,6 +51,9 @@ class ImageBenchmark(Protocol):
             train_transform: of a training image (PIL, RGB); None for the published one.
             eval_transform: of a test image; None for the published one.
             download: fetch the official archive when there is no copy.
+            cache: ``"ram"`` keeps decoded images in memory, ``"disk"`` in a file in the user's
+                cache folder for later runs as well; it changes no pixel. At most half of what is
+                free, or ``MIST_CACHE_GB`` in the environment; the others are decoded every time.
 
         Returns:
             An Avalanche benchmark. ``class_names`` are by label, ``classes_order_original_ids`` has
@@ -91,10 +96,13 @@ def image_benchmark(
         train_transform: Transform | None = None,
         eval_transform: Transform | None = None,
         download: bool = False,
+        cache: str | None = None,
     ) -> NCScenario:
+        check_cache(cache)
         found = find(facts, dataset_root, split=split, download=download)
+        train_images, test_images = kept_decoded(cache, found.train, found.test)
         return class_incremental(
-            Source(found.train, found.test, found.class_names, split_name(facts, found)),
+            Source(train_images, test_images, found.class_names, split_name(facts, found)),
             n_experiences,
             seed=seed,
             fixed_class_order=fixed_class_order,

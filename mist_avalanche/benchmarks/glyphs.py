@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from avalanche.benchmarks import NCScenario
@@ -38,8 +39,9 @@ class _Labelled(TensorDataset):
         return self.tensors[0][index], self.targets[index]
 
 
-def _drawn(glyphs: Tensor, n: int, seed: int) -> _Labelled:
-    generator = torch.Generator().manual_seed(seed)
+@lru_cache(maxsize=4)  # for the next run in the same process
+def _drawn(names: tuple[str, ...], n: int, seed: int) -> _Labelled:
+    glyphs, generator = outlines(names), torch.Generator().manual_seed(seed)
     labels = torch.arange(len(glyphs)).repeat_interleave(n)
     faces = torch.randint(glyphs.shape[1], labels.shape, generator=generator)
     return _Labelled(render(glyphs[labels, faces], HAND_MADE, generator), labels)
@@ -73,10 +75,9 @@ def SplitGlyphs(
         ValueError: a number of experiences or an order that is impossible.
     """
     names = unseen_glyphs()
-    glyphs = outlines(names)
     source = Source(
-        _drawn(glyphs, N_TRAIN, 2 * data_seed),
-        _drawn(glyphs, N_TEST, 2 * data_seed + 1),
+        _drawn(names, N_TRAIN, 2 * data_seed),
+        _drawn(names, N_TEST, 2 * data_seed + 1),
         list(names),
         f"rendered, data_seed {data_seed}",
     )

@@ -41,7 +41,25 @@ class _Drawings(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         with Image.open(io.BytesIO(self.files[index])) as image:
-            return ImageOps.invert(image.convert("L")).convert("RGB"), self.targets[index]
+            return as_ink(image), self.targets[index]
+
+
+def as_ink(image: Image.Image) -> Image.Image:
+    """White ink on black, RGB, of a drawing as it is stored."""
+    return ImageOps.invert(image.convert("L")).convert("RGB")
+
+
+def whole_drawing(image_size: int) -> Transform:
+    """A test image: the whole of it, ``image_size`` pixels a side, in [0, 1]."""
+    transform: Transform = v2.Compose([v2.PILToTensor(), *_resized(image_size)])
+    return transform
+
+
+def _resized(image_size: int) -> list[Transform]:
+    return [
+        v2.Resize((image_size, image_size), antialias=True),
+        v2.ToDtype(torch.float32, scale=True),
+    ]
 
 
 def _read(where: Path) -> dict[str, bytes]:
@@ -142,12 +160,8 @@ def SplitOmniglot(
         ]
         return _Drawings([content for content, _ in chosen], [label for _, label in chosen])
 
-    to_tensor = [
-        v2.Resize((image_size, image_size), antialias=True),
-        v2.ToDtype(torch.float32, scale=True),
-    ]
-    eval_default = v2.Compose([v2.PILToTensor(), *to_tensor])
-    train_default = v2.Compose([v2.PILToTensor(), slight_affine(), *to_tensor])
+    eval_default = whole_drawing(image_size)
+    train_default = v2.Compose([v2.PILToTensor(), slight_affine(), *_resized(image_size)])
     return class_incremental(
         Source(
             split(test=False),

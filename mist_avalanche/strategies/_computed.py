@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 
 from .._checks import check_integer
+from .._memory_use import advice
 from ..distributed import gather_rows, share, world_size
 from ..drift import fit_drift, turned
 from ..feature_cache import FeatureCache, Features, fingerprint
@@ -132,7 +133,8 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
     ) -> Features:
         """Features of batches (x, y, ..., t) in order, or of the V views of each image."""
         rows = []
-        with in_mode(self.model, training=False):
+        smaller = "Lower train_mb_size and eval_mb_size; neither changes a result."
+        with in_mode(self.model, training=False), advice("a batch of images", smaller):
             for batch in batches:
                 x, y, *_, t = (part.to(self.device, non_blocking=True) for part in batch)
                 seen = [self._run(view) for view in (views(x) if views else [x])]
@@ -187,7 +189,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         if self.feature_cache is None:
             return
         datasets = [experience.dataset for experience in self.current_eval_stream]
-        state = fingerprint(self.model.backbone) + self.run_backbone.resolved(self.device).encode()
+        state = fingerprint(self.model.backbone) + self.run_backbone.precision.encode()
 
         def compute(new: list[Any]) -> list[Features]:
             evaluated = [dataset.eval() for dataset in new]

@@ -48,8 +48,8 @@ class RanPAC(ComputedHeadStrategy):
             past training image, in float16, 2 D bytes each, no pixels. ``"gaussians"``: the mean of
             each class and one covariance, 8 (C D + D²) bytes. ``"none"``: nothing; G and Q can then
             be moved only without projection (M = 0).
-        precision: of the backbone: ``"32"``, ``"bf16"`` (autocast; features and all that follows in
-            float32 or better), or ``"auto"``: bf16 on a GPU that has it.
+        precision: of the backbone: ``"32"`` or ``"bf16"`` (autocast; features and all that follows
+            in float32 or better).
         compile: use ``torch.compile`` for the backbone.
         cache_mb: megabytes of features of test images that stay in memory, more in a temporary
             file, until the backbone changes. ``mb_x`` are then features in evaluation too. 0 keeps
@@ -84,7 +84,7 @@ class RanPAC(ComputedHeadStrategy):
         eval_every: int = -1,
         drift_compensation: bool = False,
         memory: Literal["features", "gaussians", "none"] = "features",
-        precision: Literal["auto", "32", "bf16"] = "auto",
+        precision: Literal["32", "bf16"] = "32",
         compile: bool = False,
         cache_mb: int = 2000,
         **kwargs: Any,

@@ -34,8 +34,8 @@ class SimpleCIL(ComputedHeadStrategy):
             prototypes by the affine map, fitted on the current training images turned and
             mirrored, from features before to features after. Costs two passes over eight views of
             them, and changes nothing otherwise.
-        precision: of the backbone: ``"32"``, ``"bf16"`` (autocast; features and all that follows in
-            float32 or better), or ``"auto"``: bf16 on a GPU that has it.
+        precision: of the backbone: ``"32"`` or ``"bf16"`` (autocast; features and all that follows
+            in float32 or better).
         compile: use ``torch.compile`` for the backbone.
         cache_mb: megabytes of features of test images that stay in memory, more in a temporary
             file, until the backbone changes. ``mb_x`` are then features in evaluation too. 0 keeps
@@ -64,7 +64,7 @@ class SimpleCIL(ComputedHeadStrategy):
         evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] = default_evaluator,
         eval_every: int = -1,
         drift_compensation: bool = False,
-        precision: Literal["auto", "32", "bf16"] = "auto",
+        precision: Literal["32", "bf16"] = "32",
         compile: bool = False,
         cache_mb: int = 2000,
         **kwargs: Any,

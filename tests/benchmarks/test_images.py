@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
 
 from mist_avalanche import benchmarks
-from mist_avalanche.benchmarks import _find, _images, _index
+from mist_avalanche.benchmarks import _decoded, _find, _images, _index
 from mist_avalanche.benchmarks._catalog import IMAGENET_R
 from mist_avalanche.benchmarks._find import find
 from mist_avalanche.benchmarks._images import is_image_name, read_image
@@ -99,11 +99,14 @@ def test_same_stream_twice_and_with_workers(tmp_path, name, folder, make, split)
         assert torch.equal(y, y2)
 
 
-def test_workers_that_start_with_spawn(tmp_path):
+def test_workers_that_start_with_spawn(tmp_path, monkeypatch):
     class_folders(tmp_path / "imagenet-r", photos())
-    dataset = benchmarks.SplitImageNetR(2, dataset_root=tmp_path).train_stream[0].dataset
+    benchmark = benchmarks.SplitImageNetR(2, dataset_root=tmp_path, cache="ram")
+    dataset = benchmark.train_stream[0].dataset
     loader = DataLoader(dataset, 12, num_workers=1, multiprocessing_context="spawn")
     assert sum(len(y) for _, y, _ in loader) == len(dataset)
+    monkeypatch.setattr(_decoded, "read_image", None)  # the worker's images are here
+    assert [y for _, y, _ in dataset] == list(dataset.targets)
 
 
 def test_images_are_upright_rgb(tmp_path):

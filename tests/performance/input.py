@@ -1,0 +1,104 @@
+"""How fast images of a folder of class folders come out of a data loader, at 224 pixels a side.
+
+Prints a Markdown table, for the training and the evaluation transform: images per second and CPU
+milliseconds per image, of the loader's processes together, for torchvision's ImageFolder and for
+the package's datasets without and with each cache. The best of several rounds. Workers are started
+for every epoch; the time counts from the first batch that arrives. Run by
+``make bench IMAGES=DIR``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+from mist_avalanche.benchmarks._decoded import kept_decoded
+from mist_avalanche.benchmarks._images import ImageFiles
+from mist_avalanche.benchmarks._stream import Source, class_incremental
+from mist_avalanche.benchmarks._transforms import center_crop, random_crops
+
+
+def cpu_seconds():
+    """Of this process and of its workers that have ended."""
+    both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, both))
+
+
+def epoch(dataset, args):
+    """Images per second and CPU milliseconds per image of one epoch."""
+    torch.manual_seed(0)
+    loader = DataLoader(dataset, args.batch_size, shuffle=True, num_workers=args.num_workers)
+    cpu, first, images = cpu_seconds(), None, 0
+    for batch in loader:
+        if first is None:
+            first = time.perf_counter()
+        else:
+            images += len(batch[1])
+    seconds = time.perf_counter() - first
+    return images / seconds, 1000 * (cpu_seconds() - cpu) / len(dataset)
+
+
+def stream(root, transform, cache):
+    """All images of a folder, as one experience of a benchmark."""
+    folder = ImageFolder(root)
+    names = [Path(path).relative_to(root).as_posix() for path, _ in folder.samples]
+    files = ImageFiles(root, list(zip(names, folder.targets, strict=True)))
+    images, _ = kept_decoded(cache, files, ImageFiles(root, []))
+    benchmark = class_incremental(
+        Source(images, images, folder.classes, ""),
+        1,
+        seed=0,
+        fixed_class_order=None,
+        shuffle=False,
+        train_transform=transform,
+        eval_transform=transform,
+    )
+    return benchmark.train_stream[0].dataset
+
+
+def measured(root, transform, args):
+    """Row names and figures of one round."""
+    rows = {}
+    rows["torchvision's ImageFolder"] = epoch(ImageFolder(root, transform), args)
+    rows["no cache"] = epoch(stream(root, transform, None), args)
+    memory = stream(root, transform, "ram")
+    rows["cache in memory, first epoch"] = epoch(memory, args)
+    rows["cache in memory, later epochs"] = epoch(memory, args)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        rows["cache on disk, first run"] = epoch(stream(root, transform, "disk"), args)
+        rows["cache on disk, later runs"] = epoch(stream(root, transform, "disk"), args)
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="class folders with images")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--num-workers", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    table = []
+    for name, transform in (("training", random_crops()), ("evaluation", center_crop())):
+        rounds = [measured(args.folder, transform, args) for _ in range(args.rounds)]
+        for row in rounds[0]:
+            speed = max(r[row][0] for r in rounds)
+            cpu = min(r[row][1] for r in rounds)
+            table.append((name, row, f"{speed:.0f}", f"{cpu:.2f}"))
+    headers = ("transform", "images from", "images/s", "CPU ms/image")
+    print(tabulate(table, headers, "github", colalign=("left", "left", "right", "right")))
+
+
+if __name__ == "__main__":
+    main()

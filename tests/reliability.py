@@ -1,0 +1,384 @@
+"""What can go wrong, and what a user then sees.
+
+``python tests/reliability.py`` tries everything and writes ``docs/reliability.md``.
+"""
+
+import errno
+import io
+import json
+import os
+import re
+import tempfile
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
+from pathlib import Path
+from unittest import mock
+
+import torch
+from avalanche.benchmarks.scenarios.deprecated.generators import nc_benchmark
+from avalanche.training.plugins import SupervisedPlugin
+from avalanche.training.supervised import Naive
+from conftest import Images
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from mist_avalanche import MISTPlugin, cli, report
+from mist_avalanche.backbones import create_backbone, tiny_vit
+from mist_avalanche.benchmarks import SplitImageNetR
+from mist_avalanche.delta import apply_delta, save_delta
+from mist_avalanche.strategies import RanPAC, SimpleCIL
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "reliability.md"
+QUICK = {"tune_epochs": 1, "batch_size": 8, "lr": 0.01, "verbose": False, "seed": 0}
+N_CLASSES = 4
+
+
+def stream(x=None, y=None, n_experiences=2, n_classes=N_CLASSES):
+    """A training and test stream of images x and labels y; by default eight of each class."""
+    if x is None:
+        y = torch.arange(n_classes).repeat_interleave(8)
+        x = torch.rand(len(y), 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return nc_benchmark(Images(x, y), Images(x, y), n_experiences, task_labels=False, shuffle=False)
+
+
+def tune(made=None, model=None, strategy=SimpleCIL, plugins=(), **changes):
+    """MIST before the first experience of a stream."""
+    mist = MISTPlugin(**{**QUICK, **changes})
+    host = strategy(model=model or create_backbone(), plugins=[mist, *plugins], evaluator=None)
+    host.train((made or stream()).train_stream[0])
+
+
+def spoilt_images(value):
+    made = torch.rand(32, 3, 32, 32)
+    made[3, 1, 5, 5] = value
+    return stream(made, torch.arange(N_CLASSES).repeat_interleave(8))
+
+
+def nan_image(folder):
+    tune(spoilt_images(float("nan")))
+
+
+def inf_image(folder):
+    tune(spoilt_images(float("inf")))
+
+
+def nan_weight(folder):
+    backbone = create_backbone()
+    backbone.blocks[1].mlp.fc1.weight.data[0, 0] = float("nan")
+    tune(model=backbone)
+
+
+def nan_features_without_mist(folder):
+    backbone = create_backbone()
+    backbone.fc_norm.bias.data[0] = float("inf")
+    SimpleCIL(model=backbone, evaluator=None).train(stream().train_stream[0])
+
+
+def loss_explodes(folder):
+    tune(lr=1e30, tune_epochs=5)
+
+
+def host_loss_explodes(folder):
+    class Spoil(SupervisedPlugin):
+        def before_backward(self, strategy, **kwargs):
+            strategy.loss = strategy.loss * float("inf")
+
+    model = tiny_vit(num_classes=N_CLASSES)
+    mist = MISTPlugin(**{**QUICK, "tune_epochs": 0})
+    host = Naive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        plugins=[Spoil(), mist],
+        evaluator=None,
+    )
+    host.train(stream().train_stream[0])
+
+
+def one_image(folder):
+    x, y = torch.rand(2, 3, 32, 32), torch.arange(2)
+    tune(stream(x, y, n_experiences=2))
+
+
+def one_class(folder):
+    tune(stream(n_experiences=4))
+
+
+def label_below_zero(folder):
+    head = SimpleCIL(model=create_backbone(), evaluator=None).head
+    head.update(torch.rand(2, 96), torch.tensor([-1, 0]))
+
+
+def label_beyond_the_classifier(folder):
+    model = tiny_vit(num_classes=2)
+    host = Naive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        plugins=[MISTPlugin(**QUICK)],
+        evaluator=None,
+    )
+    host.train(stream().train_stream[1])
+
+
+def images_of_one_channel(folder):
+    y = torch.arange(N_CLASSES).repeat_interleave(8)
+    tune(stream(torch.rand(32, 1, 32, 32), y))
+
+
+def images_of_another_size(folder):
+    y = torch.arange(N_CLASSES).repeat_interleave(8)
+    tune(stream(torch.rand(32, 3, 40, 40), y))
+
+
+def frozen_backbone(folder):
+    tune(model=create_backbone().requires_grad_(False))
+
+
+def evaluation_before_training(folder):
+    RanPAC(model=create_backbone(), evaluator=None).eval(stream().test_stream)
+
+
+def no_such_classifier(folder):
+    tune(classifier="fc")
+
+
+def memory_runs_out_while_tuning(folder):
+    class Full(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = create_backbone()
+
+        def forward(self, x):
+            if len(x) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return self.backbone(x)
+
+    tune(model=Full())
+
+
+def memory_runs_out_while_evaluating(folder):
+    backbone = create_backbone()
+
+    def full(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    host = SimpleCIL(model=backbone, evaluator=None)
+    backbone.register_forward_pre_hook(full)
+    host.train(stream().train_stream[0])
+
+
+def command(*arguments):
+    """What the command says to a user."""
+    errors = io.StringIO()
+    with redirect_stderr(errors), redirect_stdout(io.StringIO()):
+        code = cli.main([*arguments])
+    raise _Said(f"exit {code}: {errors.getvalue().strip()}")
+
+
+class _Said(Exception):
+    pass
+
+
+def run_command(folder, *arguments, output="out"):
+    command("run", "--experiences", "50", "--quiet", "--output", str(folder / output), *arguments)
+
+
+def no_gpu(folder):
+    run_command(folder, "--device", "cuda")
+
+
+def no_such_option(folder):
+    run_command(folder, "--mist", "--mist-arg", "select_rate=7")
+
+
+def no_weights_file(folder):
+    run_command(folder, "--weights", str(folder / "vit.npz"))
+
+
+def weights_of_another_model(folder):
+    save_file({"a": torch.zeros(2)}, folder / "other.safetensors")
+    run_command(folder, "--weights", str(folder / "other.safetensors"))
+
+
+def weights_that_run_code(folder):
+    class Evil:
+        def __reduce__(self):
+            return os.system, ("touch /tmp/should-not-be",)
+
+    torch.save({"w": Evil()}, folder / "evil.pth")
+    create_backbone("vit_tiny_patch16_224", folder / "evil.pth")
+
+
+def no_network(folder):
+    with mock.patch("huggingface_hub.constants.HF_HUB_OFFLINE", True):
+        create_backbone("vit_base_patch16_224")
+
+
+def output_is_a_file(folder):
+    (folder / "out").write_text("")
+    run_command(folder)
+
+
+def output_cannot_be_written(folder):
+    refused = PermissionError(errno.EACCES, "Permission denied", "out")
+    with mock.patch.object(Path, "mkdir", side_effect=refused):
+        run_command(folder)
+
+
+def disk_is_full(folder):
+    with mock.patch("os.fsync", side_effect=OSError(errno.ENOSPC, "No space left on device")):
+        report.write_json({"a": 1}, folder / "results.json")
+
+
+def damaged_results(folder):
+    (folder / "out").mkdir()
+    (folder / "out" / "results.json").write_text('{"schema": 1, "config": {')
+    run_command(folder, "--resume")
+
+
+def results_of_other_settings(folder):
+    (folder / "out").mkdir()
+    (folder / "out" / "results.json").write_text(json.dumps({"schema": 1, "config": {"seed": 3}}))
+    run_command(folder, "--resume")
+
+
+def settings_file_that_is_none(folder):
+    (folder / "settings.json").write_text("[1, 2]")
+    command("run", "--quiet", "--config", str(folder / "settings.json"))
+
+
+def photographs(folder):
+    for split in ("train", "test"):
+        for name in ("ant", "bee"):
+            inner = folder / "imagenet-r" / split / name
+            inner.mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (40, 40), (i, 0, 0)).save(inner / f"{i}.png")
+    return folder
+
+
+def broken_image(folder):
+    photographs(folder)
+    (folder / "imagenet-r" / "train" / "ant" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\nhalf")
+    list(SplitImageNetR(1, dataset_root=folder).train_stream[0].dataset)
+
+
+def missing_dataset(folder):
+    SplitImageNetR(dataset_root=folder)
+
+
+def worker_killed(folder):
+    photographs(folder)
+
+    def transform(image):
+        if torch.utils.data.get_worker_info():
+            os._exit(9)
+        return torch.zeros(3, 32, 32)
+
+    made = SplitImageNetR(1, dataset_root=folder, image_size=32, train_transform=transform)
+    mist = MISTPlugin(**QUICK)
+    host = SimpleCIL(model=create_backbone(), plugins=[mist], evaluator=None)
+    host.train(made.train_stream[0], num_workers=1)
+
+
+def delta_of_another_base(folder):
+    base, tuned, other = (create_backbone() for _ in range(3))
+    tuned.fc_norm.bias.data[0] += 1
+    other.fc_norm.bias.data[1] += 1
+    save_delta(tuned, base, folder / "tuned.safetensors")
+    apply_delta(other, folder / "tuned.safetensors")
+
+
+def delta_cut_short(folder):
+    base, tuned = create_backbone(), create_backbone()
+    tuned.fc_norm.bias.data[0] += 1
+    file = folder / "tuned.safetensors"
+    save_delta(tuned, base, file)
+    file.write_bytes(file.read_bytes()[:-1])
+    apply_delta(base, file)
+
+
+CASES = {
+    "Images, labels, experiences": {
+        "a NaN in an image": nan_image,
+        "an Inf in an image": inf_image,
+        "an experience with one image": one_image,
+        "an experience with one class": one_class,
+        "a label below 0": label_below_zero,
+        "a label beyond the classifier": label_beyond_the_classifier,
+        "images of one channel": images_of_one_channel,
+        "images of another size": images_of_another_size,
+        "an image file that is broken": broken_image,
+        "no copy of a dataset": missing_dataset,
+    },
+    "Models and training": {
+        "a NaN weight": nan_weight,
+        "Inf features without MIST": nan_features_without_mist,
+        "a learning rate that is too large": loss_explodes,
+        "a strategy's own loss that is not finite": host_loss_explodes,
+        "a backbone that is frozen": frozen_backbone,
+        "no classifier of that name": no_such_classifier,
+        "evaluation before training": evaluation_before_training,
+    },
+    "The machine": {
+        "memory runs out while tuning": memory_runs_out_while_tuning,
+        "memory runs out in a pass": memory_runs_out_while_evaluating,
+        "a GPU was asked for and there is none": no_gpu,
+        "a worker of a data loader is killed": worker_killed,
+        "the output folder is a file": output_is_a_file,
+        "the output folder may not be written": output_cannot_be_written,
+        "the disk is full": disk_is_full,
+        "the hub is out of reach": no_network,
+    },
+    "Settings and files": {
+        "a rate that is none": no_such_option,
+        "results.json is damaged": damaged_results,
+        "results of other settings": results_of_other_settings,
+        "a settings file that is none": settings_file_that_is_none,
+        "no weights file": no_weights_file,
+        "weights of another model": weights_of_another_model,
+        "weights that would run code": weights_that_run_code,
+        "a delta of another base": delta_of_another_base,
+        "a delta that was cut short": delta_cut_short,
+    },
+}
+ALL = [(table, name) for table, cases in CASES.items() for name in cases]
+
+
+@cache
+def message(table, name):
+    """What the user sees: the error's kind and text, without the folder's name."""
+    with tempfile.TemporaryDirectory() as made, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        try:
+            CASES[table][name](Path(made))
+        except _Said as said:
+            text = str(said)
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+        else:
+            return None
+        text = re.sub(r"pid\(s\) \d+", "pid(s) N", text.replace(made, "DIR"))
+        return " ".join(text.split())
+
+
+def document():
+    """docs/reliability.md."""
+    lines = [
+        "# What goes wrong, and what is said",
+        "",
+        "Written by `python tests/reliability.py` and compared with every run of the tests. Each "
+        "row was tried. Where a step or a write fails, weights and files are as they were before.",
+    ]
+    for table, cases in CASES.items():
+        lines += ["", f"## {table}", "", "| what | what is said |", "| --- | --- |"]
+        lines += [f"| {name} | {message(table, name).replace('|', '/')} |" for name in cases]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    with redirect_stdout(io.StringIO()):
+        text = document()
+    DOCUMENT.write_text(text)
