@@ -43,13 +43,13 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
 
 def rng_state() -> dict[str, Any]:
     """The state of python's, numpy's and torch's global generators, as plain data."""
-    numpy: dict[str, Any] = np.random.get_state(legacy=False)  # type: ignore[assignment]
+    numpy: dict[str, Any] = np.random.get_state(legacy=False)
     state = {**numpy["state"], "key": numpy["state"]["key"].tolist()}
     return {
         "python": random.getstate(),
         "numpy": {**numpy, "state": state},
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
 
 
@@ -90,6 +90,7 @@ class _SeededBatches(Sampler[list[tuple[int, int]]]):
 
     def __init__(self, n: int, batch_size: int, generator: torch.Generator) -> None:
         self.n, self.batch_size, self.generator = n, batch_size, generator
+        self.first = 0  # batch of the next epoch
 
     def __len__(self) -> int:
         return self.n // self.batch_size + (self.n % self.batch_size > 1)
@@ -98,14 +99,15 @@ class _SeededBatches(Sampler[list[tuple[int, int]]]):
         order: Sequence[int] = torch.randperm(self.n, generator=self.generator).tolist()
         seeds = torch.randint(2**62, (self.n,), generator=self.generator).tolist()
         items = list(zip(order, seeds, strict=True))
-        for batch in range(len(self)):
+        first, self.first = self.first, 0
+        for batch in range(first, len(self)):
             whole = items[batch * self.batch_size : (batch + 1) * self.batch_size]
             own = share(len(whole))
             yield whole[own.start : own.stop] or whole[:1]
 
-    def counts(self) -> Iterator[int]:
-        """This process's share of each batch."""
-        for batch in range(len(self)):
+    def counts(self, first: int) -> Iterator[int]:
+        """This process's share of each batch from one on."""
+        for batch in range(first, len(self)):
             yield len(share(min(self.batch_size, self.n - batch * self.batch_size)))
 
 
@@ -121,17 +123,16 @@ class Batches:
         seed: of order and random transforms.
         device: where the batches go.
         num_workers: of the data loader; it changes no number.
-
-    Attributes:
-        order: the generator that the next epoch's order and transforms come from.
     """
 
     def __init__(
         self, dataset: Any, batch_size: int, seed: int, device: torch.device, num_workers: int = 0
     ) -> None:
-        self.order = torch.Generator().manual_seed(seed)
+        self._order = torch.Generator().manual_seed(seed)
+        self._epoch = self._order.get_state()  # what the running epoch was drawn from
+        self._given = 0  # batches of it so far
         self.device = device
-        self._sampler = _SeededBatches(len(dataset), batch_size, self.order)
+        self._sampler = _SeededBatches(len(dataset), batch_size, self._order)
         self.loader = DataLoader(
             _SeededItems(dataset),
             batch_sampler=self._sampler,
@@ -147,8 +148,20 @@ class Batches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch, count in zip(self.loader, self._sampler.counts(), strict=True):
+        self._epoch, self._given = self._order.get_state(), self._sampler.first
+        counts = self._sampler.counts(self._given)
+        for batch, count in zip(self.loader, counts, strict=True):
+            self._given += 1
             yield (
                 batch[0].to(self.device, non_blocking=True),
                 batch[1][:count].to(self.device, non_blocking=True),
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in which epoch this is."""
+        return {"epoch": self._epoch, "given": self._given}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next iteration give the rest of that epoch."""
+        self._order.set_state(state["epoch"])
+        self._sampler.first = state["given"]

@@ -83,7 +83,7 @@ class _Writer:
 
     def write(self) -> list[Record]:
         """The records of all objects, more of which are met on the way."""
-        records = []
+        records: list[Record] = []
         while len(records) < len(self.objects):
             i = len(records)
             records.append(self._record(self.objects[i], self._where[i]))
@@ -234,7 +234,7 @@ class _Reader:
             waiting.extend(self._children(self.records[i], self._made.get(i, live)))
 
     def _mutable(self, record: Record, live: Any) -> Any:
-        """The live object for a record, or an empty one; None where there is none without values."""
+        """The live object for a record, or an empty one; None for what is made of its values."""
         kind, *rest = record
         free = id(live) not in self._claimed
         if kind == "object":
@@ -276,9 +276,9 @@ class _Reader:
                 yield key, None
                 yield field, None if type(key) is tuple else there.get(key)
         elif kind in ("list", "tuple", "named tuple"):
-            there = live if isinstance(live, (list, tuple)) else ()
+            parts = live if isinstance(live, (list, tuple)) else ()
             for i, field in enumerate(rest[-1]):
-                yield field, there[i] if i < len(there) else None
+                yield field, parts[i] if i < len(parts) else None
         elif kind in _SEQUENCES or kind == "deque":
             yield from ((field, None) for field in rest[0])
         elif kind in ("method", "iterator"):
@@ -359,7 +359,8 @@ class _Reader:
 
     def _partial(self, function: Any, items: list[Any], named: dict[str, Any]) -> Any:
         values = [self._value(field) for field in items]
-        return partial(self._value(function), *values, **{k: self._value(v) for k, v in named.items()})
+        keywords = {k: self._value(v) for k, v in named.items()}
+        return partial(self._value(function), *values, **keywords)
 
     def _iterator(self, owner: Any, function_name: str) -> Any:
         iterated = self._value(owner)
@@ -374,8 +375,8 @@ class _Reader:
 _MAKERS: dict[str, Callable[..., Any]] = {
     "external": lambda reader, name: reader.around.find(name),
     "class": lambda reader, name: reader.around.class_of(name),
-    "constant": lambda reader, value: value,
-    "range": lambda reader, *ends: range(*ends),
+    "constant": lambda _, value: value,
+    "range": lambda _, *ends: range(*ends),
     "array": _Reader._array,
     "random": _Reader._random,
     "numpy random": _Reader._numpy_random,

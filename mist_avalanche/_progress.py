@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 def step_bar(
     what: str, steps: int, verbose: bool, done: int = 0
 ) -> Iterator[Callable[[int, float], None]]:
-    """A bar of steps, some of them done, as the function that tells it of a step's epoch and loss."""
+    """A bar of steps, as the function that tells it of a step's epoch and loss."""
     with tqdm(total=steps, initial=done, desc=what, disable=not verbose, leave=False) as bar:
 
         def advance(_epoch: int, loss: float) -> None:

@@ -50,10 +50,12 @@ _OF_STRATEGIES = (
     "replay_loader",
 )
 _OF_PLUGINS = ("iter_replay", "replay_loader")
-_FUNCTIONS = {f"torch.{f.__name__}": f for f in (torch.zeros, torch.ones)}  # of Avalanche's ParamData
+# which Avalanche's ParamData has
+_FUNCTIONS = {f"torch.{f.__name__}": f for f in (torch.zeros, torch.ones)}
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _SCALARS = {bool, int, float, str, type(None), torch.dtype, torch.device}
 _VALUES = (Tensor, np.ndarray, np.generic, torch.Generator, random.Random, np.random.RandomState)
+_SAVED = (*_CONTAINERS, *_VALUES, type, types.MethodType, partial, Enum)
 _NAMED = (
     types.FunctionType,
     types.BuiltinFunctionType,
@@ -168,9 +170,8 @@ class Surroundings:
         self._names: dict[int, str] = {}
         for where, value in _walk(strategy, "strategy"):
             self._learn(value)
-            if not (isinstance(value, (*_CONTAINERS, *_VALUES, type, types.MethodType, partial, Enum))):
-                if not is_plain(type(value)):
-                    self._own[where] = value
+            if not (isinstance(value, _SAVED) or is_plain(type(value))):
+                self._own[where] = value
         self.look_at(benchmark)
 
     def look_at(self, benchmark: Any) -> None:
@@ -236,6 +237,3 @@ class Surroundings:
         for part in path.split("."):
             found = getattr(found, "__dict__", {}).get(part)
         return found if isinstance(found, type) and class_name(found) == name else None
-
-
-

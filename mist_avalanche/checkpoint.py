@@ -3,8 +3,8 @@
 A checkpoint holds all that a strategy, its plugins, its model and its optimizer have, and the
 states of python's, numpy's and torch's random streams. Data, transforms, functions and loggers are
 not in it: they come from the benchmark and the strategy that the new process builds. Reading one
-executes nothing that the file names. While :class:`~mist_avalanche.MISTPlugin` tunes, the epochs
-that are done are saved too.
+executes nothing that the file names. While :class:`~mist_avalanche.MISTPlugin` tunes, the steps
+that are done are saved too, every few minutes.
 
 What is restored is bit for bit what was saved. The run that goes on from there gives the numbers of
 the uninterrupted one where its computations repeat: on a CPU with the same versions and the same
@@ -17,23 +17,27 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ._batches import rng_state, set_rng_state
-from ._files import DamagedFileError, read_whole, remove_leftovers, write_whole
+from ._checksummed import DamagedFileError, read_checksummed, write_checksummed
+from ._disk import remove_leftovers
 from ._graph import flatten, restore
+from ._signals import pausing, stop, stop_asked
 from ._surroundings import Surroundings
-from .distributed import of_first, over_processes, own, rank
+from .distributed import of_first, over_processes, own, rank, world_size
 from .plugin import MISTPlugin
 
 log = logging.getLogger(__name__)
 FORMAT = 1
 KEPT = 2  # files of each kind
 EVERY = 300.0  # seconds
+_ASK_EVERY = 20  # steps of tuning after which several processes agree on whether to save
 
 
 class Checkpoint:
@@ -51,7 +55,7 @@ class Checkpoint:
         strategy: just built.
         benchmark: whose data the strategy may keep references to.
         settings: JSON-able; what is saved with others is not taken up.
-        every: seconds between two files while MIST tunes; 0 for one after every epoch.
+        every: seconds between two files while MIST tunes; 0 for one after every step.
 
     Attributes:
         done: experiences that were trained and saved.
@@ -80,11 +84,12 @@ class Checkpoint:
         self._around = Surroundings(strategy, benchmark)
         self._tuning: dict[str, Any] | None = None  # to be taken up in the next experience
         self._number = 0  # of the files saved in the midst of tuning
+        self._steps = 0
         self._last = time.monotonic()
         plugins = [p for p in strategy.plugins if isinstance(p, MISTPlugin)]
         self._mist = plugins[0] if len(plugins) == 1 else None
         if self._mist is not None:
-            self._mist.on_epoch, self._mist.take_up = self._save_tuning, self._take_up
+            self._mist.keeper = self
 
     def load(self, default: Any = None) -> Any:
         """Restore the last state that was saved; where there is none, save the present one.
@@ -106,23 +111,29 @@ class Checkpoint:
         if not files:
             self._save(default)
             return default
-        saved = self._newest(files)
-        refuse_other_settings(self.folder, saved["settings"], self.settings)
-        for experience in self.benchmark.train_stream[: saved["done"]]:
-            _ = experience.dataset  # which some benchmarks make when it is asked for
-        self._around.look_at(self.benchmark)
-        restore(saved["strategy"], self.strategy, self._around)
-        set_rng_state(own(saved["random"]))
-        self.done = saved["done"]
+        file, saved = self._newest(files)
+        with _fitting(file):
+            values = json.loads(saved["values"])
+            refuse_other_settings(self.folder, json.loads(saved["settings"]), self.settings)
+            _warn_of_other(saved["computed_by"])
+            for experience in self.benchmark.train_stream[: saved["done"]]:
+                _ = experience.dataset  # which some benchmarks make when it is asked for
+            self._around.look_at(self.benchmark)
+            restore(saved["strategy"], self.strategy, self._around)
+            set_rng_state(own(saved["random"]))
+            self.done = saved["done"]
         self._tuning = self._newest_tuning()
         self._last = time.monotonic()
-        return json.loads(saved["values"])
+        return values
 
     def save(self, values: Any = None) -> None:
         """Save the strategy after an experience.
 
         Args:
             values: JSON-able; :meth:`load` gives them back.
+
+        Raises:
+            OSError: the disk is full, the folder cannot be written to.
         """
         self.done += 1
         self._save(values)
@@ -145,31 +156,56 @@ class Checkpoint:
             "done": self.done,
             "settings": json.dumps(self.settings, default=dict),
             "values": json.dumps(values),
+            "computed_by": _computed_by(),
             "random": over_processes(rng_state()),
             "strategy": flatten(self.strategy, self._around),
         }
         if rank() == 0:
-            write_whole(content, self.folder / f"experience-{self.done:04d}.pt")
+            write_checksummed(content, self.folder / f"experience-{self.done:04d}.pt")
         self._last, self._number = time.monotonic(), 0
 
-    # ---- In the midst of tuning --------------------------------------------------------------
+    # ---- In the midst of tuning: what MISTPlugin asks of its keeper ---------------------------
 
-    def _save_tuning(
-        self, strategy: Any, stage: str, state: Callable[[], dict[str, Any]]
-    ) -> None:
-        """After an epoch of tuning: save what it has done so far, when it is time."""
-        if not of_first(time.monotonic() - self._last >= self.every):
+    def pausing(self) -> AbstractContextManager[None]:
+        """Inside, signals to stop wait for :meth:`after_step`."""
+        return pausing()
+
+    def after_step(self, strategy: Any, stage: str, state: Callable[[], dict[str, Any]]) -> None:
+        """Save what a tuning has done so far, when it is time to, or when the run is to stop."""
+        self._steps += 1
+        if world_size() > 1 and self._steps % _ASK_EVERY:
             return
+        late = time.monotonic() - self._last >= self.every
+        late, signal = of_first((late, stop_asked()))
+        if late or signal:
+            self._save_tuning(strategy, stage, state())
+        if signal:
+            stop(signal)
+
+    def take_up(self, strategy: Any) -> dict[str, Any]:
+        """Put MIST and the model back to where a tuning was stopped; its state by stage."""
+        saved, self._tuning = self._tuning, None
+        if saved is None:
+            return {}
+        with _fitting(self.folder / "tuning-*.pt"):
+            restore(saved["plugin"], self._mist, self._around)
+            with torch.no_grad():
+                for name, tensor in _tensors(strategy.model).items():
+                    tensor.copy_(saved["model"][name])
+            return {saved["stage"]: saved["state"]}
+
+    def _save_tuning(self, strategy: Any, stage: str, state: dict[str, Any]) -> None:
         content = {
-            "done": self.done,
+            "format": FORMAT,
             "stage": stage,
-            "epochs": state(),
+            "state": state,
             "plugin": flatten(self._mist, self._around),
             "model": _tensors(strategy.model),
         }
         self._number += 1
         if rank() == 0:
-            write_whole(content, self.folder / f"tuning-{self.done:04d}-{self._number:06d}.pt")
+            name = f"tuning-{self.done:04d}-{self._number:06d}.pt"
+            write_checksummed(content, self.folder / name)
             self._remove(self._files(f"tuning-{self.done:04d}")[:-KEPT])
         self._last = time.monotonic()
 
@@ -180,40 +216,31 @@ class Checkpoint:
             return None
         self._number = int(files[-1].stem.split("-")[-1])
         try:
-            return self._newest(files)
+            return self._newest(files)[1]
         except ValueError as error:
-            warnings.warn(f"{error} Tuning starts at its first epoch.", stacklevel=3)
+            warnings.warn(f"{error} Tuning starts at its first step.", stacklevel=3)
             return None
-
-    def _take_up(self, strategy: Any) -> dict[str, Any]:
-        """Put MIST and the model back to where tuning was; the state of the running epochs."""
-        saved, self._tuning = self._tuning, None
-        if saved is None:
-            return {}
-        restore(saved["plugin"], self._mist, self._around)
-        with torch.no_grad():
-            for name, tensor in _tensors(strategy.model).items():
-                tensor.copy_(saved["model"][name])
-        return {saved["stage"]: saved["epochs"]}
 
     # ---- Files -------------------------------------------------------------------------------
 
     def _files(self, kind: str) -> list[Path]:
         """Files of a kind, the newest last, as the first process sees them."""
-        found: list[Path] = of_first(sorted(self.folder.glob(f"{kind}-*.pt")))
-        return found
+        found = sorted(self.folder.glob(f"{kind}-*.pt")) if rank() == 0 else []
+        return list(of_first(found))
 
-    def _newest(self, files: list[Path]) -> dict[str, Any]:
-        """The content of the newest file that is whole."""
+    def _newest(self, files: list[Path]) -> tuple[Path, dict[str, Any]]:
+        """The newest file that is whole, and its content."""
         for i, file in enumerate(reversed(files)):
             try:
-                content: dict[str, Any] = read_whole(file)
+                content = read_checksummed(file)
             except DamagedFileError:
                 continue
             if i:
                 names = ", ".join(str(f) for f in files[-i:])
                 warnings.warn(f"Damaged: {names}. Going on from {file.name}.", stacklevel=3)
-            return content
+            if not isinstance(content, dict) or content.get("format") != FORMAT:
+                raise ValueError(f"{file} is of another version of mist_avalanche. Start anew.")
+            return file, content
         raise ValueError(f"Every checkpoint is damaged: {', '.join(map(str, files))}.")
 
     @staticmethod
@@ -227,15 +254,61 @@ def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
+@contextmanager
+def _fitting(file: Path) -> Iterator[None]:
+    """Whatever a file that was not written for this strategy causes, as a ValueError."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{file} does not fit this strategy and benchmark ({type(error).__name__}: {error}). "
+            "Build them as in the run that saved it, or start anew."
+        ) from error
+
+
+def _computed_by() -> dict[str, Any]:
+    """What a number's last bits depend on."""
+    return {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
+
+
+def _warn_of_other(saved: Mapping[str, Any]) -> None:
+    different = {k: v for k, v in _computed_by().items() if saved[k] != v}
+    if different:
+        was = ", ".join(f"{k} {saved[k]}, now {v}" for k, v in different.items())
+        warnings.warn(
+            f"The run was computed with {was}: it goes on with numbers that may differ in their "
+            "last bits.",
+            stacklevel=4,
+        )
+
+
 def refuse_other_settings(
-    folder: Path, saved: Mapping[str, Any] | str | None, wanted: Mapping[str, Any] | None
+    folder: Path, saved: Mapping[str, Any] | None, wanted: Mapping[str, Any] | None
 ) -> None:
     """ValueError that names what differs between the settings of an earlier run and of this one."""
-    known = (json.loads(saved) if isinstance(saved, str) else saved) or {}
-    now = json.loads(json.dumps(wanted, default=dict)) or {}
-    different = sorted(k for k in now if k not in known or known[k] != now[k])
+    there = _leaves(saved or {})
+    here = _leaves(json.loads(json.dumps(wanted, default=dict)) or {})
+    different = [
+        f"{name}: {there.get(name)} there, {here.get(name)} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
     if different:
+        more = f" and {len(different) - 6} more" if len(different) > 6 else ""
         raise ValueError(
-            f"{folder} holds a run with other settings ({', '.join(different)}). Choose another "
-            "--output, or leave --resume away to replace it."
+            f"{folder} holds a run with other settings ({'; '.join(different[:6])}{more}). Choose "
+            "another folder (--output), or start anew (without --resume)."
         )
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings within settings as ``outer.inner``."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found.update(_leaves(value, f"{prefix}{name}."))
+        else:
+            found[f"{prefix}{name}"] = value
+    return found

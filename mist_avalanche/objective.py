@@ -38,16 +38,16 @@ class ExperiencePass:
     views: torch.Generator
 
     def state_dict(self) -> dict[str, Any]:
-        """All random streams within the pass, between two epochs."""
+        """All random streams within the pass, between two steps."""
         return {
-            "order": self.batches.order.get_state(),
+            "batches": self.batches.state_dict(),
             "views": self.views.get_state(),
             "global": over_processes(rng_state()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the streams of a pass like this one."""
-        self.batches.order.set_state(state["order"])
+        self.batches.load_state_dict(state["batches"])
         self.views.set_state(state["views"])
         set_rng_state(own(state["global"]))
 

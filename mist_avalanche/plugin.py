@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, Protocol
 
 import torch
 from avalanche.evaluation.metric_results import MetricValue
@@ -32,6 +33,22 @@ _SCORE, _TUNE, _HOST, _WARM = 0, 1, 2, 4  # purposes of random numbers; the obje
 _SMALLER = "Lower chunk_size (the same gradient) or batch_size, or use precision='bf16'."
 State = Callable[[], dict[str, Any]]
 SELECT_BY = ("mi", "gradient", "magnitude", "random")
+
+
+class Keeper(Protocol):
+    """Keeps the state of a tuning while it runs: :class:`~mist_avalanche.checkpoint.Checkpoint`."""
+
+    def take_up(self, strategy: Any) -> dict[str, Any]:
+        """Put plugin and model back to where a tuning was stopped; its state by stage."""
+        ...
+
+    def pausing(self) -> AbstractContextManager[None]:
+        """Inside, signals to stop wait for :meth:`after_step`."""
+        ...
+
+    def after_step(self, strategy: Any, stage: str, state: State) -> None:
+        """Save the state when it is time to."""
+        ...
 
 
 class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
@@ -113,7 +130,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         * A last batch of one image, which has nothing to contrast, is left out.
     """
 
-    _transient = ("_begun", "on_epoch", "take_up")  # not saved
+    _transient = ("_begun", "keeper")  # not saved
 
     def __init__(
         self,
@@ -187,11 +204,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         self._warm = False
         self._tuned = False
         self._scored: dict[str, torch.Size] = {}  # the backbone that the selection is of
-        # set by a Checkpoint: what it is told after an epoch of tuning, and where it puts back
-        # everything but the running epochs, whose state, by stage, it returns
-        self.on_epoch: Callable[[Any, str, State], None] | None = None
-        self.take_up: Callable[[Any], dict[str, Any]] | None = None
-        self._begun: dict[str, Any] = {}
+        self.keeper: Keeper | None = None  # a Checkpoint
+        self._begun: dict[str, Any] = {}  # what an earlier process did of the tuning
 
     @classmethod
     def for_backbone(
@@ -220,7 +234,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         """Score, select and tune when due; then guard the strategy's optimizer."""
         self._experience += 1
         self._release()
-        self._begun = self.take_up(strategy) if self.take_up else {}
+        self._begun = self.keeper.take_up(strategy) if self.keeper else {}
         extract = feature_extractor(strategy, self.classifier, self.seed)
         if self.selection is not None and not extract.backbone():
             return  # the strategy has frozen the backbone: it is as MIST left it
@@ -235,6 +249,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             if score and "tuning" not in self._begun:
                 self._score(strategy, extract, num_workers)
                 self._select(strategy, extract)
+            if score and self.selection is not None:
+                self._publish(strategy, "selected_fraction", self.selection.fraction)
             if epochs:
                 self._tune(strategy, extract, epochs, num_workers)
         self._guard = StepGuard(
@@ -325,7 +341,6 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         self.sensitivity = {name: score.cpu() for name, score in kept.items()}
         if earlier is not None:
             self.overlaps.append(self.selection.overlap(earlier))
-        self._publish(strategy, "selected_fraction", self.selection.fraction)
 
     def _epochs_due(self) -> int:
         """Passes of tuning before this experience."""
@@ -368,19 +383,21 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         total: int,
         what: str,
     ) -> TuningReport:
-        """Epochs of tuning, from where an earlier process was stopped, if one was."""
+        """Epochs of tuning, from the step at which an earlier process was stopped, if one was."""
         begun = self._begun.pop(stage, None)
         if begun:
             run.load_state_dict(begun["run"])
 
-        def after_epoch(state: State) -> None:
-            if self.on_epoch:
-                both = lambda: {"run": run.state_dict(), "loop": state()}  # noqa: E731
-                self.on_epoch(strategy, stage, both)
+        def after_step(state: State) -> None:
+            if self.keeper:
+                self.keeper.after_step(
+                    strategy, stage, lambda: {"run": run.state_dict(), "loop": state()}
+                )
 
-        steps, loop = len(run.batches), begun and begun["loop"]
+        loop = begun["loop"] if begun else None
         done = loop["steps"] if loop else 0
-        with step_bar(what, epochs * steps, self.verbose, done) as advance:
+        pausing = self.keeper.pausing() if self.keeper else nullcontext()
+        with pausing, step_bar(what, epochs * len(run.batches), self.verbose, done) as advance:
             return tune(
                 run.loss_of,
                 run.batches,
@@ -390,7 +407,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
                 what=what,
                 progress=advance,
                 begun=loop,
-                after_epoch=after_epoch,
+                after_step=after_step,
             )
 
     # ---- What these need ---------------------------------------------------------------------

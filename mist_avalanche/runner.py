@@ -26,7 +26,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from tqdm.auto import tqdm
 
 from . import report
-from ._files import only_run
+from ._disk import only_one
 from ._memory_use import PeakMemory
 from ._states import tensors_of
 from ._version import __version__
@@ -216,7 +216,7 @@ def run(
         if resume and (finished := _finished(config, output)):
             log.info("%s is finished already", output)
             return finished
-        with only_run(output) if rank() == 0 else nullcontext():
+        with only_one(output, "run") if rank() == 0 else nullcontext():
             return _run(config, output, resume=resume, progress=progress and rank() == 0)
 
 
@@ -268,9 +268,8 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
 
     pretrained = {name: t.detach().clone() for name, t in tensors_of(backbone).items()}
     counts = [len(e.dataset) for e in benchmark.test_stream]
-    checkpoint = Checkpoint(
-        output / "checkpoints", strategy, benchmark, settings=settings, every=config.checkpoint_every
-    )
+    every, folder = config.checkpoint_every, output / "checkpoints"
+    checkpoint = Checkpoint(folder, strategy, benchmark, settings=settings, every=every)
     if not resume:
         checkpoint.remove()
     done = checkpoint.load({"correct": [], "train": [], "eval": [], "total": 0.0})

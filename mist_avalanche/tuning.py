@@ -273,20 +273,20 @@ def tune(
     what: str = "tuning",
     progress: Callable[[int, float], None] = lambda _epoch, _loss: None,
     begun: Mapping[str, Any] | None = None,
-    after_epoch: Callable[[Callable[[], dict[str, Any]]], None] = lambda _state: None,
+    after_step: Callable[[Callable[[], dict[str, Any]]], None] = lambda _state: None,
 ) -> TuningReport:
     """Minimise a loss for some epochs.
 
     Args:
         loss_of: scalar loss of a batch.
-        batches: one epoch each time it is iterated.
+        batches: one epoch each time it is iterated, or what is left of the one that was begun.
         stepper: takes the steps.
         epochs: passes over the data.
         total: number of backbone entries, for the updated fraction.
         what: named in the error.
         progress: called with the epoch and the loss after every step.
         begun: a state to go on from, where an earlier call got no further.
-        after_epoch: called after every epoch with a function that gives the state. The weights are
+        after_step: called after every step with a function that gives the state. The weights are
             not part of it, nor what ``batches`` and ``loss_of`` draw from.
 
     Raises:
@@ -294,19 +294,23 @@ def tune(
             before that step; the message names epoch and step.
     """
     losses: list[float] = []
+    running: Sequence[float] = ()  # losses of the epoch that was begun
     changed: float | Tensor = 0.0
     steps = 0
     sound: Tensor | None = None
     if begun is not None:
-        losses, changed, steps = [*begun["losses"]], begun["changed"], begun["steps"]
+        losses, running = [*begun["losses"]], begun["running"]
+        changed, steps = begun["changed"], begun["steps"]
         stepper.load_state_dict(begun["stepper"])
 
     def state() -> dict[str, Any]:
-        found = {"losses": losses, "changed": changed, "steps": steps}
+        log.read()
+        found = {"losses": losses, "running": log.values, "changed": changed, "steps": steps}
         return {**found, "stepper": stepper.state_dict()}
 
     for epoch in range(len(losses), epochs):
-        log = _Losses(f"{what}: epoch {epoch}", partial(progress, epoch))
+        log = _Losses(f"{what}: epoch {epoch}", partial(progress, epoch), running)
+        running = ()
         for batch in batches:
             loss = loss_of(batch)
             gradients = torch.autograd.grad(loss, list(stepper.parameters), allow_unused=True)
@@ -316,9 +320,9 @@ def tune(
             if stepper.changed is not None:
                 changed = changed + stepper.changed
             steps += 1
+            after_step(state)
         log.read()
         losses.append(sum(log.values) / max(len(log.values), 1))
-        after_epoch(state)
     return TuningReport(losses, steps, float(changed) / max(steps, 1) / total)
 
 
@@ -328,11 +332,14 @@ class _Losses:
     Args:
         where: the epoch, for the error.
         progress: called with every loss that was read.
+        values: those of earlier steps.
     """
 
-    def __init__(self, where: str, progress: Callable[[float], None]) -> None:
+    def __init__(
+        self, where: str, progress: Callable[[float], None], values: Sequence[float] = ()
+    ) -> None:
         self.where, self.progress = where, progress
-        self.values: list[float] = []
+        self.values = [*values]
         self._unread: list[Tensor] = []  # (2,): the loss, and 1 where the step was taken
 
     def add(self, loss: Tensor, sound: Tensor) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from mist_avalanche import cli, runner
+from mist_avalanche.prediction import DELTA, HEAD
 
 EXPERIENCES = 4
 MIST = ("tune_epochs=3", "later_epochs=2", "projection_epochs=2", "score_on=every")
@@ -56,9 +57,13 @@ def start(output, more=()):
         return child
     code = 70
     try:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-            with open(output / "stderr.txt", "a") as log, redirect_stderr(log):
-                code = cli.main([*ARGUMENTS, *more, "--output", str(output)])
+        with (
+            open(os.devnull, "w") as nowhere,
+            open(output / "stderr.txt", "a") as log,
+            redirect_stdout(nowhere),
+            redirect_stderr(log),
+        ):
+            code = cli.main([*ARGUMENTS, *more, "--output", str(output)])
     finally:
         os._exit(code)
 
@@ -78,7 +83,7 @@ def end_of(child, seconds=None, number=signal.SIGKILL):
 def outcome(output):
     """All of a finished run's numbers, and a digest of its weights."""
     results = json.loads((output / "results.json").read_text())
-    weights = hashlib.sha256((output / "model.safetensors").read_bytes()).hexdigest()
+    weights = [hashlib.sha256((output / f).read_bytes()).hexdigest() for f in (DELTA, HEAD)]
     kept = ("metrics", "accuracy", "parameters", "mist", "classes_seen")
     return {**{key: results[key] for key in kept}, "weights": weights}
 
@@ -88,7 +93,9 @@ def left(output):
     if (output / "results.json").exists():
         return "finished"
     names = sorted(p.name for p in output.glob("checkpoints/*"))
-    names = [n.removesuffix(".pt").removeprefix("experience-").replace("tuning-", "~") for n in names]
+    names = [
+        n.removesuffix(".pt").removeprefix("experience-").replace("tuning-", "~") for n in names
+    ]
     writing = ", writing" if any(output.glob("checkpoints/.*.tmp")) else ""
     return (", ".join(names[:1] + names[1:][-2:]) or "nothing") + writing
 

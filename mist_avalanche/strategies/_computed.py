@@ -36,6 +36,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
     """
 
     # not saved between experiences
+    _transient: tuple[str, ...]
     _transient = ("_before_tuning", "_evaluated", "_loader", "_unchanged", "_upright")
     _transient += ("feature_cache",)
 
