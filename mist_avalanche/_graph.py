@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from avalanche.training.plugins import mir
 from avalanche.training.utils import cycle
 from torch import Tensor, nn
 
@@ -39,6 +40,7 @@ from ._surroundings import (
 PRIMITIVES = (bool, int, float, str, type(None))
 _DICTS: dict[str, type] = {c.__name__: c for c in (dict, OrderedDict, Counter, defaultdict)}
 _SEQUENCES: dict[str, type] = {c.__name__: c for c in (list, tuple, set, frozenset, torch.Size)}
+_CYCLES = (cycle.__code__, mir.cycle.__code__)
 _CONSTANTS = (torch.dtype, torch.device, torch.layout, bytes, complex)
 Record = list[Any]
 
@@ -173,7 +175,7 @@ def _begin_of(generator: Any, where: str) -> tuple[str, Any]:
     """The function of a generator that was not begun, and what it goes through."""
     if getgeneratorstate(generator) == GEN_CREATED:
         given = generator.gi_frame.f_locals
-        if generator.gi_code is cycle.__code__:
+        if generator.gi_code in _CYCLES:
             return "cycle", given["loader"]
         owner = given.get("self")
         if generator.gi_code is getattr(getattr(type(owner), "__iter__", None), "__code__", None):

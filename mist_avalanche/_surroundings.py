@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from avalanche.core import BasePlugin
 from avalanche.logging import BaseLogger
-from avalanche.training.supervised import FeatureReplay
 from avalanche.training.templates.base import BaseTemplate
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
@@ -47,9 +46,8 @@ _OF_STRATEGIES = (
     "mb_output",
     "mbatch",
     "pos_neg_loaders",
-    "replay_loader",
 )
-_OF_PLUGINS = ("iter_replay", "replay_loader")
+_OF_PLUGINS = ("iter_replay",)
 # which Avalanche's ParamData has
 _FUNCTIONS = {f"torch.{f.__name__}": f for f in (torch.zeros, torch.ones)}
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
@@ -89,8 +87,6 @@ def is_plain(cls: type) -> bool:
 def transient(value: Any) -> Collection[str]:
     """Attributes of an object that are not saved: its class's ``_transient``, and Avalanche's."""
     own: Collection[str] = getattr(type(value), "_transient", ())
-    if isinstance(value, FeatureReplay):  # which makes its loader after an experience
-        return {*own, *_OF_STRATEGIES} - {"replay_loader"}
     if isinstance(value, BaseTemplate):
         return {*own, *_OF_STRATEGIES}
     return {*own, *_OF_PLUGINS} if isinstance(value, BasePlugin) else own
