@@ -12,12 +12,14 @@ from collections.abc import Collection, Iterator
 from copyreg import _slotnames  # type: ignore[attr-defined]
 from enum import Enum
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from avalanche.core import BasePlugin
 from avalanche.logging import BaseLogger
+from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates.base import BaseTemplate
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
@@ -35,19 +37,22 @@ _PACKAGES = (
     "torch.utils.data",
 )
 _BUILTINS = {c.__name__: c for c in (bool, dict, float, int, list, set, str, tuple)}
-# Attributes of Avalanche's that are made anew for every experience, of strategies and of plugins.
-_OF_STRATEGIES = (
-    "_eval_streams",
-    "adapted_dataset",
-    "current_eval_stream",
-    "dataloader",
-    "experience",
-    "loss",
-    "mb_output",
-    "mbatch",
-    "pos_neg_loaders",
-)
-_OF_PLUGINS = ("iter_replay",)
+# Attributes that are made anew for every experience; loggers are the live evaluator's own.
+_LEFT_OUT = {
+    BaseTemplate: (
+        "_eval_streams",
+        "adapted_dataset",
+        "current_eval_stream",
+        "dataloader",
+        "experience",
+        "loss",
+        "mb_output",
+        "mbatch",
+        "pos_neg_loaders",
+    ),
+    BasePlugin: ("iter_replay",),
+    EvaluationPlugin: ("loggers",),
+}
 # which Avalanche's ParamData has
 _FUNCTIONS = {f"torch.{f.__name__}": f for f in (torch.zeros, torch.ones)}
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
@@ -87,9 +92,8 @@ def is_plain(cls: type) -> bool:
 def transient(value: Any) -> Collection[str]:
     """Attributes of an object that are not saved: its class's ``_transient``, and Avalanche's."""
     own: Collection[str] = getattr(type(value), "_transient", ())
-    if isinstance(value, BaseTemplate):
-        return {*own, *_OF_STRATEGIES}
-    return {*own, *_OF_PLUGINS} if isinstance(value, BasePlugin) else own
+    avalanche = (names for cls, names in _LEFT_OUT.items() if isinstance(value, cls))
+    return {*own, *chain.from_iterable(avalanche)}
 
 
 def attributes_of(value: Any) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class Checkpoint:
         """
         if rank() == 0:
             remove_leftovers(self.folder)
-        files = self._files("experience")
+        files = of_first(self._files("experience"))
         if not files:
             self._save(default)
             return default
@@ -211,7 +211,7 @@ class Checkpoint:
 
     def _newest_tuning(self) -> dict[str, Any] | None:
         """What an earlier process has done of the next experience's tuning."""
-        files = self._files(f"tuning-{self.done:04d}")
+        files = of_first(self._files(f"tuning-{self.done:04d}"))
         if not files:
             return None
         self._number = int(files[-1].stem.split("-")[-1])
@@ -224,9 +224,8 @@ class Checkpoint:
     # ---- Files -------------------------------------------------------------------------------
 
     def _files(self, kind: str) -> list[Path]:
-        """Files of a kind, the newest last, as the first process sees them."""
-        found = sorted(self.folder.glob(f"{kind}-*.pt")) if rank() == 0 else []
-        return list(of_first(found))
+        """Files of a kind, the newest last."""
+        return sorted(self.folder.glob(f"{kind}-*.pt"))
 
     def _newest(self, files: list[Path]) -> tuple[Path, dict[str, Any]]:
         """The newest file that is whole, and its content."""
