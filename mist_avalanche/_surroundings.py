@@ -177,7 +177,8 @@ class Surroundings:
     def look_at(self, benchmark: Any) -> None:
         """Name what the benchmark has by now: some make their datasets when they are used."""
         self._named = {**_FUNCTIONS, **self._own}
-        for where, value in _walk(benchmark, "benchmark"):
+        streams = [getattr(benchmark, f"{name}_stream", None) for name in ("train", "test")]
+        for where, value in _walk([benchmark, *streams], "benchmark"):
             self._learn(value)
             if not isinstance(value, type) and not (isinstance(value, _CONTAINERS) and not value):
                 self._named[where] = value

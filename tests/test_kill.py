@@ -1,49 +1,33 @@
 """Runs and their workers that are killed, told to stop, or lose their parent."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import psutil
 import pytest
-from kill import few_glyphs, outcome, trial
+import torch
 
-from mist_avalanche import runner
+from mist_avalanche import _signals, experiments
 from mist_avalanche._signals import Terminated, ending_cleanly, pausing, stop_asked
 
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """A whole run's numbers, and its seconds."""
-    benchmarks = runner.BENCHMARKS
-    few_glyphs()
-    folder = tmp_path_factory.mktemp("kill") / "whole"
-    began = time.monotonic()
-    trial(folder, [])
-    yield outcome(folder), time.monotonic() - began
-    runner.BENCHMARKS = benchmarks
+TESTS = Path(__file__).parent
 
 
-@pytest.mark.parametrize("kills", [1, 2])
-def test_a_killed_run_ends_with_the_same_bits(uninterrupted, tmp_path, kills):
-    wanted, seconds = uninterrupted
-    draw = random.Random(kills)
-    codes, _ = trial(tmp_path / "run", [draw.uniform(0.2, 0.8) * seconds for _ in range(kills)])
-    assert codes[0] == -signal.SIGKILL
-    assert outcome(tmp_path / "run") == wanted
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_told_to_stop_saves_and_goes_on(uninterrupted, tmp_path, number):
-    wanted, seconds = uninterrupted
-    codes, left = trial(tmp_path / "run", [0.5 * seconds], number)
-    assert codes == [128 + number]
-    assert left[0] != "finished"
-    assert "--resume goes on" in (tmp_path / "run" / "stderr.txt").read_text()
-    assert outcome(tmp_path / "run") == wanted
+def test_runs_that_are_ended_go_on_with_the_same_bits():
+    kill = [sys.executable, str(TESTS / "kill.py"), "--experiences", "2", "--seed", "1"]
+    done = subprocess.run(
+        [*kill, "--kills", "4", "--signals", "KILL,TERM,INT"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("same bits") >= 3
+    assert " 0 runs that ended otherwise" in done.stdout
 
 
 def test_a_signal_waits_for_the_end_of_a_step():
@@ -58,27 +42,24 @@ def test_a_signal_waits_for_the_end_of_a_step():
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-TWICE = """
-import os, signal
-from mist_avalanche._signals import ending_cleanly, pausing
-with ending_cleanly(), pausing():
+TWICE = f"""
+import os, runpy, signal
+signals = runpy.run_path({_signals.__file__!r})
+with signals["ending_cleanly"](), signals["pausing"]():
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGINT)
     print("still here")
 """
-PARENT = """
-import multiprocessing, os, time
-from mist_avalanche.experiments import _start_worker
+PARENT = f"""
+import multiprocessing, os, runpy, time
 
-def work(value):
-    _start_worker(1, value)
+def work():
+    runpy.run_path({_signals.__file__!r})["follow_parent"]()
     print(os.getpid(), flush=True)
     time.sleep(600)
 
 if __name__ == "__main__":
-    spawn = multiprocessing.get_context("spawn")
-    worker = spawn.Process(target=work, args=(spawn.Value("i", 0),))
-    worker.start()
+    multiprocessing.get_context("spawn").Process(target=work).start()
     time.sleep(600)
 """
 
@@ -91,10 +72,15 @@ def test_a_second_signal_ends_at_once():
     assert "once more to stop at once" in done.stderr
 
 
-def test_workers_end_with_their_parent(tmp_path):
+def test_workers_end_with_their_parent(tmp_path, monkeypatch):
     (tmp_path / "parent.py").write_text(PARENT)
     parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE)
     worker = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
     parent.wait()
     worker.wait(timeout=20)
+    called = []
+    monkeypatch.setattr(experiments, "follow_parent", lambda: called.append(True))
+    monkeypatch.setattr(experiments.warnings, "showwarning", experiments.warnings.showwarning)
+    experiments._start_worker(torch.get_num_threads(), None)
+    assert called
