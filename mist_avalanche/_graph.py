@@ -19,7 +19,13 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from functools import partial
-from inspect import GEN_CREATED, getattr_static, getgeneratorstate, isgeneratorfunction
+from inspect import (
+    GEN_CREATED,
+    GEN_SUSPENDED,
+    getattr_static,
+    getgeneratorstate,
+    isgeneratorfunction,
+)
 from typing import Any
 
 import numpy as np
@@ -101,6 +107,7 @@ class _Writer:
         ]
 
     def _attributes(self, value: Any, where: str) -> dict[str, Any]:
+        _begin_anew(value)
         return {
             name: self.refer(attribute, f"{where}.{name}")
             for name, attribute in attributes_of(value).items()
@@ -169,6 +176,14 @@ def _bits(value: Any, where: str) -> tuple[Tensor, str, list[int]]:
         raise NotSavableError(f"Cannot save {where.lstrip('.')}, an array of Python objects.")
     flat = np.frombuffer(array.tobytes(), np.uint8).copy()
     return torch.from_numpy(flat), array.dtype.str, list(array.shape)
+
+
+def _begin_anew(owner: Any) -> None:
+    """Let endless loaders that were begun start anew: where they are cannot be saved."""
+    for name, value in getattr(owner, "__dict__", {}).items():
+        endless = isinstance(value, types.GeneratorType) and value.gi_code in _CYCLES
+        if endless and getgeneratorstate(value) == GEN_SUSPENDED:
+            vars(owner)[name] = cycle(value.gi_frame.f_locals["loader"])
 
 
 def _begin_of(generator: Any, where: str) -> tuple[str, Any]:

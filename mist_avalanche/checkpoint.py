@@ -47,8 +47,9 @@ class Checkpoint:
     time. The strategy is restored in place: the objects it was made of remain its own.
 
     It works for Avalanche's strategies and for one's own that keep their state in attributes.
-    Iterators that are in use between two experiences, open files and the like cannot be saved; the
-    first :meth:`load` says so.
+    Open files, locks and the like cannot be saved; :meth:`save` says where they are. An endless
+    loader of Avalanche's that is in use between two experiences, as FeatureReplay's after an
+    evaluation, starts anew with every :meth:`save`, in the running strategy too.
 
     Args:
         folder: for the files; it is made.

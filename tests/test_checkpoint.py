@@ -34,7 +34,7 @@ def go_on(host, stream, checkpoint, keep=None):
     for experience in stream.train_stream[checkpoint.done :]:
         with without_downloads():
             host.train(experience, eval_streams=[])
-            found = host.eval(stream.test_stream) if host.evaluator.metrics else {}
+            found = host.eval(stream.test_stream[:1])
         metrics.append([float(v) for v in found.values() if isinstance(v, float)])
         checkpoint.save(metrics)
         if keep:
@@ -83,11 +83,11 @@ def test_what_cannot_be_saved_is_named(tmp_path):
 
 
 def test_saving_changes_nothing(tmp_path):
-    host, stream, checkpoint = made("Strategies", "Replay", tmp_path)
-    weights, _, _ = go_on(host, stream, checkpoint)
+    weights, _, _ = go_on(*made("Strategies", "Replay", tmp_path))
     host, stream, _ = made("Strategies", "Replay", tmp_path / "unused")
     for experience in stream.train_stream:
         host.train(experience, eval_streams=[])
+        host.eval(stream.test_stream[:1])
     assert all(torch.equal(weights[key], value) for key, value in host.model.state_dict().items())
 
 
@@ -140,3 +140,35 @@ def test_goes_on_between_two_steps_of_a_tuning(changes, tmp_path):
         assert metrics_again == metrics
         assert mist.tuning_losses == whole[0].plugins[0].tuning_losses
     assert min(seen) > 0  # steps that were not taken again
+
+
+HOOKS = [name for name in dir(SupervisedPlugin) if name.startswith(("before_", "after_"))]
+
+
+class Interrupting(SupervisedPlugin):
+    """Ctrl-C in one hook of the second experience."""
+
+    armed = True  # of the class: a checkpoint does not put it back
+
+    def __init__(self, hook):
+        super().__init__()
+        setattr(self, hook, self._interrupt)
+
+    def _interrupt(self, strategy, **kwargs):
+        if self.armed and strategy.clock.train_exp_counter == 1:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_ctrl_c_in_a_hook_and_on_in_the_same_process(hook, tmp_path, monkeypatch):
+    weights, metrics, clock = go_on(*made("Strategies", "Replay", tmp_path / "whole"))
+    host, stream, _ = made("Strategies", "Replay", tmp_path / "unused")
+    host.plugins.append(Interrupting(hook))
+    checkpoint = Checkpoint(tmp_path / "run", host, stream)
+    with pytest.raises(KeyboardInterrupt):
+        go_on(host, stream, checkpoint)
+    monkeypatch.setattr(Interrupting, "armed", False)
+    disturb()
+    again, metrics_again, clock_again = go_on(host, stream, checkpoint)
+    assert all(torch.equal(again[key], value) for key, value in weights.items())
+    assert (metrics_again, clock_again) == (metrics, clock)
