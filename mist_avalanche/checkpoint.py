@@ -238,7 +238,8 @@ class Checkpoint:
             if i:
                 names = ", ".join(str(f) for f in files[-i:])
                 warnings.warn(f"Damaged: {names}. Going on from {file.name}.", stacklevel=3)
-            if not isinstance(content, dict) or content.get("format") != FORMAT:
+            version = content.get("format") if isinstance(content, dict) else None
+            if type(version) is not int or version != FORMAT:
                 raise ValueError(f"{file} is of another version of mist_avalanche. Start anew.")
             return file, content
         raise ValueError(f"Every checkpoint is damaged: {', '.join(map(str, files))}.")
