@@ -102,7 +102,7 @@ class _Writer:
 
     def _pairs(self, mapping: dict[Any, Any], where: str) -> list[Any]:
         return [
-            [self.refer(k, f"{where}, a key"), self.refer(v, f"{where}[{k!r:.40}]")]
+            [self.refer(k, f"{where}, a key"), self.refer(v, f"{where}[{_shown(k)}]")]
             for k, v in list(mapping.items())
         ]
 
@@ -176,6 +176,10 @@ def _bits(value: Any, where: str) -> tuple[Tensor, str, list[int]]:
         raise NotSavableError(f"Cannot save {where.lstrip('.')}, an array of Python objects.")
     flat = np.frombuffer(array.tobytes(), np.uint8).copy()
     return torch.from_numpy(flat), array.dtype.str, list(array.shape)
+
+
+def _shown(key: Any) -> str:
+    return repr(key)[:40] if type(key) in PRIMITIVES else type(key).__name__
 
 
 def _begin_anew(owner: Any) -> None:

@@ -117,12 +117,15 @@ class Checkpoint:
             values = json.loads(saved["values"])
             refuse_other_settings(self.folder, json.loads(saved["settings"]), self.settings)
             _warn_of_other(saved["computed_by"])
-            for experience in self.benchmark.train_stream[: saved["done"]]:
+            done, whole = saved["done"], len(self.benchmark.train_stream)
+            if type(done) is not int or not 0 <= done <= whole:
+                raise ValueError(f"{file} is of {done} experiences; the benchmark has {whole}.")
+            for experience in self.benchmark.train_stream[:done]:
                 _ = experience.dataset  # which some benchmarks make when it is asked for
             self._around.look_at(self.benchmark)
             restore(saved["strategy"], self.strategy, self._around)
             set_rng_state(own(saved["random"]))
-            self.done = saved["done"]
+            self.done = done
         self._tuning = self._newest_tuning()
         self._last = time.monotonic()
         return values
