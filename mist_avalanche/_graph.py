@@ -227,7 +227,9 @@ class _Reader:
 
     def read(self, live: Any) -> Any:
         """The root, with everything that it refers to."""
-        attributes = self.records[0][2] if self.records[0][0] == "object" else {}
+        kind, name, attributes = self.records[0]
+        if kind != "object" or name != class_name(type(live)):
+            raise ValueError(f"it is of a {name}, this is a {class_name(type(live))}")
         if "model" in attributes:  # parameters belong to the model first
             self._pair(attributes["model"], getattr(live, "model", None))
         self._pair((0,), live)
@@ -327,7 +329,7 @@ class _Reader:
             return tuple.__new__(cls, [self._value(field) for field in rest[1]])
         if kind in _MAKERS:
             return _MAKERS[kind](self, *rest)
-        raise ValueError(f"Unknown record {kind!r}.")
+        raise ValueError(f"it has an unknown record {kind!r}")
 
     def _fill(self, made: Any, record: Record) -> None:
         """Give an object its contents."""

@@ -195,10 +195,7 @@ class Surroundings:
     def find(self, name: str) -> Any:
         """The object of a name."""
         if name not in self._named:
-            raise ValueError(
-                f"The checkpoint refers to {name}, which is not there. Build the benchmark and "
-                "the strategy as in the run that saved it."
-            )
+            raise ValueError(f"it refers to {name}, which is not there")
         return self._named[name]
 
     def known(self, cls: type, where: str) -> str:
@@ -216,7 +213,7 @@ class Surroundings:
         """The class of a name."""
         found = self._find_class(name)
         if found is None:
-            raise ValueError(f"The checkpoint has an object of {name}, which is not allowed here.")
+            raise ValueError(f"it has an object of {name}, which is not allowed")
         return found
 
     def member(self, name: str, member: str) -> Enum:

@@ -114,12 +114,13 @@ class Checkpoint:
             return default
         file, saved = self._newest(files)
         with _fitting(file):
-            values = json.loads(saved["values"])
-            refuse_other_settings(self.folder, json.loads(saved["settings"]), self.settings)
+            values, settings = json.loads(saved["values"]), json.loads(saved["settings"])
+        refuse_other_settings(self.folder, settings, self.settings)
+        with _fitting(file):
             _warn_of_other(saved["computed_by"])
             done, whole = saved["done"], len(self.benchmark.train_stream)
             if type(done) is not int or not 0 <= done <= whole:
-                raise ValueError(f"{file} is of {done} experiences; the benchmark has {whole}.")
+                raise ValueError(f"{done} experiences were done; the benchmark has {whole}")
             for experience in self.benchmark.train_stream[:done]:
                 _ = experience.dataset  # which some benchmarks make when it is asked for
             self._around.look_at(self.benchmark)
@@ -137,6 +138,7 @@ class Checkpoint:
             values: JSON-able; :meth:`load` gives them back.
 
         Raises:
+            TypeError: the strategy has something that cannot be saved, or ``values`` has.
             OSError: the disk is full, the folder cannot be written to.
         """
         self.done += 1
@@ -155,11 +157,15 @@ class Checkpoint:
 
     def _save(self, values: Any) -> None:
         self._around.look_at(self.benchmark)
+        try:
+            written = json.dumps(values)
+        except TypeError as error:
+            raise TypeError(f"A checkpoint keeps values that JSON can hold: {error}.") from error
         content = {
             "format": FORMAT,
             "done": self.done,
             "settings": json.dumps(self.settings, default=dict),
-            "values": json.dumps(values),
+            "values": written,
             "computed_by": _computed_by(),
             "random": over_processes(rng_state()),
             "strategy": flatten(self.strategy, self._around),
@@ -263,12 +269,11 @@ def _fitting(file: Path) -> Iterator[None]:
     """Whatever a file that was not written for this strategy causes, as a ValueError."""
     try:
         yield
-    except ValueError:
-        raise
     except Exception as error:
+        what = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(
-            f"{file} does not fit this strategy and benchmark ({type(error).__name__}: {error}). "
-            "Build them as in the run that saved it, or start anew."
+            f"{file} does not fit this strategy and benchmark ({what}{error}). Build them as in "
+            "the run that saved it, or start anew."
         ) from error
 
 
@@ -295,7 +300,7 @@ def refuse_other_settings(
     there = _leaves(saved or {})
     here = _leaves(json.loads(json.dumps(wanted, default=dict)) or {})
     different = [
-        f"{name}: {there.get(name)} there, {here.get(name)} here"
+        f"{name}: {there.get(name, 'nothing')} there, {here.get(name, 'nothing')} here"
         for name in sorted(there.keys() | here.keys())
         if there.get(name) != here.get(name)
     ]

@@ -84,7 +84,7 @@ def test_a_disk_that_is_full_loses_nothing(name, stage, whole, tmp_path):
         fail(patch, name, stage)
         with pytest.raises(OSError, match=rf"No space left on the disk of .*{name}.* did not fit"):
             runner.run(CONFIG, tmp_path, progress=False)
-    assert not [file for file in tmp_path.rglob(".*")]
+    assert not list(tmp_path.rglob(".*"))
     for file in tmp_path.rglob("*.pt"):
         read_checksummed(file)
     for file in tmp_path.rglob("*.safetensors"):
