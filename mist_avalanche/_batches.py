@@ -41,6 +41,29 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
             np.random.set_state(numpy)
 
 
+def rng_state() -> dict[str, Any]:
+    """The state of python's, numpy's and torch's global generators, as plain data."""
+    numpy: dict[str, Any] = np.random.get_state(legacy=False)
+    state = {**numpy["state"], "key": numpy["state"]["key"].tolist()}
+    return {
+        "python": random.getstate(),
+        "numpy": {**numpy, "state": state},
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def set_rng_state(saved: dict[str, Any]) -> None:
+    """Continue the global random streams of :func:`rng_state`."""
+    random.setstate(saved["python"])
+    state = saved["numpy"]["state"]
+    key = np.array(state["key"], np.uint32)
+    np.random.set_state({**saved["numpy"], "state": {**state, "key": key}})
+    torch.set_rng_state(saved["torch"].cpu())
+    if saved["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(saved["cuda"].cpu())
+
+
 def _seed_host(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -67,6 +90,7 @@ class _SeededBatches(Sampler[list[tuple[int, int]]]):
 
     def __init__(self, n: int, batch_size: int, generator: torch.Generator) -> None:
         self.n, self.batch_size, self.generator = n, batch_size, generator
+        self.first = 0  # batch of the next epoch
 
     def __len__(self) -> int:
         return self.n // self.batch_size + (self.n % self.batch_size > 1)
@@ -75,14 +99,15 @@ class _SeededBatches(Sampler[list[tuple[int, int]]]):
         order: Sequence[int] = torch.randperm(self.n, generator=self.generator).tolist()
         seeds = torch.randint(2**62, (self.n,), generator=self.generator).tolist()
         items = list(zip(order, seeds, strict=True))
-        for batch in range(len(self)):
+        first, self.first = self.first, 0
+        for batch in range(first, len(self)):
             whole = items[batch * self.batch_size : (batch + 1) * self.batch_size]
             own = share(len(whole))
             yield whole[own.start : own.stop] or whole[:1]
 
-    def counts(self) -> Iterator[int]:
-        """This process's share of each batch."""
-        for batch in range(len(self)):
+    def counts(self, first: int) -> Iterator[int]:
+        """This process's share of each batch from one on."""
+        for batch in range(first, len(self)):
             yield len(share(min(self.batch_size, self.n - batch * self.batch_size)))
 
 
@@ -103,9 +128,11 @@ class Batches:
     def __init__(
         self, dataset: Any, batch_size: int, seed: int, device: torch.device, num_workers: int = 0
     ) -> None:
-        generator = torch.Generator().manual_seed(seed)
+        self._order = torch.Generator().manual_seed(seed)
+        self._epoch = self._order.get_state()  # what the running epoch was drawn from
+        self._given = 0  # batches of it so far
         self.device = device
-        self._sampler = _SeededBatches(len(dataset), batch_size, generator)
+        self._sampler = _SeededBatches(len(dataset), batch_size, self._order)
         self.loader = DataLoader(
             _SeededItems(dataset),
             batch_sampler=self._sampler,
@@ -121,8 +148,20 @@ class Batches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch, count in zip(self.loader, self._sampler.counts(), strict=True):
+        self._epoch, self._given = self._order.get_state(), self._sampler.first
+        counts = self._sampler.counts(self._given)
+        for batch, count in zip(self.loader, counts, strict=True):
+            self._given += 1
             yield (
                 batch[0].to(self.device, non_blocking=True),
                 batch[1][:count].to(self.device, non_blocking=True),
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in which epoch this is."""
+        return {"epoch": self._epoch, "given": self._given}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next iteration give the rest of that epoch."""
+        self._order.set_state(state["epoch"])
+        self._sampler.first = state["given"]

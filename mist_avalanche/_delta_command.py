@@ -11,8 +11,8 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from ._atomic import replacing
 from ._delta_file import Delta, read_delta
+from ._disk import replacing
 from ._safetensors import read_state, strict_json
 from ._states import tensors_of, unique
 from .backbones import EMBEDDED, create_backbone

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _index_codes as index_codes
-from ._atomic import replacing
+from ._disk import replacing
 from ._index_codes import Index
 from ._safetensors import read_vectors, shape_of, strict_json, write_vectors
 from ._states import DTYPES, Bits, Layout, shown

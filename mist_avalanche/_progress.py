@@ -9,9 +9,11 @@ from tqdm.auto import tqdm
 
 
 @contextmanager
-def step_bar(what: str, steps: int, verbose: bool) -> Iterator[Callable[[int, float], None]]:
+def step_bar(
+    what: str, steps: int, verbose: bool, done: int = 0
+) -> Iterator[Callable[[int, float], None]]:
     """A bar of steps, as the function that tells it of a step's epoch and loss."""
-    with tqdm(total=steps, desc=what, disable=not verbose, leave=False) as bar:
+    with tqdm(total=steps, initial=done, desc=what, disable=not verbose, leave=False) as bar:
 
         def advance(_epoch: int, loss: float) -> None:
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)

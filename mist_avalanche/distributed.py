@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,3 +105,26 @@ def from_first(x: Tensor) -> Tensor:
         x = x.contiguous()
         dist.broadcast(x, 0)
     return x
+
+
+def over_processes(value: Any) -> list[Any]:
+    """Every process's object, in the order of the processes."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def own(values: list[Any]) -> Any:
+    """This process's of :func:`over_processes`, or the first, of a run with fewer processes."""
+    return values[rank()] if rank() < len(values) else values[0]
+
+
+def of_first(value: Any) -> Any:
+    """The first process's object, in all of them."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import torch
 from tqdm.auto import tqdm
 
 from . import report
+from ._signals import Terminated, ending_cleanly, follow_parent
 from .distributed import rank, world_size
 from .runner import SCHEMA, RunConfig, choose_device, run
 from .tables import mean_and_std
@@ -68,7 +70,7 @@ def run_methods(
         jobs: runs at a time, each in a process with its share of the threads, and with a GPU of its
             own while there is one. The number of threads changes sums in their last bits, and so
             may change a run a little.
-        resume: keep finished runs of the same settings.
+        resume: keep finished runs of the same settings, and go on with those that were stopped.
         progress: show progress bars.
 
     Returns:
@@ -135,12 +137,21 @@ def default_jobs(device: str) -> int:
 
 
 def _start_worker(threads: int, number: Any) -> None:
+    follow_parent()
     torch.set_num_threads(threads)
     hide_avalanche_warnings()
     if torch.cuda.is_available():
         with number.get_lock():
             torch.cuda.set_device(number.value % torch.cuda.device_count())
             number.value += 1
+
+
+def _run_in_worker(config: RunConfig, output: Path, resume: bool) -> Results:
+    try:
+        with ending_cleanly(signal.SIGTERM):
+            return run(config, output, resume=resume, progress=False)
+    except Terminated:
+        os._exit(128 + signal.SIGTERM)  # and take no other run
 
 
 def _execute(
@@ -179,6 +190,7 @@ def _side_by_side(
     """Fill in the results and errors of a plan, in processes."""
     threads = max(1, torch.get_num_threads() // jobs)
     spawn = multiprocessing.get_context("spawn")
+    others = multiprocessing.active_children()
     with ProcessPoolExecutor(
         jobs,
         mp_context=spawn,
@@ -186,7 +198,7 @@ def _side_by_side(
         initargs=(threads, spawn.Value("i", 0)),
     ) as pool:
         futures = {
-            pool.submit(run, config, output, resume=resume, progress=False): i
+            pool.submit(_run_in_worker, config, output, resume): i
             for i, (config, output) in enumerate(plan)
         }
         try:
@@ -199,4 +211,6 @@ def _side_by_side(
                     bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in {*multiprocessing.active_children()} - {*others}:
+                worker.terminate()  # which lets a run that tunes save first
             raise

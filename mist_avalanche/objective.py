@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ._batches import Batches, derive_seed, isolated_rng
-from .distributed import gather_rows, join_rows, share, world_size
+from ._batches import Batches, derive_seed, isolated_rng, rng_state, set_rng_state
+from .distributed import gather_rows, join_rows, over_processes, own, share, world_size
 from .features import FeatureExtractor, in_mode
 from .forward import Forward
 from .losses import SupervisedInfoNCE
@@ -28,12 +28,28 @@ _HEAD = 3  # purpose of random numbers; the plugin has others
 class ExperiencePass:
     """What scoring and tuning work with: batches, and the scalar loss of one.
 
-    ``head`` is what the objective puts on the features; it trains along.
+    ``head`` is what the objective puts on the features; it trains along. ``views`` is what second
+    views are drawn from.
     """
 
     batches: Batches
     loss_of: Callable[[tuple[Tensor, Tensor]], Tensor]
     head: nn.Linear
+    views: torch.Generator
+
+    def state_dict(self) -> dict[str, Any]:
+        """All random streams within the pass, between two steps."""
+        return {
+            "batches": self.batches.state_dict(),
+            "views": self.views.get_state(),
+            "global": over_processes(rng_state()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the streams of a pass like this one."""
+        self.batches.load_state_dict(state["batches"])
+        self.views.set_state(state["views"])
+        set_rng_state(own(state["global"]))
 
 
 class Objective(ABC):
@@ -103,7 +119,7 @@ class Objective(ABC):
                 return self.loss(head(joined.to(head.weight.dtype)), gather_rows(y), classes)
 
             with torch.enable_grad():
-                yield ExperiencePass(batches, loss_of, head)
+                yield ExperiencePass(batches, loss_of, head, views)
 
     def _linear(self, example: Tensor, width: int, *path: int) -> nn.Linear:
         """A new layer (D, width), its weights from the seed and a path of integers."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, Protocol
 
 import torch
 from avalanche.evaluation.metric_results import MetricValue
@@ -12,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ._batches import derive_seed
-from ._checks import check_choice, check_experience, check_integer, check_rate
+from ._checks import check_choice, check_experience, check_integer, check_not_empty, check_rate
 from ._entries import Entries
 from ._memory_use import advice
 from ._progress import step_bar
@@ -22,15 +23,32 @@ from .forward import Forward
 from .gradients import SelectedEntries, StepGuard
 from .history import SelectionHistory, most_sensitive
 from .losses import TEMPERATURE
-from .objective import CrossEntropyObjective, MIObjective, Objective
+from .objective import CrossEntropyObjective, ExperiencePass, MIObjective, Objective
 from .selection import Selection, random_scores, select
 from .sensitivity import fisher_scores, gradient_scores
-from .tuning import ProjectionSGD, ReferenceSGD, SparseSGD, tune
+from .tuning import ProjectionSGD, ReferenceSGD, SparseSGD, Stepper, TuningReport, tune
 from .views import View, second_view
 
 _SCORE, _TUNE, _HOST, _WARM = 0, 1, 2, 4  # purposes of random numbers; the objective has 3
 _SMALLER = "Lower chunk_size (the same gradient) or batch_size, or use precision='bf16'."
+State = Callable[[], dict[str, Any]]
 SELECT_BY = ("mi", "gradient", "magnitude", "random")
+
+
+class Keeper(Protocol):
+    """Keeps the state of a tuning while it runs: :class:`~mist_avalanche.checkpoint.Checkpoint`."""
+
+    def take_up(self, strategy: Any) -> dict[str, Any]:
+        """Put plugin and model back to where a tuning was stopped; its state by stage."""
+        ...
+
+    def pausing(self) -> AbstractContextManager[None]:
+        """Inside, signals to stop wait for :meth:`after_step`."""
+        ...
+
+    def after_step(self, strategy: Any, stage: str, state: State) -> None:
+        """Save the state when it is time to."""
+        ...
 
 
 class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
@@ -112,6 +130,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         * A last batch of one image, which has nothing to contrast, is left out.
     """
 
+    _transient = ("_begun", "keeper")  # not saved
+
     def __init__(
         self,
         *,
@@ -184,6 +204,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         self._warm = False
         self._tuned = False
         self._scored: dict[str, torch.Size] = {}  # the backbone that the selection is of
+        self.keeper: Keeper | None = None  # a Checkpoint
+        self._begun: dict[str, Any] = {}  # what an earlier process did of the tuning
 
     @classmethod
     def for_backbone(
@@ -208,10 +230,15 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
 
     # ---- Avalanche's hooks -------------------------------------------------------------------
 
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Refuse an experience without images."""
+        check_not_empty(strategy.experience)
+
     def before_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
         """Score, select and tune when due; then guard the strategy's optimizer."""
         self._experience += 1
         self._release()
+        self._begun = self.keeper.take_up(strategy) if self.keeper else {}
         extract = feature_extractor(strategy, self.classifier, self.seed)
         if self.selection is not None and not extract.backbone():
             return  # the strategy has frozen the backbone: it is as MIST left it
@@ -223,9 +250,11 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         with advice("MIST's batches", _SMALLER):
             if self.projection_epochs and not self._warm:
                 self._warm_up(strategy, extract, num_workers)
-            if score:
+            if score and "tuning" not in self._begun:
                 self._score(strategy, extract, num_workers)
                 self._select(strategy, extract)
+            if score and self.selection is not None:
+                self._publish(strategy, "selected_fraction", self.selection.fraction)
             if epochs:
                 self._tune(strategy, extract, epochs, num_workers)
         self._guard = StepGuard(
@@ -275,9 +304,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         seed = self._seed_for(_WARM)
         with self.objective.on(strategy, extract, seed, num_workers, training=False) as run:
             sgd = ProjectionSGD(list(run.head.parameters()), projection_lr=self.projection_lr)
-            epochs = self.projection_epochs
-            with step_bar("MIST projection", epochs * len(run.batches), self.verbose) as advance:
-                tune(run.loss_of, run.batches, sgd, epochs, total=1, progress=advance)
+            what = "MIST projection"
+            self._run_epochs("projection", strategy, run, sgd, self.projection_epochs, 1, what)
         self._warm = True
 
     def _score(self, strategy: Any, extract: FeatureExtractor, num_workers: int) -> None:
@@ -317,7 +345,6 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         self.sensitivity = {name: score.cpu() for name, score in kept.items()}
         if earlier is not None:
             self.overlaps.append(self.selection.overlap(earlier))
-        self._publish(strategy, "selected_fraction", self.selection.fraction)
 
     def _epochs_due(self) -> int:
         """Passes of tuning before this experience."""
@@ -341,22 +368,51 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
                 lr=self.lr,
                 projection_lr=self.projection_lr,
             )
-            with step_bar(what, epochs * len(run.batches), self.verbose) as advance:
-                report = tune(
-                    run.loss_of,
-                    run.batches,
-                    stepper,
-                    epochs,
-                    total=stepper.entries.total,
-                    what=what,
-                    progress=advance,
-                )
+            total = stepper.entries.total
+            report = self._run_epochs("tuning", strategy, run, stepper, epochs, total, what)
         if stepper.changed is not None:
             self._updated = stepper.changed / stepper.entries.total
         self._tuned = True
         self.tuning_losses = report.losses
         self._publish(strategy, "tuning_loss", report.losses[-1])
         self._publish(strategy, "updated_fraction", report.updated_fraction)
+
+    def _run_epochs(
+        self,
+        stage: str,
+        strategy: Any,
+        run: ExperiencePass,
+        stepper: Stepper,
+        epochs: int,
+        total: int,
+        what: str,
+    ) -> TuningReport:
+        """Epochs of tuning, from the step at which an earlier process was stopped, if one was."""
+        begun = self._begun.pop(stage, None)
+        if begun:
+            run.load_state_dict(begun["run"])
+
+        def after_step(state: State) -> None:
+            if self.keeper:
+                self.keeper.after_step(
+                    strategy, stage, lambda: {"run": run.state_dict(), "loop": state()}
+                )
+
+        loop = begun["loop"] if begun else None
+        done = loop["steps"] if loop else 0
+        pausing = self.keeper.pausing() if self.keeper else nullcontext()
+        with pausing, step_bar(what, epochs * len(run.batches), self.verbose, done) as advance:
+            return tune(
+                run.loss_of,
+                run.batches,
+                stepper,
+                epochs,
+                total=total,
+                what=what,
+                progress=advance,
+                begun=loop,
+                after_step=after_step,
+            )
 
     # ---- What these need ---------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ._atomic import replacing
+from ._disk import replacing
 from ._safetensors import strict_json
 from ._states import Model
 from .backbones import backbone_defaults, create_backbone

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ._atomic import replacing
+from ._disk import replacing
 from .figures import accuracy_figure
 from .tables import Runs
 

@@ -9,6 +9,7 @@ import platform
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from tqdm.auto import tqdm
 
 from . import report
+from ._disk import only_one
 from ._memory_use import PeakMemory
 from ._states import tensors_of
 from ._version import __version__
@@ -38,6 +40,7 @@ from .benchmarks import (
     SplitImageNetR,
     SplitOmniglot,
 )
+from .checkpoint import EVERY, Checkpoint, refuse_other_settings
 from .distributed import processes, rank, world_size
 from .features import in_mode
 from .metrics import accuracy_rows, summarize
@@ -53,6 +56,7 @@ from .strategies.baselines import (
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
+_NO_NUMBERS = ("name", "num_workers", "cache", "checkpoint_every")  # settings that change none
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class RunConfig:
         cache: of decoded images, ``ram`` or ``disk``; it changes no number. None for none. Glyphs,
             Omniglot and CIFAR-100 are in memory anyway.
         name: of the method in tables and pictures; None for one made of the above.
+        checkpoint_every: seconds between two checkpoints while MIST tunes; it changes no number.
     """
 
     benchmark: str = "glyphs"
@@ -102,6 +107,7 @@ class RunConfig:
     num_workers: int = 0
     cache: str | None = None
     name: str | None = None
+    checkpoint_every: float = EVERY
 
     def settings(self) -> dict[str, Any]:
         """All that decides a run's numbers, the backbone's defaults filled in."""
@@ -111,7 +117,7 @@ class RunConfig:
         if self.strategy == "ranpac":
             strategy = {"n_random_features": defaults.n_random_features, "seed": self.seed}
         return {
-            **{k: v for k, v in asdict(self).items() if k not in ("name", "num_workers", "cache")},
+            **{k: v for k, v in asdict(self).items() if k not in _NO_NUMBERS},
             "mist_args": {**mist, **mist_arguments(self.strategy), **self.mist_args}
             if self.mist
             else {},
@@ -181,34 +187,42 @@ def run(
     """Train on every experience, evaluate on all classes seen, write the results.
 
     ``output`` gets ``results.json``, the classifier (:func:`~mist_avalanche.prediction.load_run`),
-    ``accuracy.png`` and TensorBoard's event files. Started by
-    torchrun, its processes share the work on the run, and the first one writes.
+    ``accuracy.png`` and TensorBoard's event files; until it is finished, also ``checkpoints``.
+    Started by torchrun, its processes share the work on the run, and the first one writes.
 
     Args:
         config: the settings.
         output: folder, made when missing.
-        resume: take results.json as it is when it was made with the same settings.
+        resume: go on where a run with the same settings was stopped; take results.json as it is
+            where it was finished.
         progress: show progress bars.
+
+    Raises:
+        ValueError: settings that do not fit, or with ``resume`` other ones than the run's that is
+            there, or only damaged checkpoints of it.
+        RuntimeError: another run is writing to ``output``.
 
     Returns:
         What results.json holds: ``schema``, ``config``, ``metrics`` (percent), ``accuracy`` (rows
         in percent), ``timing`` (seconds), ``memory`` (megabytes), ``parameters`` (entries of the
         model that require gradients, and of the backbone that have changed), ``environment``.
     """
+    output = Path(output)
     with processes(config.device):
-        return _run(config, Path(output), resume=resume, progress=progress and rank() == 0)
+        if config.benchmark not in BENCHMARKS:
+            raise ValueError(
+                f"Unknown benchmark {config.benchmark!r}. Use one of {', '.join(BENCHMARKS)}."
+            )
+        if resume and (finished := _finished(config, output)):
+            log.info("%s is finished already", output)
+            return finished
+        with only_one(output, "run") if rank() == 0 else nullcontext():
+            return _run(config, output, resume=resume, progress=progress and rank() == 0)
 
 
 def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> dict[str, Any]:
     """:func:`run`, in one of the processes that share it."""
-    if resume and (finished := _finished(config, output)):
-        log.info("%s is finished already", output)
-        return finished
     start = time.perf_counter()
-    if config.benchmark not in BENCHMARKS:
-        raise ValueError(
-            f"Unknown benchmark {config.benchmark!r}. Use one of {', '.join(BENCHMARKS)}."
-        )
     settings = config.settings()
     check_strategy(config.strategy, config.strategy_args, drift=config.drift_compensation)
     if world_size() > 1 and config.strategy not in COMPUTED_STRATEGIES:
@@ -239,7 +253,6 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         strategy_args = {**computation, **strategy_args}
     boards = []
     if rank() == 0:
-        output.mkdir(parents=True, exist_ok=True)
         boards = [TensorboardLogger(output / "tensorboard")]
     strategy = build_strategy(
         config.strategy,
@@ -255,21 +268,32 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
 
     pretrained = {name: t.detach().clone() for name, t in tensors_of(backbone).items()}
     counts = [len(e.dataset) for e in benchmark.test_stream]
-    correct: list[list[int]] = []
-    seconds: dict[str, list[float]] = {"train": [], "eval": []}
+    every, folder = config.checkpoint_every, output / "checkpoints"
+    checkpoint = Checkpoint(folder, strategy, benchmark, settings=settings, every=every)
+    if not resume:
+        checkpoint.remove()
+    done = checkpoint.load({"correct": [], "train": [], "eval": [], "total": 0.0})
+    earlier, correct = done["total"], done["correct"]
     experiences = tqdm(
-        benchmark.train_stream, f"{config.label}, seed {config.seed}", disable=not progress
+        benchmark.train_stream[checkpoint.done :],
+        f"{config.label}, seed {config.seed}",
+        initial=checkpoint.done,
+        total=len(benchmark.train_stream),
+        disable=not progress,
     )
-    for t, experience in enumerate(experiences):
+    for t, experience in enumerate(experiences, checkpoint.done):
         began = time.perf_counter()
         # persistent_workers would draw less from the global generator, and so change numbers
         strategy.train(experience, num_workers=config.num_workers)
         trained = time.perf_counter()
         metrics = strategy.eval(benchmark.test_stream[: t + 1], num_workers=config.num_workers)
-        seconds["train"].append(round(trained - began, 3))
-        seconds["eval"].append(round(time.perf_counter() - trained, 3))
+        done["train"].append(round(trained - began, 3))
+        done["eval"].append(round(time.perf_counter() - trained, 3))
         correct.append([_correct(metrics, i, counts[i]) for i in range(t + 1)])
+        done["total"] = round(earlier + time.perf_counter() - start, 3)
+        checkpoint.save(done)
         experiences.set_postfix(accuracy=f"{summarize(correct, counts)['A_T']:.1f} %")
+    timing = {"train": done["train"], "eval": done["eval"]}
     results = {
         "schema": SCHEMA,
         "config": {**settings, "split": benchmark.split_name},
@@ -279,7 +303,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
             [len(e.classes_in_this_experience) for e in benchmark.train_stream]
         ).tolist(),
         "test_images": counts,
-        "timing": {**seconds, "total": round(time.perf_counter() - start, 3)},
+        "timing": {**timing, "total": round(earlier + time.perf_counter() - start, 3)},
         "memory": {"peak_mb": round(peak.megabytes(), 1)},
         "parameters": {
             "trainable": sum(p.numel() for p in strategy.model.parameters() if p.requires_grad),
@@ -300,10 +324,11 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     if rank():
         return results
     save_classifier(strategy.model, pretrained, output, benchmark.class_names, settings)
-    report.write_json(results, output / "results.json")
     report.plot_accuracy({config.label: [results]}, output / "accuracy.png")
     boards[0].writer.close()
     write_board({config.label: [results]}, output / "tensorboard")
+    report.write_json(results, output / "results.json")  # last: with it the run is finished
+    checkpoint.remove()
     return results
 
 
@@ -332,13 +357,7 @@ def _finished(config: RunConfig, output: Path) -> dict[str, Any] | None:
         raise ValueError(
             f"{file} is damaged ({error}). Delete it, or leave --resume away to replace it."
         ) from error
-    wanted = json.loads(json.dumps(config.settings()))
-    different = sorted(k for k in wanted if known.get(k) != wanted[k])
-    if different:
-        raise ValueError(
-            f"{output} holds a run with other settings ({', '.join(different)}). Choose another "
-            "--output, or leave --resume away to replace it."
-        )
+    refuse_other_settings(output, known, config.settings())
     return earlier
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -38,6 +38,14 @@ class Stepper(Protocol):
         Returns:
             Bool (): ``sound``, and the gradients that count are finite. Nothing moves otherwise.
         """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Momentum and random streams, not the weights."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of a stepper like this one."""
         ...
 
 
@@ -104,6 +112,21 @@ class SparseSGD:
         self.changed = (moved != theta).sum()
         return sound
 
+    def state_dict(self) -> dict[str, Any]:
+        """Momentum and random streams, not the weights."""
+        return {
+            "momentum": self._momentum,
+            "changed": self.changed,
+            "generator": self.generator.get_state(),
+            "projection": self._projection_sgd.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of a stepper like this one."""
+        self._momentum, self.changed = state["momentum"], state["changed"]
+        self.generator.set_state(state["generator"].cpu())
+        self._projection_sgd.load_state_dict(state["projection"])
+
 
 class ProjectionSGD:
     """SGD on the projection alone; the backbone rests.
@@ -139,6 +162,14 @@ class ProjectionSGD:
         for p, b in zip(self.projection, before, strict=True):
             p.copy_(torch.where(sound, p, b))
         return sound
+
+    def state_dict(self) -> dict[str, Any]:
+        """Momentum, not the weights."""
+        return self._sgd.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of a stepper like this one."""
+        self._sgd.load_state_dict(state)
 
 
 class ReferenceSGD:
@@ -202,6 +233,20 @@ class ReferenceSGD:
         ).sum()
         return sound
 
+    def state_dict(self) -> dict[str, Any]:
+        """Momentum and random streams, not the weights."""
+        return {
+            "sgd": self._sgd.state_dict(),
+            "changed": self.changed,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of a stepper like this one."""
+        self._sgd.load_state_dict(state["sgd"])
+        self.changed = state["changed"]
+        self.generator.set_state(state["generator"].cpu())
+
 
 @dataclass(frozen=True)
 class TuningReport:
@@ -227,28 +272,45 @@ def tune(
     total: int,
     what: str = "tuning",
     progress: Callable[[int, float], None] = lambda _epoch, _loss: None,
+    begun: Mapping[str, Any] | None = None,
+    after_step: Callable[[Callable[[], dict[str, Any]]], None] = lambda _state: None,
 ) -> TuningReport:
     """Minimise a loss for some epochs.
 
     Args:
         loss_of: scalar loss of a batch.
-        batches: one epoch each time it is iterated.
+        batches: one epoch each time it is iterated, or what is left of the one that was begun.
         stepper: takes the steps.
         epochs: passes over the data.
         total: number of backbone entries, for the updated fraction.
         what: named in the error.
         progress: called with the epoch and the loss after every step.
+        begun: a state to go on from, where an earlier call got no further.
+        after_step: called after every step with a function that gives the state. The weights are
+            not part of it, nor what ``batches`` and ``loss_of`` draw from.
 
     Raises:
         FloatingPointError: a loss or gradient that is not finite. The weights are as they were
             before that step; the message names epoch and step.
     """
     losses: list[float] = []
+    running: Sequence[float] = ()  # losses of the epoch that was begun
     changed: float | Tensor = 0.0
     steps = 0
     sound: Tensor | None = None
-    for epoch in range(epochs):
-        log = _Losses(f"{what}: epoch {epoch}", partial(progress, epoch))
+    if begun is not None:
+        losses, running = [*begun["losses"]], begun["running"]
+        changed, steps = begun["changed"], begun["steps"]
+        stepper.load_state_dict(begun["stepper"])
+
+    def state() -> dict[str, Any]:
+        log.read()
+        found = {"losses": losses, "running": log.values, "changed": changed, "steps": steps}
+        return {**found, "stepper": stepper.state_dict()}
+
+    for epoch in range(len(losses), epochs):
+        log = _Losses(f"{what}: epoch {epoch}", partial(progress, epoch), running)
+        running = ()
         for batch in batches:
             loss = loss_of(batch)
             gradients = torch.autograd.grad(loss, list(stepper.parameters), allow_unused=True)
@@ -258,6 +320,7 @@ def tune(
             if stepper.changed is not None:
                 changed = changed + stepper.changed
             steps += 1
+            after_step(state)
         log.read()
         losses.append(sum(log.values) / max(len(log.values), 1))
     return TuningReport(losses, steps, float(changed) / max(steps, 1) / total)
@@ -269,11 +332,14 @@ class _Losses:
     Args:
         where: the epoch, for the error.
         progress: called with every loss that was read.
+        values: those of earlier steps.
     """
 
-    def __init__(self, where: str, progress: Callable[[float], None]) -> None:
+    def __init__(
+        self, where: str, progress: Callable[[float], None], values: Sequence[float] = ()
+    ) -> None:
         self.where, self.progress = where, progress
-        self.values: list[float] = []
+        self.values = [*values]
         self._unread: list[Tensor] = []  # (2,): the loss, and 1 where the step was taken
 
     def add(self, loss: Tensor, sound: Tensor) -> None:

@@ -16,7 +16,7 @@ from typing import IO
 
 from tqdm.auto import tqdm
 
-from ._disk import full_disk_named, need_space
+from .._disk import full_disk_named, need_space
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
 MAX_MEMBERS = 2_000_000

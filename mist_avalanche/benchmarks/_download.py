@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from .._disk import full_disk_named, locked, need_space
 from ._catalog import Remote
-from ._disk import full_disk_named, locked, need_space
 
 _CHUNK = 1 << 20
 _TIMEOUT = 60.0  # seconds without a byte

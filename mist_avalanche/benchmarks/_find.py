@@ -10,9 +10,9 @@ from pathlib import Path
 
 from avalanche.benchmarks.datasets import default_dataset_location
 
+from .._disk import locked
 from ._archive import stem, unpack
 from ._catalog import DatasetFacts, Remote
-from ._disk import locked
 from ._download import fetch
 from ._layouts import LAYOUTS, Split
 

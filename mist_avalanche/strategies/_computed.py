@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torch.utils.data import ConcatDataset, DataLoader
 
-from .._checks import check_integer
+from .._checks import check_integer, check_not_empty
 from .._memory_use import advice
 from ..distributed import gather_rows, share, world_size
 from ..drift import fit_drift, turned
@@ -34,6 +34,11 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         model, criterion, drift_compensation, precision, compile, cache_mb, kwargs: as for
             :class:`~mist_avalanche.strategies.SimpleCIL`.
     """
+
+    # not saved between experiences
+    _transient: tuple[str, ...]
+    _transient = ("_before_tuning", "_evaluated", "_loader", "_unchanged", "_upright")
+    _transient += ("feature_cache",)
 
     def __init__(
         self,
@@ -74,6 +79,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
 
     def train_dataset_adaptation(self, **kwargs: Any) -> None:
         """Train on the images as they are evaluated."""
+        check_not_empty(self.experience)
         self.adapted_dataset = self.experience.dataset.eval()
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
@@ -144,13 +150,21 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
     def _own_share(
         self, datasets: list[Any], batch_size: int, num_workers: int = 0, **kwargs: Any
     ) -> _OwnShare:
-        """A loader of this process's share of some datasets together, in order."""
+        """A loader of this process's share of some datasets together, in order.
+
+        No batch has images of two datasets: features have the same bits whatever is computed along.
+        """
         whole: Any = ConcatDataset(datasets)
         own = share(len(whole))
+        ends = {own.stop, *(end for end in whole.cumulative_sizes if end in own)}
+        batches, start = [], own.start
+        for end in sorted(ends):
+            batches += [range(i, min(i + batch_size, end)) for i in range(start, end, batch_size)]
+            start = end
         return _OwnShare(
             len(own),
-            Subset(whole, own or [0]),  # one image, which does not count, for the width
-            batch_size=batch_size,
+            whole,
+            batch_sampler=batches or [[0]],  # one image, which does not count, for the width
             num_workers=num_workers,
             pin_memory=self.device.type == "cuda",
             collate_fn=datasets[0].collate_fn,

@@ -1,0 +1,68 @@
+"""Files of tensors and plain data that say so where they are not what was written."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from ._disk import replacing
+
+_MARK = b"mist-avalanche-1"  # after the checksum, at the end of a whole file
+_BLOCK = 2**22
+
+
+class DamagedFileError(ValueError):
+    """A file that is not what was written."""
+
+
+class _Hashing:
+    """A file that is written to and hashed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, part: Any) -> int:
+        """Append bytes."""
+        self.digest.update(part)
+        return self.file.write(part)
+
+    def flush(self) -> None:
+        """As of the file."""
+        self.file.flush()
+
+
+def write_checksummed(content: Any, path: Path) -> None:
+    """Save what ``torch.load(weights_only=True)`` can read, whole, with a SHA-256 at the end.
+
+    Raises:
+        OSError: the disk is full, the folder cannot be written to.
+    """
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        hashing = _Hashing(file)
+        torch.save(content, hashing)  # type: ignore[arg-type]
+        file.write(hashing.digest.digest() + _MARK)
+
+
+def read_checksummed(path: Path) -> Any:
+    """What :func:`write_checksummed` has written; nothing in it is executed.
+
+    Raises:
+        DamagedFileError: it is not what was written.
+    """
+    size = path.stat().st_size - 32 - len(_MARK)
+    with open(path, "rb") as file:
+        digest, left = hashlib.sha256(), size
+        while left > 0 and (block := file.read(min(_BLOCK, left))):
+            digest.update(block)
+            left -= len(block)
+        if size <= 0 or file.read() != digest.digest() + _MARK:
+            raise DamagedFileError(f"{path} is damaged.")
+        file.seek(0)
+        where = None if torch.cuda.is_available() else "cpu"
+        try:
+            return torch.load(file, weights_only=True, map_location=where)
+        except Exception as error:  # torch raises errors of many kinds
+            raise DamagedFileError(f"{path} is no checkpoint: {error}") from error
