@@ -133,7 +133,7 @@ def test_goes_on_between_two_steps_of_a_tuning(changes, tmp_path):
         assert sum(name.startswith("tuning") for name in files) <= 2
         mist, host, stream, checkpoint = in_steps(tmp_path / str(at), **changes)
         disturb()
-        with mock.patch("mist_avalanche.plugin.step_bar", side_effect=step_bar) as bar:
+        with mock.patch("mist_avalanche._epochs.step_bar", side_effect=step_bar) as bar:
             again, metrics_again, _ = go_on(host, stream, checkpoint)
         seen.append(bar.call_args_list[0].args[3])
         assert all(torch.equal(again[key], value) for key, value in weights.items())
