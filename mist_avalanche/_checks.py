@@ -38,6 +38,12 @@ def check_choice(name: str, value: T, choices: tuple[str, ...]) -> T:
     return value
 
 
+def check_not_empty(experience: Any) -> None:
+    """ValueError where an experience has no images, which Avalanche's loaders cannot take."""
+    if not len(experience.dataset):
+        raise ValueError(f"Experience {experience.current_experience} has no images. Leave it out.")
+
+
 def check_experience(experience: Any, number: int) -> None:
     """Two images of two classes at least: with less the MI objective has nothing to contrast."""
     n = len(experience.dataset)

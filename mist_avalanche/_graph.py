@@ -19,11 +19,18 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from functools import partial
-from inspect import GEN_CREATED, getattr_static, getgeneratorstate, isgeneratorfunction
+from inspect import (
+    GEN_CREATED,
+    GEN_SUSPENDED,
+    getattr_static,
+    getgeneratorstate,
+    isgeneratorfunction,
+)
 from typing import Any
 
 import numpy as np
 import torch
+from avalanche.training.plugins import mir
 from avalanche.training.utils import cycle
 from torch import Tensor, nn
 
@@ -39,6 +46,7 @@ from ._surroundings import (
 PRIMITIVES = (bool, int, float, str, type(None))
 _DICTS: dict[str, type] = {c.__name__: c for c in (dict, OrderedDict, Counter, defaultdict)}
 _SEQUENCES: dict[str, type] = {c.__name__: c for c in (list, tuple, set, frozenset, torch.Size)}
+_CYCLES = (cycle.__code__, mir.cycle.__code__)
 _CONSTANTS = (torch.dtype, torch.device, torch.layout, bytes, complex)
 Record = list[Any]
 
@@ -94,11 +102,12 @@ class _Writer:
 
     def _pairs(self, mapping: dict[Any, Any], where: str) -> list[Any]:
         return [
-            [self.refer(k, f"{where}, a key"), self.refer(v, f"{where}[{k!r:.40}]")]
+            [self.refer(k, f"{where}, a key"), self.refer(v, f"{where}[{_shown(k)}]")]
             for k, v in list(mapping.items())
         ]
 
     def _attributes(self, value: Any, where: str) -> dict[str, Any]:
+        _begin_anew(value)
         return {
             name: self.refer(attribute, f"{where}.{name}")
             for name, attribute in attributes_of(value).items()
@@ -169,11 +178,23 @@ def _bits(value: Any, where: str) -> tuple[Tensor, str, list[int]]:
     return torch.from_numpy(flat), array.dtype.str, list(array.shape)
 
 
+def _shown(key: Any) -> str:
+    return repr(key)[:40] if type(key) in PRIMITIVES else type(key).__name__
+
+
+def _begin_anew(owner: Any) -> None:
+    """Let endless loaders that were begun start anew: where they are cannot be saved."""
+    for name, value in getattr(owner, "__dict__", {}).items():
+        endless = isinstance(value, types.GeneratorType) and value.gi_code in _CYCLES
+        if endless and getgeneratorstate(value) == GEN_SUSPENDED:
+            vars(owner)[name] = cycle(value.gi_frame.f_locals["loader"])
+
+
 def _begin_of(generator: Any, where: str) -> tuple[str, Any]:
     """The function of a generator that was not begun, and what it goes through."""
     if getgeneratorstate(generator) == GEN_CREATED:
         given = generator.gi_frame.f_locals
-        if generator.gi_code is cycle.__code__:
+        if generator.gi_code in _CYCLES:
             return "cycle", given["loader"]
         owner = given.get("self")
         if generator.gi_code is getattr(getattr(type(owner), "__iter__", None), "__code__", None):
@@ -206,7 +227,9 @@ class _Reader:
 
     def read(self, live: Any) -> Any:
         """The root, with everything that it refers to."""
-        attributes = self.records[0][2] if self.records[0][0] == "object" else {}
+        kind, name, attributes = self.records[0]
+        if kind != "object" or name != class_name(type(live)):
+            raise ValueError(f"it is of a {name}, this is a {class_name(type(live))}")
         if "model" in attributes:  # parameters belong to the model first
             self._pair(attributes["model"], getattr(live, "model", None))
         self._pair((0,), live)
@@ -306,7 +329,7 @@ class _Reader:
             return tuple.__new__(cls, [self._value(field) for field in rest[1]])
         if kind in _MAKERS:
             return _MAKERS[kind](self, *rest)
-        raise ValueError(f"Unknown record {kind!r}.")
+        raise ValueError(f"it has an unknown record {kind!r}")
 
     def _fill(self, made: Any, record: Record) -> None:
         """Give an object its contents."""

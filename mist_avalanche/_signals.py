@@ -73,11 +73,11 @@ def ending_cleanly(*numbers: int) -> Iterator[None]:
         else:
             stop(number)
 
-    _request.number = None
     before = {each: signal.signal(each, first) for each in numbers}
     try:
         yield
     finally:
+        _request.number = None
         for each, handler in before.items():
             signal.signal(each, handler)
 

@@ -12,13 +12,14 @@ from collections.abc import Collection, Iterator
 from copyreg import _slotnames  # type: ignore[attr-defined]
 from enum import Enum
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from avalanche.core import BasePlugin
 from avalanche.logging import BaseLogger
-from avalanche.training.supervised import FeatureReplay
+from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates.base import BaseTemplate
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
@@ -36,20 +37,22 @@ _PACKAGES = (
     "torch.utils.data",
 )
 _BUILTINS = {c.__name__: c for c in (bool, dict, float, int, list, set, str, tuple)}
-# Attributes of Avalanche's that are made anew for every experience, of strategies and of plugins.
-_OF_STRATEGIES = (
-    "_eval_streams",
-    "adapted_dataset",
-    "current_eval_stream",
-    "dataloader",
-    "experience",
-    "loss",
-    "mb_output",
-    "mbatch",
-    "pos_neg_loaders",
-    "replay_loader",
-)
-_OF_PLUGINS = ("iter_replay", "replay_loader")
+# Attributes that are made anew for every experience; loggers are the live evaluator's own.
+_LEFT_OUT = {
+    BaseTemplate: (
+        "_eval_streams",
+        "adapted_dataset",
+        "current_eval_stream",
+        "dataloader",
+        "experience",
+        "loss",
+        "mb_output",
+        "mbatch",
+        "pos_neg_loaders",
+    ),
+    BasePlugin: ("iter_replay",),
+    EvaluationPlugin: ("loggers",),
+}
 # which Avalanche's ParamData has
 _FUNCTIONS = {f"torch.{f.__name__}": f for f in (torch.zeros, torch.ones)}
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
@@ -89,11 +92,8 @@ def is_plain(cls: type) -> bool:
 def transient(value: Any) -> Collection[str]:
     """Attributes of an object that are not saved: its class's ``_transient``, and Avalanche's."""
     own: Collection[str] = getattr(type(value), "_transient", ())
-    if isinstance(value, FeatureReplay):  # which makes its loader after an experience
-        return {*own, *_OF_STRATEGIES} - {"replay_loader"}
-    if isinstance(value, BaseTemplate):
-        return {*own, *_OF_STRATEGIES}
-    return {*own, *_OF_PLUGINS} if isinstance(value, BasePlugin) else own
+    avalanche = (names for cls, names in _LEFT_OUT.items() if isinstance(value, cls))
+    return {*own, *chain.from_iterable(avalanche)}
 
 
 def attributes_of(value: Any) -> dict[str, Any]:
@@ -177,7 +177,8 @@ class Surroundings:
     def look_at(self, benchmark: Any) -> None:
         """Name what the benchmark has by now: some make their datasets when they are used."""
         self._named = {**_FUNCTIONS, **self._own}
-        for where, value in _walk(benchmark, "benchmark"):
+        streams = [getattr(benchmark, f"{name}_stream", None) for name in ("train", "test")]
+        for where, value in _walk([benchmark, *streams], "benchmark"):
             self._learn(value)
             if not isinstance(value, type) and not (isinstance(value, _CONTAINERS) and not value):
                 self._named[where] = value
@@ -194,10 +195,7 @@ class Surroundings:
     def find(self, name: str) -> Any:
         """The object of a name."""
         if name not in self._named:
-            raise ValueError(
-                f"The checkpoint refers to {name}, which is not there. Build the benchmark and "
-                "the strategy as in the run that saved it."
-            )
+            raise ValueError(f"it refers to {name}, which is not there")
         return self._named[name]
 
     def known(self, cls: type, where: str) -> str:
@@ -215,7 +213,7 @@ class Surroundings:
         """The class of a name."""
         found = self._find_class(name)
         if found is None:
-            raise ValueError(f"The checkpoint has an object of {name}, which is not allowed here.")
+            raise ValueError(f"it has an object of {name}, which is not allowed")
         return found
 
     def member(self, name: str, member: str) -> Enum:

@@ -47,8 +47,9 @@ class Checkpoint:
     time. The strategy is restored in place: the objects it was made of remain its own.
 
     It works for Avalanche's strategies and for one's own that keep their state in attributes.
-    Iterators that are in use between two experiences, open files and the like cannot be saved; the
-    first :meth:`load` says so.
+    Open files, locks and the like cannot be saved; :meth:`save` says where they are. An endless
+    loader of Avalanche's that is in use between two experiences, as FeatureReplay's after an
+    evaluation, starts anew with every :meth:`save`, in the running strategy too.
 
     Args:
         folder: for the files; it is made.
@@ -107,21 +108,25 @@ class Checkpoint:
         """
         if rank() == 0:
             remove_leftovers(self.folder)
-        files = self._files("experience")
+        files = of_first(self._files("experience"))
         if not files:
             self._save(default)
             return default
         file, saved = self._newest(files)
         with _fitting(file):
-            values = json.loads(saved["values"])
-            refuse_other_settings(self.folder, json.loads(saved["settings"]), self.settings)
+            values, settings = json.loads(saved["values"]), json.loads(saved["settings"])
+        refuse_other_settings(self.folder, settings, self.settings)
+        with _fitting(file):
             _warn_of_other(saved["computed_by"])
-            for experience in self.benchmark.train_stream[: saved["done"]]:
+            done, whole = saved["done"], len(self.benchmark.train_stream)
+            if type(done) is not int or not 0 <= done <= whole:
+                raise ValueError(f"{done} experiences were done; the benchmark has {whole}")
+            for experience in self.benchmark.train_stream[:done]:
                 _ = experience.dataset  # which some benchmarks make when it is asked for
             self._around.look_at(self.benchmark)
             restore(saved["strategy"], self.strategy, self._around)
             set_rng_state(own(saved["random"]))
-            self.done = saved["done"]
+            self.done = done
         self._tuning = self._newest_tuning()
         self._last = time.monotonic()
         return values
@@ -133,6 +138,7 @@ class Checkpoint:
             values: JSON-able; :meth:`load` gives them back.
 
         Raises:
+            TypeError: the strategy has something that cannot be saved, or ``values`` has.
             OSError: the disk is full, the folder cannot be written to.
         """
         self.done += 1
@@ -151,11 +157,15 @@ class Checkpoint:
 
     def _save(self, values: Any) -> None:
         self._around.look_at(self.benchmark)
+        try:
+            written = json.dumps(values)
+        except TypeError as error:
+            raise TypeError(f"A checkpoint keeps values that JSON can hold: {error}.") from error
         content = {
             "format": FORMAT,
             "done": self.done,
             "settings": json.dumps(self.settings, default=dict),
-            "values": json.dumps(values),
+            "values": written,
             "computed_by": _computed_by(),
             "random": over_processes(rng_state()),
             "strategy": flatten(self.strategy, self._around),
@@ -211,7 +221,7 @@ class Checkpoint:
 
     def _newest_tuning(self) -> dict[str, Any] | None:
         """What an earlier process has done of the next experience's tuning."""
-        files = self._files(f"tuning-{self.done:04d}")
+        files = of_first(self._files(f"tuning-{self.done:04d}"))
         if not files:
             return None
         self._number = int(files[-1].stem.split("-")[-1])
@@ -224,9 +234,8 @@ class Checkpoint:
     # ---- Files -------------------------------------------------------------------------------
 
     def _files(self, kind: str) -> list[Path]:
-        """Files of a kind, the newest last, as the first process sees them."""
-        found = sorted(self.folder.glob(f"{kind}-*.pt")) if rank() == 0 else []
-        return list(of_first(found))
+        """Files of a kind, the newest last."""
+        return sorted(self.folder.glob(f"{kind}-*.pt"))
 
     def _newest(self, files: list[Path]) -> tuple[Path, dict[str, Any]]:
         """The newest file that is whole, and its content."""
@@ -238,7 +247,8 @@ class Checkpoint:
             if i:
                 names = ", ".join(str(f) for f in files[-i:])
                 warnings.warn(f"Damaged: {names}. Going on from {file.name}.", stacklevel=3)
-            if not isinstance(content, dict) or content.get("format") != FORMAT:
+            version = content.get("format") if isinstance(content, dict) else None
+            if type(version) is not int or version != FORMAT:
                 raise ValueError(f"{file} is of another version of mist_avalanche. Start anew.")
             return file, content
         raise ValueError(f"Every checkpoint is damaged: {', '.join(map(str, files))}.")
@@ -259,12 +269,11 @@ def _fitting(file: Path) -> Iterator[None]:
     """Whatever a file that was not written for this strategy causes, as a ValueError."""
     try:
         yield
-    except ValueError:
-        raise
     except Exception as error:
+        what = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(
-            f"{file} does not fit this strategy and benchmark ({type(error).__name__}: {error}). "
-            "Build them as in the run that saved it, or start anew."
+            f"{file} does not fit this strategy and benchmark ({what}{error}). Build them as in "
+            "the run that saved it, or start anew."
         ) from error
 
 
@@ -291,7 +300,7 @@ def refuse_other_settings(
     there = _leaves(saved or {})
     here = _leaves(json.loads(json.dumps(wanted, default=dict)) or {})
     different = [
-        f"{name}: {there.get(name)} there, {here.get(name)} here"
+        f"{name}: {there.get(name, 'nothing')} there, {here.get(name, 'nothing')} here"
         for name in sorted(there.keys() | here.keys())
         if there.get(name) != here.get(name)
     ]

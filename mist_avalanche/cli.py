@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from . import data, report
 from ._delta_command import add_delta, execute_delta
+from ._disk import only_one
 from ._predict_command import add_predict, execute_predict
-from ._signals import Terminated, ending_cleanly
+from ._signals import Terminated, ending_cleanly, stop_asked
 from ._version import __version__
 from .ablations import ablated
 from .benchmarks._catalog import DATASETS
@@ -212,39 +215,41 @@ _ALLOWED = {
 
 
 def _execute(args: argparse.Namespace) -> None:
+    """``mist-avalanche run | compare | ablate``."""
     methods = _methods(args)
     one = len(methods) == 1 and args.command == "run"
     name = next(iter(methods)) if one else _FOLDERS[args.command]
     benchmark = next(iter(methods.values())).benchmark
     output = Path(args.output or f"results/{benchmark}-{name}")
-    runs = run_methods(
-        [(config, output if one else output / label) for label, config in methods.items()],
-        args.seeds,
-        vary_order=args.vary_order,
-        jobs=default_jobs(args.device) if args.jobs is None else args.jobs,
-        resume=args.resume,
-        progress=not args.quiet,
-    )
-    if rank():
-        return  # the first process writes
-    finished = {label: r for label, r in zip(methods, runs, strict=True) if r}
-    print(f"\n{table(finished)}\n")
-    if not one:
-        file = write_tables(finished, output, _FOLDERS[args.command])
-        report.plot_accuracy(finished, output / "accuracy.png")
-        write_board(finished, output / "tensorboard")
-        print(f"Table: {file}, also .csv, .json and .tex")
-    what = ", ".join(finished) if len(finished) < 5 else f"{len(finished)} methods"
-    write_page(finished, output / "report.html", f"{benchmark}: {what}")
-    print(f"Report: {output / 'report.html'}\nEverything: {output}")
+    with processes(args.device), only_one(output, "command") if not rank() else nullcontext():
+        runs = run_methods(
+            [(config, output if one else output / label) for label, config in methods.items()],
+            args.seeds,
+            vary_order=args.vary_order,
+            jobs=default_jobs(args.device) if args.jobs is None else args.jobs,
+            resume=args.resume,
+            progress=not args.quiet,
+        )
+        if rank():
+            return  # the first process writes
+        finished = {label: r for label, r in zip(methods, runs, strict=True) if r}
+        print(f"\n{table(finished)}\n")
+        if not one:
+            file = write_tables(finished, output, _FOLDERS[args.command])
+            report.plot_accuracy(finished, output / "accuracy.png")
+            write_board(finished, output / "tensorboard")
+            print(f"Table: {file}, also .csv, .json and .tex")
+        what = ", ".join(finished) if len(finished) < 5 else f"{len(finished)} methods"
+        write_page(finished, output / "report.html", f"{benchmark}: {what}")
+        print(f"Report: {output / 'report.html'}\nEverything: {output}")
     failed = args.seeds * len(methods) - sum(map(len, runs))
     if failed:
         raise RuntimeError(f"{failed} run(s) failed; --resume runs them again, and no other.")
 
 
-def _inspect(results: Path) -> None:
+def _inspect(args: argparse.Namespace) -> None:
     """``mist-avalanche inspect``: the shares as text, and ``layers.png`` beside the results."""
-    file = report.run_folder(results) / "results.json"
+    file = report.run_folder(args.results) / "results.json"
     found = json.loads(file.read_text())
     rows = found.get("mist", {}).get("layers")
     if not rows:
@@ -269,6 +274,13 @@ def _execute_data(args: argparse.Namespace) -> int:
 
 
 _FOLDERS = {"run": "orders", "compare": "comparison", "ablate": "ablations"}
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    **dict.fromkeys(("run", "compare", "ablate"), _execute),
+    "data": _execute_data,
+    "inspect": _inspect,
+    "predict": execute_predict,
+    "delta": execute_delta,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -276,28 +288,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     hide_avalanche_warnings()
-    try:
-        if args.command == "data":
-            return _execute_data(args)
-        if args.command == "inspect":
-            _inspect(args.results)
-            return 0
-        if args.command == "predict":
-            execute_predict(args)
-            return 0
-        if args.command == "delta":
-            execute_delta(args)
-            return 0
-        with ending_cleanly(), processes(args.device):
-            _execute(args)
-    except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError, TypeError) as error:
-        print(f"mist-avalanche: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        again = "--resume goes on" if hasattr(args, "resume") else "the same command goes on"
-        print(f"mist-avalanche: stopped; {again}", file=sys.stderr)
-        return 130
-    except Terminated:
-        print("mist-avalanche: terminated; --resume goes on", file=sys.stderr)
-        return 143
-    return 0
+    with ending_cleanly():
+        try:
+            return _COMMANDS[args.command](args) or 0
+        except KeyboardInterrupt:
+            number = signal.SIGINT
+        except Terminated:
+            number = signal.SIGTERM
+        except (
+            ValueError,
+            OSError,
+            ArithmeticError,
+            MemoryError,
+            RuntimeError,
+            TypeError,
+        ) as error:
+            asked = stop_asked()  # a signal to all processes ends a data loader's workers, too
+            if asked is None:
+                print(f"mist-avalanche: {error}", file=sys.stderr)
+                return 1
+            number = signal.Signals(asked)
+    again = "--resume goes on" if hasattr(args, "resume") else "the same command goes on"
+    what = "terminated" if number == signal.SIGTERM else "stopped"
+    print(f"mist-avalanche: {what}; {again}", file=sys.stderr)
+    return 128 + number

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ._batches import derive_seed
-from ._checks import check_choice, check_experience, check_integer, check_rate
+from ._checks import check_choice, check_experience, check_integer, check_not_empty, check_rate
 from ._entries import Entries
 from ._memory_use import advice
 from ._progress import step_bar
@@ -229,6 +229,10 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         return float(self._updated)
 
     # ---- Avalanche's hooks -------------------------------------------------------------------
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Refuse an experience without images."""
+        check_not_empty(strategy.experience)
 
     def before_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
         """Score, select and tune when due; then guard the strategy's optimizer."""

@@ -5,7 +5,7 @@
 
 import random
 import warnings
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
@@ -413,24 +413,34 @@ TABLES = {
 CASES = {(table, name): case for table, cases in TABLES.items() for name, case in cases.items()}
 
 
-def trained(case, plugins):
-    """The strategy after three experiences of two classes."""
+@contextmanager
+def without_downloads():
+    """ExpertGate's AlexNet without the download of its weights."""
+    drawn = torchvision.models.alexnet
+    with mock.patch("torchvision.models.alexnet", side_effect=lambda **_: drawn()):
+        yield
+
+
+def built(case, plugins):
+    """A strategy, and three experiences of two classes."""
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)
-    drawn = torchvision.models.alexnet  # ExpertGate's, without the download of its weights
-    with mock.patch("torchvision.models.alexnet", side_effect=lambda **_: drawn()):
-        return _trained(case, case.build(list(plugins)))
-
-
-def _trained(case, host):
     size = 2 if case.shape[1] > 100 else 10
-    stream = make_benchmark(N_CLASSES, 3, size, case.shape, task_labels=case.task_labels)
-    if isinstance(host, supervised.JointTraining):
-        host.train(stream.train_stream, eval_streams=[])
-        return host
-    for experience in stream.train_stream:
-        host.train(experience, eval_streams=[stream.test_stream[:1]])
+    with without_downloads():
+        host = case.build(list(plugins))
+    return host, make_benchmark(N_CLASSES, 3, size, case.shape, task_labels=case.task_labels)
+
+
+def trained(case, plugins):
+    """The strategy after all experiences."""
+    host, stream = built(case, plugins)
+    with without_downloads():
+        if isinstance(host, supervised.JointTraining):
+            host.train(stream.train_stream, eval_streams=[])
+            return host
+        for experience in stream.train_stream:
+            host.train(experience, eval_streams=[stream.test_stream[:1]])
     return host
 
 

@@ -1,6 +1,7 @@
 """A small run, killed at random moments and resumed until its end: the same bits every time?
 
-``python tests/kill.py --kills 30`` prints what each kill has hit. RanPAC with MIST before every
+``python tests/kill.py --kills 30`` prints what each kill has hit; ``--signals KILL,TERM,INT`` asks
+two of three runs to stop instead. RanPAC with MIST before every
 experience and drift compensation, on some experiences of glyphs, in processes that are forked, so
 that a moment is one of the run and not of imports.
 """
@@ -16,6 +17,7 @@ import tempfile
 import time
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -23,7 +25,6 @@ import torch
 from mist_avalanche import cli, runner
 from mist_avalanche.prediction import DELTA, HEAD
 
-EXPERIENCES = 4
 MIST = ("tune_epochs=3", "later_epochs=2", "projection_epochs=2", "score_on=every")
 ARGUMENTS = [
     *("run", "--benchmark", "glyphs", "--strategy", "ranpac", "--mist", "--drift-compensation"),
@@ -36,17 +37,18 @@ ARGUMENTS = [
 class Few:
     """The first experiences of a benchmark."""
 
-    def __init__(self, benchmark):
-        self.benchmark = benchmark
+    def __init__(self, benchmark, n_experiences):
+        self.benchmark, self.n_experiences = benchmark, n_experiences
 
     def __getattr__(self, name):
         value = getattr(self.benchmark, name)
-        return value[:EXPERIENCES] if name.endswith("_stream") else value
+        return value[: self.n_experiences] if name.endswith("_stream") else value
 
 
-def few_glyphs():
+def few_glyphs(n_experiences):
     """Let the command's glyphs be few, drawn once."""
-    glyphs = Few(runner.BENCHMARKS["glyphs"](runner.RunConfig(experiences=50)))
+    whole = runner.BENCHMARKS["glyphs"](runner.RunConfig(experiences=50))
+    glyphs = Few(whole, n_experiences)
     runner.BENCHMARKS = {"glyphs": lambda _: glyphs}
 
 
@@ -125,7 +127,11 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--kills", type=int, default=30)
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--signals", default="KILL", help="in turn")
+    arguments.add_argument("--experiences", type=int, default=4)
     given = arguments.parse_args()
+    few_glyphs(given.experiences)
+    numbers = cycle(signal.Signals[f"SIG{name}"] for name in given.signals.split(","))
     draw = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
@@ -134,19 +140,22 @@ def main():
         seconds = time.monotonic() - began
         wanted, kills, different = outcome(whole), 0, 0
         print(f"uninterrupted: {seconds:.1f} s, {json.dumps(wanted['metrics'])}\n")
-        print("| run | killed after (s) | checkpoints then | result |\n| --: | --- | --- | --- |")
+        print("| run | signal | after (s) | checkpoints then | result |")
+        print("| --: | --- | --- | --- | --- |")
         for i in range(10**9):
             if kills >= given.kills:
                 break
             moments = [draw.uniform(0, seconds) for _ in range(draw.choice((1, 1, 2, 3)))]
             output = Path(folder) / f"{i}"
-            codes, found = trial(output, moments)
-            kills += sum(code != 0 for code in codes)
-            same = outcome(output) == wanted
+            number = next(numbers)
+            code = -number if number == signal.SIGKILL else 128 + number
+            codes, found = trial(output, moments, number)
+            kills += codes.count(code)
+            same = outcome(output) == wanted and {*codes} <= {code, 0}
             different += not same
             shown = " + ".join(f"{m:.2f}" for m in moments[: len(codes)])
-            print(f"| {i} | {shown} | {'; '.join(found)} | {'same bits' if same else 'OTHER'} |")
-            sys.stdout.flush()
+            row = (i, number.name, shown, "; ".join(found), "same bits" if same else "OTHER")
+            print(f"| {' | '.join(map(str, row))} |", flush=True)
     print(f"\n{kills} kills, {different} runs that ended otherwise")
     return 1 if different else 0
 
@@ -154,5 +163,4 @@ def main():
 if __name__ == "__main__":
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    few_glyphs()
     sys.exit(main())

@@ -8,10 +8,12 @@ import io
 import json
 import os
 import re
+import signal
 import tempfile
 import warnings
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from functools import cache
+from itertools import count
 from pathlib import Path
 from unittest import mock
 
@@ -20,14 +22,19 @@ from avalanche.benchmarks.scenarios.deprecated.generators import nc_benchmark
 from avalanche.training.plugins import SupervisedPlugin
 from avalanche.training.supervised import Naive
 from conftest import Images
+from kill import Few
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from mist_avalanche import MISTPlugin, cli, report
+from mist_avalanche import MISTPlugin, cli, report, runner
+from mist_avalanche._checksummed import read_checksummed, write_checksummed
+from mist_avalanche._disk import only_one
 from mist_avalanche.backbones import create_backbone, tiny_vit
 from mist_avalanche.benchmarks import SplitImageNetR
+from mist_avalanche.checkpoint import Checkpoint
 from mist_avalanche.delta import apply_delta, save_delta
+from mist_avalanche.page import write_page
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "reliability.md"
@@ -99,6 +106,19 @@ def host_loss_explodes(folder):
 def one_image(folder):
     x, y = torch.rand(2, 3, 32, 32), torch.arange(2)
     tune(stream(x, y, n_experiences=2))
+
+
+def no_images(folder):
+    empty = stream().train_stream[0]
+    empty.dataset = empty.dataset.subset([])
+    SimpleCIL(model=create_backbone(), evaluator=None).train(empty)
+
+
+def no_images_for_mist(folder):
+    empty, model = stream().train_stream[0], tiny_vit(num_classes=N_CLASSES)
+    empty.dataset = empty.dataset.subset([])
+    sgd = torch.optim.SGD(model.parameters(), 0.1)
+    Naive(model=model, optimizer=sgd, plugins=[MISTPlugin(**QUICK)], evaluator=None).train(empty)
 
 
 def one_class(folder):
@@ -268,6 +288,184 @@ def missing_dataset(folder):
     SplitImageNetR(dataset_root=folder)
 
 
+@cache
+def glyphs():
+    """The first two of fifty experiences."""
+    return Few(runner.BENCHMARKS["glyphs"](runner.RunConfig(experiences=50)), 2)
+
+
+def small_run(folder, *arguments):
+    """The command ``run`` on two experiences, to its end; results.json of it."""
+    few = glyphs()
+    errors = io.StringIO()
+    with (
+        mock.patch.object(runner, "BENCHMARKS", {"glyphs": lambda _: few}),
+        redirect_stderr(errors),
+        redirect_stdout(io.StringIO()),
+    ):
+        fixed = ("--experiences", "50", "--jobs", "1", "--quiet", "--output", str(folder))
+        code = cli.main(["run", *fixed, *arguments])
+    if code:
+        raise _Said(f"exit {code}: {errors.getvalue().strip()}")
+    return json.loads((folder / "results.json").read_text())
+
+
+def stopped(folder, at=1):
+    """A run of SimpleCIL whose disk is full when it saves an experience."""
+
+    def full(checkpoint, values):
+        if checkpoint.done == at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(checkpoint, values)
+
+    save = Checkpoint._save
+    with mock.patch.object(Checkpoint, "_save", full), suppress(_Said):
+        small_run(folder)
+
+
+def resumed_elsewhere(folder, whole):
+    """What is said of a run that was resumed in a folder: whether it is as it would have been."""
+    again = small_run(folder, "--resume")
+    assert again["metrics"] == whole["metrics"]
+    return "the numbers of a run that was not interrupted"
+
+
+def disk_is_full_then_room_is_made(folder):
+    whole = small_run(folder / "whole")
+    stopped(folder / "run")
+    return f"the run ends; with --resume, {resumed_elsewhere(folder / 'run', whole)}"
+
+
+def resume_without_a_run(folder):
+    whole = small_run(folder / "whole")
+    return f"it starts: {resumed_elsewhere(folder / 'run', whole)}"
+
+
+def spaces_and_unicode(folder):
+    whole, odd = small_run(folder / "whole"), folder / "Läufe, mit Leerzeichen 結果"
+    stopped(odd)
+    return f"it works, with --resume too: {resumed_elsewhere(odd, whole)}"
+
+
+def clock_goes_backwards(folder):
+    whole, ticks = small_run(folder / "whole"), count(0.0, -1.0)
+    names = ("time", "monotonic", "perf_counter")
+    with ExitStack() as patches:
+        for name in names:
+            patches.enter_context(mock.patch(f"time.{name}", side_effect=ticks))
+        again = small_run(folder / "run")
+    assert again["metrics"] == whole["metrics"]
+    return "the numbers of any other clock, except the seconds"
+
+
+def newest_checkpoint_is_damaged(folder):
+    whole = small_run(folder / "whole")
+    stopped(folder / "run", at=2)
+    newest = sorted((folder / "run" / "checkpoints").iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        result = resumed_elsewhere(folder / "run", whole)
+    said = next(str(w.message) for w in seen if "Damaged" in str(w.message))
+    return f"warning: {said} Then {result}"
+
+
+def all_checkpoints_are_damaged(folder):
+    stopped(folder)
+    for file in (folder / "checkpoints").iterdir():
+        file.write_bytes(file.read_bytes()[1:])
+    small_run(folder, "--resume")
+
+
+def rewritten(folder, change):
+    """A run that was stopped, and its checkpoint with other contents and a right checksum."""
+    stopped(folder)
+    (file,) = (folder / "checkpoints").iterdir()
+    content = read_checksummed(file)
+    change(content)
+    write_checksummed(content, file)
+    small_run(folder, "--resume")
+
+
+def checkpoint_of_another_version(folder):
+    rewritten(folder, lambda content: content.update(format=99))
+
+
+def checkpoint_that_names_a_function(folder):
+    def change(content):
+        _root, *others = content["strategy"]
+        next(record for record in others if record[0] == "object")[1] = "os:system"
+
+    rewritten(folder, change)
+
+
+def checkpoint_of_other_settings(folder):
+    stopped(folder)
+    small_run(folder, "--resume", "--seed", "3", "--strategy", "ranpac")
+
+
+def checkpoint_of_another_strategy(folder):
+    made, model = stream(), tiny_vit(num_classes=N_CLASSES)
+    sgd = torch.optim.SGD(model.parameters(), 0.1)
+    Checkpoint(folder, SimpleCIL(model=create_backbone(), evaluator=None), made).load()
+    Checkpoint(folder, Naive(model=model, optimizer=sgd, evaluator=None), made).load()
+
+
+def something_that_cannot_be_saved(folder):
+    class HoldsAFile(SupervisedPlugin):
+        def after_training_exp(self, strategy, **kwargs):
+            self.log = open(folder / "log", "w")  # noqa: SIM115
+
+    made = stream()
+    host = SimpleCIL(model=create_backbone(), plugins=[holds := HoldsAFile()], evaluator=None)
+    checkpoint = Checkpoint(folder, host, made)
+    checkpoint.load()
+    host.train(made.train_stream[0])
+    try:
+        checkpoint.save()
+    finally:
+        holds.log.close()
+
+
+def values_that_are_not_json(folder):
+    host = SimpleCIL(model=create_backbone(), evaluator=None)
+    Checkpoint(folder, host, stream()).load([torch.ones(2)])
+
+
+def second_run_in_a_folder(folder):
+    with only_one(folder, "run"):
+        small_run(folder)
+
+
+def told_to_stop(folder, number):
+    def save(checkpoint, values):
+        original(checkpoint, values)
+        os.kill(os.getpid(), number)
+
+    original = Checkpoint._save
+    with mock.patch.object(Checkpoint, "_save", save):
+        small_run(folder)
+
+
+def sigterm(folder):
+    told_to_stop(folder, signal.SIGTERM)
+
+
+def ctrl_c(folder):
+    told_to_stop(folder, signal.SIGINT)
+
+
+def names_with_tags(folder):
+    whole = small_run(folder / "<b>&'\"")
+    whole["config"]["strategy"] = "<script>alert(1)</script>"
+    write_page({"<img src=x>": [whole]}, folder / "report.html", "</title><script>")
+    page = (folder / "report.html").read_text()
+    assert "<img src=x>" not in page
+    assert "alert(1)</script>" not in page
+    assert "&lt;img src=x&gt;" in page
+    return "shown as they are, never run"
+
+
 def worker_killed(folder):
     photographs(folder)
 
@@ -290,6 +488,41 @@ def delta_of_another_base(folder):
     apply_delta(other, folder / "tuned.safetensors")
 
 
+def settings_with_a_key_twice(folder):
+    (folder / "settings.json").write_text('{"seed": 1, "seed": 2}')
+    command("run", "--quiet", "--config", str(folder / "settings.json"))
+
+
+def settings_nested_too_deeply(folder):
+    (folder / "settings.json").write_text("[" * 100_000 + "]" * 100_000)
+    command("run", "--quiet", "--config", str(folder / "settings.json"))
+
+
+def delta_with_header(folder, header):
+    text = json.dumps(header) if isinstance(header, dict) else header
+    file = folder / "made-up.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text.encode() + bytes(16))
+    command("delta", "info", str(file))
+
+
+def delta_of_a_huge_shape(folder):
+    entry = {"dtype": "U8", "shape": [2**50], "data_offsets": [0, 2**50]}
+    delta_with_header(folder, {"values": entry})
+
+
+def delta_with_wrong_offsets(folder):
+    entry = {"dtype": "U8", "shape": [8], "data_offsets": [4, 12]}
+    delta_with_header(folder, {"values": entry})
+
+
+def delta_with_a_key_twice(folder):
+    delta_with_header(folder, '{"__metadata__": {}, "__metadata__": {}}')
+
+
+def delta_with_nan(folder):
+    delta_with_header(folder, '{"values": NaN}')
+
+
 def delta_cut_short(folder):
     base, tuned = create_backbone(), create_backbone()
     tuned.fc_norm.bias.data[0] += 1
@@ -303,6 +536,8 @@ CASES = {
     "Images, labels, experiences": {
         "a NaN in an image": nan_image,
         "an Inf in an image": inf_image,
+        "an experience without images": no_images,
+        "one for another strategy with MIST": no_images_for_mist,
         "an experience with one image": one_image,
         "an experience with one class": one_class,
         "a label below 0": label_below_zero,
@@ -340,7 +575,31 @@ CASES = {
         "weights of another model": weights_of_another_model,
         "weights that would run code": weights_that_run_code,
         "a delta of another base": delta_of_another_base,
+        "settings with a key twice": settings_with_a_key_twice,
+        "settings nested 100 000 deep": settings_nested_too_deeply,
         "a delta that was cut short": delta_cut_short,
+        "a delta with a tensor of a petabyte": delta_of_a_huge_shape,
+        "a delta with wrong offsets": delta_with_wrong_offsets,
+        "a delta with a key twice": delta_with_a_key_twice,
+        "a delta with NaN in its header": delta_with_nan,
+        "names with HTML in them, in the report": names_with_tags,
+    },
+    "Stopped and resumed": {
+        "SIGTERM": sigterm,
+        "Ctrl-C": ctrl_c,
+        "the disk is full in a run, then room is made": disk_is_full_then_room_is_made,
+        "--resume where nothing was started": resume_without_a_run,
+        "an output folder with spaces and unicode": spaces_and_unicode,
+        "a clock that goes backwards": clock_goes_backwards,
+        "the newest checkpoint is damaged": newest_checkpoint_is_damaged,
+        "all checkpoints are damaged": all_checkpoints_are_damaged,
+        "a checkpoint of another version": checkpoint_of_another_version,
+        "a checkpoint that names a function to run": checkpoint_that_names_a_function,
+        "a checkpoint of other settings": checkpoint_of_other_settings,
+        "a checkpoint of another strategy": checkpoint_of_another_strategy,
+        "a plugin that holds an open file": something_that_cannot_be_saved,
+        "values that are not JSON": values_that_are_not_json,
+        "a second run in the same folder": second_run_in_a_folder,
     },
 }
 ALL = [(table, name) for table, cases in CASES.items() for name in cases]
@@ -353,12 +612,12 @@ def message(table, name):
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
         try:
-            CASES[table][name](Path(made))
+            text = CASES[table][name](Path(made))
         except _Said as said:
             text = str(said)
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
-        else:
+        if text is None:
             return None
         text = re.sub(r"pid\(s\) \d+", "pid(s) N", text.replace(made, "DIR"))
         return " ".join(text.split())

@@ -4,6 +4,7 @@ import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,10 +26,28 @@ def short_tuning(monkeypatch):
     monkeypatch.setattr(backbones, "DEFAULTS", {EMBEDDED: short})
 
 
+def snippets():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+
+
+@pytest.mark.usefixtures("short_tuning")
+def test_readme_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, resume, _ = snippets()
+    for n_experiences in (1, 2):
+        names = {}
+        exec(compile(first[: first.index("for t,")], "README.md", "exec"), names)
+        train, test = names["benchmark"].train_stream, names["benchmark"].test_stream
+        few = SimpleNamespace(train_stream=train[:n_experiences], test_stream=test[:1])
+        exec(compile(resume, "README.md", "exec"), names := {**names, "benchmark": few})
+        assert names["checkpoint"].done == len(names["results"]) == n_experiences
+    assert names["mist"]._experience == 1
+
+
 @pytest.mark.usefixtures("short_tuning")
 def test_readme_snippets_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    first, delta = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    first, _, delta = snippets()
     names = {}
     for snippet in (first, delta):
         exec(compile(snippet, "README.md", "exec"), names)

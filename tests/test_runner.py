@@ -115,7 +115,7 @@ def test_resume_keeps_finished_runs_and_refuses_other_settings(tmp_path):
         == first["metrics"]
     )
     assert (tmp_path / "results.json").stat().st_mtime_ns == stamp
-    with pytest.raises(ValueError, match=r"other settings \(mist, mist_args\)"):
+    with pytest.raises(ValueError, match=r"settings \(mist: False there, True here; mist_args"):
         run(RunConfig(**QUICK, mist=True), tmp_path, resume=True, progress=False)
     unused = RunConfig(**QUICK, mist_args={"lr": 1.0})
     assert run(unused, tmp_path, resume=True, progress=False)["metrics"] == first["metrics"]

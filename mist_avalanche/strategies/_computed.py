@@ -11,7 +11,7 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 
-from .._checks import check_integer
+from .._checks import check_integer, check_not_empty
 from .._memory_use import advice
 from ..distributed import gather_rows, share, world_size
 from ..drift import fit_drift, turned
@@ -79,6 +79,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
 
     def train_dataset_adaptation(self, **kwargs: Any) -> None:
         """Train on the images as they are evaluated."""
+        check_not_empty(self.experience)
         self.adapted_dataset = self.experience.dataset.eval()
 
     def make_train_dataloader(self, **kwargs: Any) -> None:

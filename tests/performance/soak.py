@@ -1,7 +1,7 @@
 """200 short experiences: memory and open files after each, which must not grow.
 
-Every experience has two new classes, is scored, tuned and evaluated. Prints a Markdown table and
-fails where the process's memory, or the number of open files, after the last experience is more
+Every experience has two new classes, is scored, tuned, evaluated and saved. Prints a Markdown table
+and fails where the process's memory, or the number of open files, after the last experience is more
 than 5 % above that after the twentieth.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import tempfile
 import warnings
 
 import psutil
@@ -24,6 +25,7 @@ from torch.utils.data import TensorDataset
 
 from mist_avalanche import MISTPlugin
 from mist_avalanche.backbones import create_backbone
+from mist_avalanche.checkpoint import KEPT, Checkpoint
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
 PER_CLASS = 4
@@ -60,15 +62,22 @@ def build(name):
 
 
 def soak(name, experiences):
-    """Megabytes and open files after every experience."""
+    """Megabytes and open files after every experience; after every tenth, without garbage."""
     made = Images(2 * experiences)
     benchmark = nc_benchmark(made, made, experiences, task_labels=False, shuffle=False)
     strategy, process, seen = build(name), psutil.Process(os.getpid()), []
-    for t, experience in enumerate(benchmark.train_stream):
-        strategy.train(experience)
-        strategy.eval(benchmark.test_stream[max(0, t - 3) : t + 1])
-        gc.collect()
-        seen.append((process.memory_info().rss / 1e6, process.num_fds()))
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Checkpoint(folder, strategy, benchmark)
+        checkpoint.load()
+        for t, experience in enumerate(benchmark.train_stream):
+            strategy.train(experience)
+            strategy.eval(benchmark.test_stream[max(0, t - 3) : t + 1])
+            checkpoint.save()
+            if t % 10 == 9:
+                gc.collect()
+            seen.append((process.memory_info().rss / 1e6, process.num_fds()))
+        if len(os.listdir(folder)) != KEPT:
+            raise AssertionError(f"Checkpoints left: {os.listdir(folder)}")
     return seen
 
 
