@@ -1,4 +1,4 @@
-"""A disk that is full from some call on."""
+"""A disk that is full at some call, or a signal that comes there."""
 
 import builtins
 import errno
@@ -8,19 +8,22 @@ from collections import Counter
 from contextlib import ExitStack
 from unittest import mock
 
+FULL = OSError(errno.ENOSPC, "No space left on device")
 KINDS = ("replace", "fsync", "write")
 
 
 class FullDisk:
-    """Counts renames, flushes and writes, those of files that are not whole yet; fails some.
+    """Counts renames, flushes and writes, those of files that are not whole yet; fails one.
 
     Args:
-        kind: of the calls that fail.
-        at: number of the first that fails, from 1 on; all after it do too. 0: none fails.
+        kind: of the call that fails.
+        at: its number, from 1 on; 0 for none. What is written after it may fit again, as a few
+            bytes do where a tensor does not.
+        error: which it raises.
     """
 
-    def __init__(self, kind="write", at=0):
-        self.kind, self.at = kind, at
+    def __init__(self, kind="write", at=0, error=FULL):
+        self.kind, self.at, self.error = kind, at, error
         self.calls = Counter()
         self._patches = ExitStack()
 
@@ -37,8 +40,8 @@ class FullDisk:
     def count(self, kind):
         """Note a call; fail where it is to."""
         self.calls[kind] += 1
-        if kind == self.kind and 0 < self.at <= self.calls[kind]:
-            raise OSError(errno.ENOSPC, "No space left on device")
+        if kind == self.kind and self.at == self.calls[kind]:
+            raise self.error
 
     def _counted(self, kind):
         real = getattr(os, kind)
@@ -64,7 +67,7 @@ class _File:
     def write(self, part):
         try:
             self.disk.count("write")
-        except OSError:
+        except BaseException:
             self.file.write(part[: len(part) // 2])  # a disk is full in the midst of something
             raise
         return self.file.write(part)

@@ -4,16 +4,20 @@ import json
 from functools import partial
 
 import pytest
-from full_disk import KINDS, FullDisk
+import torch
+from full_disk import FULL, KINDS, FullDisk
 from kill import outcome
 from safetensors.torch import load_file
 from tiny_runs import MIST, tiny, tiny_benchmark
 
-from mist_avalanche._checksummed import read_checksummed
+from mist_avalanche._checksummed import read_checksummed, write_checksummed
 from mist_avalanche.runner import RunConfig, run
 
 CONFIG = RunConfig(mist=True, mist_args={**MIST, "tune_epochs": 1}, checkpoint_every=0)
 WRITES = 10  # of many hundred, at which a disk is full
+
+
+TENSORS = {"large": torch.rand(300_000), "small": torch.rand(3)}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,3 +75,13 @@ def test_full_at_any_write(kind, whole, resumed, tmp_path):
         check_files(folder)
         assert outcome(folder) == wanted, (kind, at)
         assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("error", [FULL, KeyboardInterrupt()])
+def test_what_fails_is_what_is_raised(error, tmp_path):
+    with FullDisk() as disk:
+        write_checksummed(TENSORS, tmp_path / "whole.pt")
+    for at in range(1, disk.calls["write"] + 1):
+        with FullDisk("write", at, error), pytest.raises(type(error)):
+            write_checksummed(TENSORS, tmp_path / "file.pt")
+    assert [file.name for file in tmp_path.iterdir()] == ["whole.pt"]
