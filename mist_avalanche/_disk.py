@@ -45,7 +45,7 @@ def _folder_named(folder: Path) -> Iterator[None]:
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             reason = f"Cannot make the folder {folder}: it, or one above it, is a file. Move that"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            reason = f"Cannot write to {folder}: {error.strerror}. Allow it"
+            reason = f"Cannot write to {folder}: {error.strerror}. Let this user write there"
         else:
             raise
         raise OSError(error.errno, f"{reason}, or choose another folder.") from error
