@@ -534,7 +534,7 @@ def sigterm_while_tuning(folder):
 def names_with_formulas(folder):
     write_page({r"$\nothing$ & $": [results(mist=True)]}, folder / "report.html", "a")
     assert r"$\nothing$ &amp; $" in (folder / "report.html").read_text()
-    return "shown as they are"
+    return "shown as they are, and not read as formulas"
 
 
 def names_with_tags(folder):
