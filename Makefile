@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# processes that the tests run in
+JOBS ?= 2
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test lint types check bench wheel clean
@@ -20,7 +22,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 check: $(INSTALLED)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 bench: $(INSTALLED)
 	$(BIN)/python tests/performance $(if $(IMAGES),--images $(IMAGES))

@@ -3,6 +3,7 @@ import torch
 from avalanche.benchmarks.scenarios.deprecated.generators import nc_benchmark
 from torch.utils.data import TensorDataset
 
+from mist_avalanche import runner
 from mist_avalanche.backbones import tiny_vit
 
 torch.set_num_threads(1)  # a second thread mostly waits for tensors as small as these
@@ -38,6 +39,13 @@ def make_benchmark(
         class_ids_from_zero_from_first_exp=not task_labels,
         class_ids_from_zero_in_each_exp=task_labels,
     )
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures_for_tensorboard(request, monkeypatch):
+    """They take longer than a small run; tests of them are marked."""
+    if "tensorboard" not in request.keywords:
+        monkeypatch.setattr(runner, "write_board", lambda *_: None)
 
 
 @pytest.fixture

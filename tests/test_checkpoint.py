@@ -53,21 +53,21 @@ ORDINARY = [
     (table, name)
     for table, name in CASES
     if name not in (*FAILING, "JointTraining", "ExpertGateStrategy", "AETraining")  # large images
-    and not name.startswith(("plugins in the order mist", "plugins in the order ewc"))
+    and not name.startswith("plugins in the order")
 ]
 
 
 @pytest.mark.parametrize(("table", "name"), ORDINARY)
 def test_goes_on_with_the_same_bits(table, name, tmp_path):
     weights, metrics, clock = go_on(*made(table, name, tmp_path / "run"), keep=tmp_path)
-    for done in (2,) if name == "AR1" else (1, 2):
-        host, stream, checkpoint = made(table, name, tmp_path / str(done))
-        disturb()
-        again, metrics_again, clock_again = go_on(host, stream, checkpoint)
-        assert again.keys() == weights.keys()
-        for key, value in weights.items():
-            assert torch.equal(again[key].nan_to_num(7.0), value.nan_to_num(7.0)), key
-        assert (metrics_again, clock_again) == (metrics, clock)
+    done = 2 if name == "AR1" else 1  # of three experiences; AR1's take long
+    host, stream, checkpoint = made(table, name, tmp_path / str(done))
+    disturb()
+    again, metrics_again, clock_again = go_on(host, stream, checkpoint)
+    assert again.keys() == weights.keys()
+    for key, value in weights.items():
+        assert torch.equal(again[key].nan_to_num(7.0), value.nan_to_num(7.0)), key
+    assert (metrics_again, clock_again) == (metrics, clock)
 
 
 class HoldsALock(SupervisedPlugin):
@@ -124,7 +124,7 @@ def test_goes_on_between_two_steps_of_a_tuning(changes, tmp_path):
     _, *whole = in_steps(tmp_path / "whole", **changes)
     weights, metrics, _ = go_on(*whole)
     seen = []
-    for at in (2, 4, 6, 7, 9, 13, 17):
+    for at in (2, 6, 9, 13):
         mist, host, stream, checkpoint = in_steps(tmp_path / str(at), **changes)
         stop_in_tuning(mist, at)
         with pytest.raises(Stopped):
@@ -159,9 +159,14 @@ class Interrupting(SupervisedPlugin):
             raise KeyboardInterrupt
 
 
+@pytest.fixture(scope="module")
+def replay(tmp_path_factory):
+    return go_on(*made("Strategies", "Replay", tmp_path_factory.mktemp("whole")))
+
+
 @pytest.mark.parametrize("hook", HOOKS)
-def test_ctrl_c_in_a_hook_and_on_in_the_same_process(hook, tmp_path, monkeypatch):
-    weights, metrics, clock = go_on(*made("Strategies", "Replay", tmp_path / "whole"))
+def test_ctrl_c_in_a_hook_and_on_in_the_same_process(hook, replay, tmp_path, monkeypatch):
+    weights, metrics, clock = replay
     host, stream, _ = made("Strategies", "Replay", tmp_path / "unused")
     host.plugins.append(Interrupting(hook))
     checkpoint = Checkpoint(tmp_path / "run", host, stream)

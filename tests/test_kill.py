@@ -19,14 +19,14 @@ TESTS = Path(__file__).parent
 def test_runs_that_are_ended_go_on_with_the_same_bits():
     kill = [sys.executable, str(TESTS / "kill.py"), "--experiences", "2", "--seed", "1"]
     done = subprocess.run(
-        [*kill, "--kills", "4", "--signals", "KILL,TERM,INT"],
+        [*kill, "--kills", "3", "--signals", "KILL,TERM,INT"],
         capture_output=True,
         text=True,
         check=False,
         timeout=200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("same bits") >= 3
+    assert done.stdout.count("same bits") >= 2
     assert " 0 runs that ended otherwise" in done.stdout
 
 

@@ -41,6 +41,7 @@ def few_glyphs(monkeypatch):
     monkeypatch.setattr(runner, "BENCHMARKS", {"glyphs": few})
 
 
+@pytest.mark.tensorboard
 def test_results_have_their_schema_and_repeat(tmp_path):
     config = RunConfig(**QUICK, mist=True, mist_args={"tune_epochs": 1})
     results = run(config, tmp_path / "a", progress=False)
@@ -73,6 +74,8 @@ def test_results_have_their_schema_and_repeat(tmp_path):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_of_the_command(tmp_path, strategy):
     quick = {} if strategy in COMPUTED_STRATEGIES else {"train_epochs": 1}
+    if strategy == "ranpac":
+        quick = {"n_random_features": 300}
     mist = {"tune_epochs": 1, "projection_epochs": 0}
     config = RunConfig(**QUICK, strategy=strategy, strategy_args=quick, mist=True, mist_args=mist)
     if strategy == "scr":
@@ -98,10 +101,9 @@ def test_jobs_keep_the_order(tmp_path):
     config = RunConfig(experiences=2)
     side_by_side = run_seeds(config, tmp_path / "j", 2, vary_order=True, jobs=2, progress=False)
     assert [r["config"]["seed"] for r in side_by_side] == [0, 1]
-    for i, result in enumerate(side_by_side):
-        one = RunConfig(experiences=2, seed=i, order_seed=1993 + i)
-        alone = run(one, tmp_path / f"{i}", progress=False)
-        assert alone["metrics"]["A_T"] == pytest.approx(result["metrics"]["A_T"], abs=0.5)
+    one = RunConfig(experiences=2, seed=1, order_seed=1994)
+    alone = run(one, tmp_path / "1", progress=False)
+    assert alone["metrics"]["A_T"] == pytest.approx(side_by_side[1]["metrics"]["A_T"], abs=0.5)
     with pytest.raises(ValueError, match="at least one job"):
         run_seeds(config, tmp_path, 1, jobs=0)
     assert 1 <= experiments.default_jobs("cpu") <= 8
@@ -119,10 +121,11 @@ def test_resume_keeps_finished_runs_and_refuses_other_settings(tmp_path):
         run(RunConfig(**QUICK, mist=True), tmp_path, resume=True, progress=False)
     unused = RunConfig(**QUICK, mist_args={"lr": 1.0})
     assert run(unused, tmp_path, resume=True, progress=False)["metrics"] == first["metrics"]
-    with pytest.raises(ValueError, match=r"other settings \(seed\)"):
+    with pytest.raises(ValueError, match=r"settings \(seed: 0 there, 1 here\)"):
         run(RunConfig(**QUICK, seed=1), tmp_path, resume=True, progress=False)
 
 
+@pytest.mark.tensorboard
 def test_command(tmp_path, capsys):
     arguments = ["--experiences", "50", "--output", str(tmp_path), "--quiet", "--jobs", "1"]
     methods = ["--strategies", "simplecil,simplecil+mist", "--mist-arg", "tune_epochs=1"]

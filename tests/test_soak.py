@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent / "performance"))
 from soak import soak
 
 
-@pytest.mark.parametrize("name", ["simplecil", "naive"])
+@pytest.mark.parametrize("name", ["naive"])
 def test_memory_and_open_files_stay_as_they_are(name):
     seen = soak(name, 30)
     (early, files), (last, files_last) = seen[19], seen[-1]
