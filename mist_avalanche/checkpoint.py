@@ -112,7 +112,7 @@ class Checkpoint:
         if not files:
             self._save(default)
             return default
-        file, saved = self._newest(files)
+        file, saved = self._newest(files, "Start anew (without --resume).")
         with _fitting(file):
             values, settings = json.loads(saved["values"]), json.loads(saved["settings"])
         refuse_other_settings(self.folder, settings, self.settings)
@@ -226,9 +226,9 @@ class Checkpoint:
             return None
         self._number = int(files[-1].stem.split("-")[-1])
         try:
-            return self._newest(files)[1]
+            return self._newest(files, "Tuning starts at its first step.")[1]
         except ValueError as error:
-            warnings.warn(f"{error} Tuning starts at its first step.", stacklevel=3)
+            warnings.warn(str(error), stacklevel=3)
             return None
 
     # ---- Files -------------------------------------------------------------------------------
@@ -237,8 +237,8 @@ class Checkpoint:
         """Files of a kind, the newest last."""
         return sorted(self.folder.glob(f"{kind}-*.pt"))
 
-    def _newest(self, files: list[Path]) -> tuple[Path, dict[str, Any]]:
-        """The newest file that is whole, and its content."""
+    def _newest(self, files: list[Path], otherwise: str) -> tuple[Path, dict[str, Any]]:
+        """The newest file that is whole, and its content; what follows where there is none."""
         for i, file in enumerate(reversed(files)):
             try:
                 content = read_checksummed(file)
@@ -249,9 +249,9 @@ class Checkpoint:
                 warnings.warn(f"Damaged: {names}. Going on from {file.name}.", stacklevel=3)
             version = content.get("format") if isinstance(content, dict) else None
             if type(version) is not int or version != FORMAT:
-                raise ValueError(f"{file} is of another version of mist_avalanche. Start anew.")
+                raise ValueError(f"{file} is of another version of mist_avalanche. {otherwise}")
             return file, content
-        raise ValueError(f"Every checkpoint is damaged: {', '.join(map(str, files))}.")
+        raise ValueError(f"Every checkpoint is damaged: {', '.join(map(str, files))}. {otherwise}")
 
     @staticmethod
     def _remove(files: list[Path]) -> None:
