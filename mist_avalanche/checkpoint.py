@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from ._batches import rng_state, set_rng_state
 from ._checksummed import DamagedFileError, read_checksummed, write_checksummed
 from ._disk import remove_leftovers
-from ._graph import flatten, restore
+from ._graph import flatten
+from ._live import restore
 from ._signals import pausing, stop, stop_asked
 from ._surroundings import Surroundings
 from .distributed import of_first, over_processes, own, rank, world_size
@@ -113,15 +115,24 @@ class Checkpoint:
             return default
         file, saved = self._newest(files)
         with _fitting(file):
-            values = json.loads(saved["values"])
-            refuse_other_settings(self.folder, json.loads(saved["settings"]), self.settings)
+            values, settings = json.loads(saved["values"]), json.loads(saved["settings"])
+            if not isinstance(settings, dict | None):
+                raise ValueError("its settings are none")
+        refuse_other_settings(self.folder, settings, self.settings)
+        with _fitting(file):
             _warn_of_other(saved["computed_by"])
-            for experience in self.benchmark.train_stream[: saved["done"]]:
+            done, experiences = saved["done"], self.benchmark.train_stream
+            if type(done) is not int or not 0 <= done <= len(experiences):
+                raise ValueError(f"it has {str(done)[:20]} of {len(experiences)} experiences")
+            for experience in experiences[:done]:
                 _ = experience.dataset  # which some benchmarks make when it is asked for
             self._around.look_at(self.benchmark)
             restore(saved["strategy"], self.strategy, self._around)
+            if self._mist is not None and not any(p is self._mist for p in self.strategy.plugins):
+                raise ValueError("its plugins are others, or in another order")
+            RemovableHandle.next_id = max(RemovableHandle.next_id, saved["hooks"])
             set_rng_state(own(saved["random"]))
-            self.done = saved["done"]
+            self.done = done
         self._tuning = self._newest_tuning()
         self._last = time.monotonic()
         return values
@@ -158,6 +169,7 @@ class Checkpoint:
             "values": json.dumps(values),
             "computed_by": _computed_by(),
             "random": over_processes(rng_state()),
+            "hooks": RemovableHandle.next_id,  # those that come later get other numbers
             "strategy": flatten(self.strategy, self._around),
         }
         if rank() == 0:
@@ -191,6 +203,8 @@ class Checkpoint:
             restore(saved["plugin"], self._mist, self._around)
             with torch.no_grad():
                 for name, tensor in _tensors(strategy.model).items():
+                    if tensor.shape != saved["model"][name].shape:
+                        raise ValueError(f"{name} has another shape")
                     tensor.copy_(saved["model"][name])
             return {saved["stage"]: saved["state"]}
 
@@ -259,12 +273,11 @@ def _fitting(file: Path) -> Iterator[None]:
     """Whatever a file that was not written for this strategy causes, as a ValueError."""
     try:
         yield
-    except ValueError:
-        raise
     except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(
-            f"{file} does not fit this strategy and benchmark ({type(error).__name__}: {error}). "
-            "Build them as in the run that saved it, or start anew."
+            f"{file} does not fit this strategy and benchmark ({kind}{str(error)[:300]}). Build "
+            "them as in the run that saved it, or start anew."
         ) from error
 
 
