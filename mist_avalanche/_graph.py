@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from avalanche.training.plugins import mir
 from avalanche.training.utils import cycle
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -27,6 +28,8 @@ from ._objects import attributes_of, class_name, is_heap, is_plain, transient
 from ._records import CONSTANTS, DICTS, LISTS, PRIMITIVES, TUPLES, Record
 from ._surroundings import Surroundings
 from ._values import is_readable, parts_of_arrays, state_of
+
+_ITERATORS: tuple[type, ...] = (type(iter([])), type(iter(())))
 
 
 class NotSavableError(TypeError):
@@ -101,6 +104,8 @@ class _Writer:
         kind = type(value)
         if kind is types.GeneratorType:
             return self._iterator(value, where)
+        if kind in _ITERATORS and not value.__length_hint__():
+            return ["iterator", None, "ended"]
         name = self.around.name_of(value)
         if name is not None:
             return ["external", name]
@@ -193,7 +198,7 @@ class _Writer:
             return ["iterator", None, "ended"]
         if state == GEN_CREATED:
             given = value.gi_frame.f_locals
-            if value.gi_code is cycle.__code__:
+            if value.gi_code in (cycle.__code__, mir.cycle.__code__):
                 return ["iterator", self.refer(given["loader"], where), "cycle"]
             owner = given.get("self")
             function = getattr(type(owner), "__iter__", None)

@@ -170,8 +170,8 @@ class _Reader:
         """Give an object its contents."""
         kind, *rest = record
         if kind in ("object", "tensor") or (kind in _BASES and rest[2]):
-            kept = {k: v for k, v in attributes_of(made).items() if k in transient(made)}
-            set_attributes(made, {**{k: self._value(v) for k, v in rest[-1].items()}, **kept})
+            found = {k: self._value(v) for k, v in rest[-1].items() if k not in transient(made)}
+            set_attributes(made, found | self.around.unsaved(made))
         base: Any = _BASES.get(kind)
         if kind == "tensor":
             made.grad = self._value(rest[3])

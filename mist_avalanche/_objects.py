@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from avalanche.core import BasePlugin
 from avalanche.logging import BaseLogger
 from avalanche.training.supervised import FeatureReplay
 from avalanche.training.templates.base import BaseTemplate
 from torch import Tensor
 
-# Attributes of Avalanche's that are made anew for every experience, of strategies and of plugins.
+# Attributes of Avalanche's strategies that are made anew for every experience.
 _OF_STRATEGIES = (
     "_eval_streams",
     "adapted_dataset",
@@ -30,7 +29,6 @@ _OF_STRATEGIES = (
     "pos_neg_loaders",
     "replay_loader",
 )
-_OF_PLUGINS = ("iter_replay", "replay_loader")
 _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")  # of tensors
 # What is taken from the new process as it is there
 NAMED = (
@@ -71,9 +69,7 @@ def transient(value: Any) -> Collection[str]:
     own: Collection[str] = getattr(type(value), "_transient", ())
     if isinstance(value, FeatureReplay):  # which makes its loader after an experience
         return {*own, *_OF_STRATEGIES} - {"replay_loader"}
-    if isinstance(value, BaseTemplate):
-        return {*own, *_OF_STRATEGIES}
-    return {*own, *_OF_PLUGINS} if isinstance(value, BasePlugin) else own
+    return {*own, *_OF_STRATEGIES} if isinstance(value, BaseTemplate) else own
 
 
 def attributes_of(value: Any) -> dict[str, Any]:

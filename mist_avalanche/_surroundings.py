@@ -106,10 +106,14 @@ class Surroundings:
     def __init__(self, strategy: Any, benchmark: Any) -> None:
         self._classes: dict[str, type] = {class_name(Tensor): Tensor}
         self._own: dict[str, Any] = {}
+        self._unsaved: dict[int, tuple[Any, dict[str, Any]]] = {}
         self._named: dict[str, Any] = {}
         self._names: dict[int, str] = {}
         for where, value in _walk(strategy, "strategy"):
             self._learn(value)
+            if names := transient(value):
+                there = {k: v for k, v in attributes_of(value).items() if k in names}
+                self._unsaved[id(value)] = value, there
             saved = isinstance(value, _SAVED) or is_plain(type(value))
             hidden = isinstance(value, HIDDEN) and not isinstance(value, _OPEN)
             if not (saved or hidden or _SOMEWHERE in where):
@@ -135,6 +139,10 @@ class Surroundings:
     def name_of(self, value: Any) -> str | None:
         """The name of an object, or None."""
         return self._names.get(id(value))
+
+    def unsaved(self, value: Any) -> dict[str, Any]:
+        """Attributes of an object that are not saved, as they were when it was built."""
+        return self._unsaved.get(id(value), (value, {}))[1]
 
     def find(self, name: str) -> Any:
         """The object of a name."""

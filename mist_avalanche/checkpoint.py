@@ -83,7 +83,6 @@ class Checkpoint:
         self.folder, self.strategy, self.benchmark = Path(folder), strategy, benchmark
         self.settings, self.every = settings, every
         self.done = 0
-        self._around = Surroundings(strategy, benchmark)
         self._tuning: dict[str, Any] | None = None  # to be taken up in the next experience
         self._number = 0  # of the files saved in the midst of tuning
         self._steps = 0
@@ -92,6 +91,7 @@ class Checkpoint:
         self._mist = plugins[0] if len(plugins) == 1 else None
         if self._mist is not None:
             self._mist.keeper = self
+        self._around = Surroundings(strategy, benchmark)
 
     def load(self, default: Any = None) -> Any:
         """Restore the last state that was saved; where there is none, save the present one.
