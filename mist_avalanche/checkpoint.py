@@ -118,8 +118,7 @@ class Checkpoint:
             values, settings = json.loads(saved["values"]), json.loads(saved["settings"])
             if not isinstance(settings, dict | None):
                 raise ValueError("its settings are none")
-        refuse_other_settings(self.folder, settings, self.settings)
-        with _fitting(file):
+            refuse_other_settings(self.folder, settings, self.settings)
             _warn_of_other(saved["computed_by"])
             done, experiences = saved["done"], self.benchmark.train_stream
             if type(done) is not int or not 0 <= done <= len(experiences):
@@ -263,6 +262,10 @@ class Checkpoint:
             file.unlink(missing_ok=True)
 
 
+class OtherSettingsError(ValueError):
+    """An earlier run had other settings."""
+
+
 def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers by name."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -273,6 +276,8 @@ def _fitting(file: Path) -> Iterator[None]:
     """Whatever a file that was not written for this strategy causes, as a ValueError."""
     try:
         yield
+    except OtherSettingsError:
+        raise
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(
@@ -300,17 +305,17 @@ def _warn_of_other(saved: Mapping[str, Any]) -> None:
 def refuse_other_settings(
     folder: Path, saved: Mapping[str, Any] | None, wanted: Mapping[str, Any] | None
 ) -> None:
-    """ValueError that names what differs between the settings of an earlier run and of this one."""
+    """An error that names what differs between the settings of an earlier run and of this one."""
     there = _leaves(saved or {})
     here = _leaves(json.loads(json.dumps(wanted, default=dict)) or {})
     different = [
-        f"{name}: {there.get(name)} there, {here.get(name)} here"
+        f"{name}: {there.get(name)!s:.60} there, {here.get(name)!s:.60} here"
         for name in sorted(there.keys() | here.keys())
         if there.get(name) != here.get(name)
     ]
     if different:
         more = f" and {len(different) - 6} more" if len(different) > 6 else ""
-        raise ValueError(
+        raise OtherSettingsError(
             f"{folder} holds a run with other settings ({'; '.join(different[:6])}{more}). Choose "
             "another folder (--output), or start anew (without --resume)."
         )

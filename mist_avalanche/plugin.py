@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ._batches import derive_seed
-from ._checks import check_choice, check_experience, check_integer, check_rate
+from ._checks import as_value_error, check_choice, check_experience, check_integer, check_rate
 from ._entries import Entries
 from ._memory_use import advice
 from ._progress import step_bar
@@ -384,9 +384,11 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         what: str,
     ) -> TuningReport:
         """Epochs of tuning, from the step at which an earlier process was stopped, if one was."""
-        begun = self._begun.pop(stage, None)
-        if begun:
-            run.load_state_dict(begun["run"])
+        begun, loop, done = self._begun.pop(stage, None), None, 0
+        if begun is not None:
+            with as_value_error(f"The checkpoint of {what} does not fit"):
+                run.load_state_dict(begun["run"])
+                loop, done = begun["loop"], int(begun["loop"]["steps"])
 
         def after_step(state: State) -> None:
             if self.keeper:
@@ -394,8 +396,6 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
                     strategy, stage, lambda: {"run": run.state_dict(), "loop": state()}
                 )
 
-        loop = begun["loop"] if begun else None
-        done = loop["steps"] if loop else 0
         pausing = self.keeper.pausing() if self.keeper else nullcontext()
         with pausing, step_bar(what, epochs * len(run.batches), self.verbose, done) as advance:
             return tune(

@@ -7,7 +7,6 @@ here and what is gone is said; a key that nobody knows is an error.
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ._checks import check_integer
+from ._safetensors import strict_json
 from .backbones import EMBEDDED
 from .benchmarks._catalog import DATASETS
 from .benchmarks._stream import experience_sizes
@@ -105,8 +105,8 @@ def read_reference_config(file: str | Path, base: RunConfig) -> list[RunConfig]:
         ValueError: no JSON object; an unknown key, with the nearest known one; an impossible value.
     """
     try:
-        given = json.loads(Path(file).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        given = strict_json(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}.") from error
     if not isinstance(given, dict):
         raise ValueError(f"{file} is not a JSON object of settings.")
@@ -116,11 +116,11 @@ def read_reference_config(file: str | Path, base: RunConfig) -> list[RunConfig]:
         elif key not in _USED:
             near = difflib.get_close_matches(key, (*_USED, *_IGNORED), 1, 0.0)[0]
             raise ValueError(f"{file} has the unknown key {key!r}. The nearest known is {near!r}.")
-    for key in _idle(given):
-        log.info("%s: %s has no meaning for %s.", file, key, given["model_name"])
     try:
+        for key in _idle(given):
+            log.info("%s: %s has no meaning for %s.", file, key, given.get("model_name"))
         return _configs(given, base)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: {error}") from error
 
 
