@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeAlias
 
+from ._checks import as_value_error
 from ._progress import step_bar
 from .objective import ExperiencePass
 from .tuning import Stepper, TuningReport, tune
@@ -56,18 +57,18 @@ def run_epochs(
         total: number of backbone entries, for the updated fraction.
         verbose: show the bar.
     """
-    kept = begun.pop(stage, None)
-    if kept:
-        run.load_state_dict(kept["run"])
-    loop = kept["loop"] if kept else None
+    kept, loop, done = begun.pop(stage, None), None, 0
+    if kept is not None:
+        with as_value_error(f"The checkpoint of {what} does not fit"):
+            run.load_state_dict(kept["run"])
+            loop, done = kept["loop"], int(kept["loop"]["steps"])
 
     def after_step(state: State) -> None:
         if keeper:
             keeper.after_step(strategy, stage, lambda: {"run": run.state_dict(), "loop": state()})
 
-    steps, done = epochs * len(run.batches), loop["steps"] if loop else 0
     pausing = keeper.pausing() if keeper else nullcontext()
-    with pausing, step_bar(what, steps, verbose, done) as advance:
+    with pausing, step_bar(what, epochs * len(run.batches), verbose, done) as advance:
         return tune(
             run.loss_of,
             run.batches,
