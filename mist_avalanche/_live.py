@@ -21,7 +21,7 @@ from avalanche.training.utils import cycle
 from torch import Tensor, nn
 
 from ._graph import named_method
-from ._objects import attributes_of, class_name, set_attributes, transient
+from ._objects import attributes_of, class_name, is_plain, set_attributes, transient
 from ._records import DICTS, LISTS, TUPLES, Record, checked
 from ._surroundings import Surroundings
 from ._values import array_of, generator_of
@@ -99,6 +99,8 @@ class _Reader:
             live = None
         if kind == "object":
             cls = self.around.class_of(rest[0])
+            if not is_plain(cls):
+                raise ValueError(f"{rest[0][:200]} is not made of attributes alone")
             return live if type(live) is cls else object.__new__(cls)
         if kind in _BASES:
             base: Any = _BASES[kind]
@@ -163,7 +165,7 @@ class _Reader:
             return TUPLES[kind](values)
         cls = self.around.class_of(rest[0])
         if not issubclass(cls, tuple):
-            raise ValueError(f"{rest[0]} is no named tuple")
+            raise ValueError(f"{rest[0][:200]} is no named tuple")
         return tuple.__new__(cls, values)
 
     def _fill(self, made: Any, record: Record) -> None:

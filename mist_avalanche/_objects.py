@@ -53,9 +53,17 @@ def is_heap(cls: type) -> bool:
 
 
 def is_plain(cls: type) -> bool:
-    """Whether instances are nothing but their attributes: Python's classes down to object."""
+    """Whether instances are nothing but their attributes: Python's classes down to object.
+
+    Those that do something when they go are not: one made of a file could do anything then.
+    """
     ours = all(c is object or is_heap(c) for c in cls.__mro__ if c.__module__ != "typing")
-    if cls is object or not ours or issubclass(cls, (*NAMED, type, Enum, torch.jit.ScriptModule)):
+    if (
+        cls is object
+        or hasattr(cls, "__del__")
+        or not ours
+        or issubclass(cls, (*NAMED, type, Enum, torch.jit.ScriptModule))
+    ):
         return False
     try:
         object.__new__(cls)

@@ -104,13 +104,13 @@ def generator_of(kind: str, state: Any, live: Any = None) -> Any:
         generator = live if type(live) is random.Random else random.Random()
         generator.setstate(state)
         return generator
+    if kind not in ("RandomState", "Generator"):
+        raise ValueError(f"there is no random generator {kind[:20]!r}")
     check_positions(state)
     if kind == "RandomState":
         made = live if type(live) is np.random.RandomState else np.random.RandomState()
         made.set_state(state)
         return made
-    if kind != "Generator":
-        raise ValueError(f"there is no random generator {kind[:20]!r}")
     if type(live) is not np.random.Generator or _name_of(live) != state["bit_generator"]:
         live = np.random.Generator(_BIT_GENERATORS[state["bit_generator"]]())
     live.bit_generator.state = state

@@ -26,6 +26,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from ._batches import rng_state, set_rng_state
+from ._checks import as_value_error
 from ._checksummed import DamagedFileError, read_checksummed, write_checksummed
 from ._disk import remove_leftovers
 from ._graph import flatten
@@ -129,7 +130,7 @@ class Checkpoint:
             restore(saved["strategy"], self.strategy, self._around)
             if self._mist is not None and not any(p is self._mist for p in self.strategy.plugins):
                 raise ValueError("its plugins are others, or in another order")
-            RemovableHandle.next_id = max(RemovableHandle.next_id, saved["hooks"])
+            RemovableHandle.next_id = max(RemovableHandle.next_id, int(saved["hooks"]))
             set_rng_state(own(saved["random"]))
             self.done = done
         self._tuning = self._newest_tuning()
@@ -275,15 +276,15 @@ def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def _fitting(file: Path) -> Iterator[None]:
     """Whatever a file that was not written for this strategy causes, as a ValueError."""
     try:
-        yield
-    except OtherSettingsError:
+        with as_value_error(
+            f"{file} does not fit this strategy and benchmark: build them as in the run that saved "
+            "it, or start anew"
+        ):
+            yield
+    except ValueError as error:
+        if isinstance(error.__cause__, OtherSettingsError):
+            raise error.__cause__ from None
         raise
-    except Exception as error:
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(
-            f"{file} does not fit this strategy and benchmark ({kind}{str(error)[:300]}). Build "
-            "them as in the run that saved it, or start anew."
-        ) from error
 
 
 def _computed_by() -> dict[str, Any]:

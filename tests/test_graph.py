@@ -448,3 +448,58 @@ def test_records_of_another_class_are_refused():
     live = Part()
     with pytest.raises(ValueError, match=r"not of a test_graph:Part"):
         restore(records, live, Surroundings(Child(part=live), None))
+
+
+def crafted(*records):
+    """An object with one attribute, of these records."""
+    live = Part()
+    around = Surroundings(Part(live=live, slots=Slots(), open=open), None)
+    graph = [["object", "test_graph:Part", {"value": (1,)}], *records]
+    return restore(graph, live, around).value
+
+
+NOTHING = ["", {}]
+CRAFTED = {
+    "a number that is none of a record": [["list", [(9,)], None, *NOTHING]],
+    "a negative number": [["list", [(-1,)], None, *NOTHING]],
+    "a tuple that is its own item": [["tuple", [(1,)]]],
+    "tuples of tuples that are endless to compare": [
+        *(["tuple", [(i + 2,), (i + 2,)]] for i in range(60)),
+        ["tuple", [1]],
+    ],
+    "an unknown kind": [["os:system", "true"]],
+    "a kind that is a list": [[[], 1]],
+    "a class of another module": [["object", "subprocess:Popen", {"args": "true"}]],
+    "a function for a class": [["class", "builtins:eval"]],
+    "a class that is not made of attributes": [["object", "builtins:type", {}]],
+    "a method that is none": [["method", (0,), "__class__"]],
+    "a method of another object": [["method", (2,), "system"], ["external", "strategy.open"]],
+    "an iterator of what has none": [["iterator", (0,), "iter"]],
+    "an array beyond its bytes": [
+        ["array", torch.zeros(8, dtype=torch.uint8), "<f8", [4], [8], 0, False]
+    ],
+    "an array before its bytes": [
+        ["array", torch.zeros(8, dtype=torch.uint8), "<f8", [1], [8], -8, False]
+    ],
+    "an array of objects": [["array", torch.zeros(8, dtype=torch.uint8), "|O", [1], [8], 0, False]],
+    "a random generator beyond its numbers": [
+        [
+            "random",
+            "Generator",
+            {"bit_generator": "MT19937", "state": {"key": [0] * 624, "pos": 10**9}},
+        ]
+    ],
+    "a random generator of another kind": [["random", "SystemRandom", {}]],
+    "attributes with numbers for names": [["object", "test_graph:Part", {5: 1}]],
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_records_that_nobody_wrote_are_refused(name):
+    with pytest.raises((ValueError, TypeError, RecursionError)):
+        crafted(*CRAFTED[name])
+
+
+def test_a_list_that_is_its_own_item_is_read():
+    made = crafted(["list", [(1,)], None, *NOTHING])
+    assert made[0] is made
