@@ -23,11 +23,16 @@ class _Hashing:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest = file, hashlib.sha256()
+        self.failure: BaseException | None = None
 
     def write(self, part: Any) -> int:
         """Append bytes."""
-        self.digest.update(part)
-        return self.file.write(part)
+        try:
+            self.digest.update(part)
+            return self.file.write(part)
+        except BaseException as error:
+            self.failure = self.failure or error
+            raise
 
     def flush(self) -> None:
         """As of the file."""
@@ -42,7 +47,12 @@ def write_checksummed(content: Any, path: Path) -> None:
     """
     with replacing(path) as temporary, open(temporary, "wb") as file:
         hashing = _Hashing(file)
-        torch.save(content, hashing)  # type: ignore[arg-type]
+        try:
+            torch.save(content, hashing)  # type: ignore[arg-type]
+        except RuntimeError:  # torch's, about its own state, when a write has failed
+            if hashing.failure is not None:
+                raise hashing.failure from None
+            raise
         file.write(hashing.digest.digest() + _MARK)
 
 

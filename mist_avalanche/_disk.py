@@ -37,6 +37,21 @@ def _no_space(folder: Path, reason: str) -> OSError:
 
 
 @contextmanager
+def _folder_named(folder: Path) -> Iterator[None]:
+    """Errors of a folder that is a file, or may not be written, say which and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            reason = f"Cannot make the folder {folder}: it, or one above it, is a file. Move that"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            reason = f"Cannot write to {folder}: {error.strerror}. Let this user write there"
+        else:
+            raise
+        raise OSError(error.errno, f"{reason}, or choose another folder.") from error
+
+
+@contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A file beside ``path`` to write to, which takes its name once it is whole and on the disk.
 
@@ -48,7 +63,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with full_disk_named(path.parent, path.name):
+    with full_disk_named(path.parent, path.name), _folder_named(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
@@ -105,10 +120,11 @@ def only_one(folder: Path, what: str) -> Iterator[None]:
         RuntimeError: another process does.
         OSError: the folder cannot be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f".{what}.lock")
     try:
-        lock.acquire(timeout=0)
+        with full_disk_named(folder, f".{what}.lock"), _folder_named(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
     except Timeout:
         raise RuntimeError(
             f"Another {what} is writing to {folder}. Wait for it, or choose another --output."

@@ -23,6 +23,11 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
+def _plain(label: str) -> str:
+    """A name that matplotlib shows as it is: no formula between dollar signs."""
+    return label.replace("$", r"\$")
+
+
 def accuracy_figure(methods: Mapping[str, Runs]) -> Figure:
     """Accuracy on all classes seen, after each experience; bands are one std over seeds."""
     figure = _figure(7, 4.2)
@@ -33,7 +38,9 @@ def accuracy_figure(methods: Mapping[str, Runs]) -> Figure:
         mean = curves.mean(axis=0)
         style = "-" if "+" in label else "--"
         colour = _colour(i, len(methods))
-        axes.plot(classes, mean, style, marker="o", markersize=3.5, color=colour, label=label)
+        axes.plot(
+            classes, mean, style, marker="o", markersize=3.5, color=colour, label=_plain(label)
+        )
         if len(curves) > 1:
             std = curves.std(axis=0, ddof=1)
             axes.fill_between(classes, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
@@ -64,7 +71,7 @@ def matrix_figure(label: str, runs: Runs) -> Figure:
     ticks = range(len(matrix))
     axes.set_xticks(ticks, [str(i + 1) for i in ticks])
     axes.set_yticks(ticks, [str(i + 1) for i in ticks])
-    axes.set(xlabel="classes of experience", ylabel="after experience", title=label)
+    axes.set(xlabel="classes of experience", ylabel="after experience", title=_plain(label))
     figure.colorbar(image, label="accuracy (%)")
     return figure
 
@@ -93,7 +100,7 @@ def tradeoff_figure(methods: Mapping[str, Runs]) -> Figure:
             yerr=new["std"],
             fmt="o" if "+" in label else "s",
             color=_colour(i, len(methods)),
-            label=label,
+            label=_plain(label),
             capsize=2,
         )
     axes.set(xlabel="forgetting (points)", ylabel="accuracy on the newest classes (%)")
@@ -119,7 +126,7 @@ def selection_figure(rows: Rows, title: str = "") -> Figure:
         axes.set_xlabel("entries that may move (%)")
         axes.grid(axis="x", alpha=0.3)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(_plain(title))
     return figure
 
 

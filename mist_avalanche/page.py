@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib as mpl
 
+from ._disk import replacing
 from .pictures import MATRICES, Picture, pictures
 from .tables import Runs, table
 
@@ -58,7 +59,8 @@ def write_page(methods: Mapping[str, Runs], path: Path, title: str) -> None:
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
         f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
     )
-    path.write_text(page)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
 
 
 def _colours() -> Any:

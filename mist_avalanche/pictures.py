@@ -9,6 +9,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
+from ._disk import full_disk_named
 from .figures import accuracy_figure, matrix_figure, selection_figure, tradeoff_figure
 from .tables import Runs, mean_and_std
 
@@ -63,7 +64,7 @@ def pictures(methods: Mapping[str, Runs]) -> Iterator[Picture]:
 
 def write_board(methods: Mapping[str, Runs], folder: Path) -> None:
     """The pictures as images for TensorBoard, in an event file in ``folder``."""
-    with SummaryWriter(str(folder)) as writer:
+    with full_disk_named(folder, "its pictures"), SummaryWriter(str(folder)) as writer:
         for picture in pictures(methods):
             section = picture.section or "Methods"
             writer.add_figure(f"{section}/{picture.title}", picture.figure)

@@ -19,8 +19,9 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
 
 
 def plot_accuracy(methods: Mapping[str, Runs], path: Path) -> None:
-    """Accuracy on all classes seen, after each experience, as a PNG."""
-    accuracy_figure(methods).savefig(path, dpi=150)
+    """Accuracy on all classes seen, after each experience, as a PNG that is whole or not there."""
+    with replacing(path) as temporary:
+        accuracy_figure(methods).savefig(temporary, dpi=150, format="png")
 
 
 def run_folder(path: str | Path) -> Path:

@@ -40,7 +40,7 @@ from .benchmarks import (
     SplitImageNetR,
     SplitOmniglot,
 )
-from .checkpoint import EVERY, Checkpoint, refuse_other_settings
+from .checkpoint import EVERY, Checkpoint, OtherSettingsError, refuse_other_settings
 from .distributed import processes, rank, world_size
 from .features import in_mode
 from .metrics import accuracy_rows, summarize
@@ -56,6 +56,7 @@ from .strategies.baselines import (
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
+CHECKPOINTS = "checkpoints"  # folder of a run that is not finished
 _NO_NUMBERS = ("name", "num_workers", "cache", "checkpoint_every")  # settings that change none
 
 
@@ -268,7 +269,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
 
     pretrained = {name: t.detach().clone() for name, t in tensors_of(backbone).items()}
     counts = [len(e.dataset) for e in benchmark.test_stream]
-    every, folder = config.checkpoint_every, output / "checkpoints"
+    every, folder = config.checkpoint_every, output / CHECKPOINTS
     checkpoint = Checkpoint(folder, strategy, benchmark, settings=settings, every=every)
     if not resume:
         checkpoint.remove()
@@ -346,18 +347,23 @@ def _correct(metrics: Mapping[str, float], experience: int, count: int) -> int:
 
 
 def _finished(config: RunConfig, output: Path) -> dict[str, Any] | None:
-    """results.json of an earlier run with the same settings."""
+    """results.json of an earlier run with the same settings, unless a later one was stopped."""
     file = output / "results.json"
+    if any((output / CHECKPOINTS).glob("experience-*.pt")):
+        return None
     try:
-        earlier: dict[str, Any] = json.loads(file.read_text())
+        earlier: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         known = {k: v for k, v in earlier["config"].items() if k != "split"}
+        refuse_other_settings(output, known, config.settings())
+        _ = [earlier[key].keys() for key in ("metrics", "timing", "parameters", "environment")]
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except OtherSettingsError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{file} is damaged ({error}). Delete it, or leave --resume away to replace it."
         ) from error
-    refuse_other_settings(output, known, config.settings())
     return earlier
 
 

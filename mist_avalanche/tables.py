@@ -12,6 +12,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ._disk import replacing
+
 METRICS = ("A_T", "A_bar", "A_new", "forgetting")
 # What else a run costs: the key in results.json and, within it, what is shown.
 COSTS = {
@@ -89,7 +91,6 @@ def as_csv(methods: Mapping[str, Runs]) -> str:
 
 def write_tables(methods: Mapping[str, Runs], folder: Path, name: str) -> Path:
     """``NAME.md``, ``.tex``, ``.csv`` and ``.json``; returns the first."""
-    folder.mkdir(parents=True, exist_ok=True)
     content = {
         "md": table(methods, "pipe") + "\n",
         "tex": table(methods, "latex_booktabs").replace("±", r"$\pm$") + "\n",
@@ -104,5 +105,6 @@ def write_tables(methods: Mapping[str, Runs], folder: Path, name: str) -> Path:
         + "\n",
     }
     for suffix, text in content.items():
-        (folder / f"{name}.{suffix}").write_text(text)
+        with replacing(folder / f"{name}.{suffix}") as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return folder / f"{name}.md"

@@ -11,7 +11,7 @@ import re
 import signal
 import tempfile
 import warnings
-from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -22,12 +22,15 @@ from avalanche.benchmarks.scenarios.deprecated.generators import nc_benchmark
 from avalanche.training.plugins import SupervisedPlugin
 from avalanche.training.supervised import Naive
 from conftest import Images
-from kill import Few
+from full_disk import FullDisk
 from PIL import Image
 from safetensors.torch import save_file
+from test_page import results
+from tiny_runs import MIST as TINY
+from tiny_runs import tiny_benchmark
 from torch import nn
 
-from mist_avalanche import MISTPlugin, cli, report, runner
+from mist_avalanche import MISTPlugin, cli, report
 from mist_avalanche._checksummed import read_checksummed, write_checksummed
 from mist_avalanche._disk import only_one
 from mist_avalanche.backbones import create_backbone, tiny_vit
@@ -35,6 +38,7 @@ from mist_avalanche.benchmarks import SplitImageNetR
 from mist_avalanche.checkpoint import Checkpoint
 from mist_avalanche.delta import apply_delta, save_delta
 from mist_avalanche.page import write_page
+from mist_avalanche.prediction import HEAD
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "reliability.md"
@@ -201,7 +205,8 @@ class _Said(Exception):
 
 
 def run_command(folder, *arguments, output="out"):
-    command("run", "--experiences", "50", "--quiet", "--output", str(folder / output), *arguments)
+    with tiny_benchmark():
+        command("run", "--quiet", "--output", str(folder / output), *arguments)
 
 
 def no_gpu(folder):
@@ -246,6 +251,18 @@ def output_cannot_be_written(folder):
         run_command(folder)
 
 
+def disk_is_read_only(folder):
+    refused = OSError(errno.EROFS, "Read-only file system")
+    with mock.patch("os.open", side_effect=refused):
+        run_command(folder)
+
+
+def checkpoints_are_a_file(folder):
+    (folder / "out").mkdir()
+    (folder / "out" / "checkpoints").write_text("")
+    run_command(folder)
+
+
 def disk_is_full(folder):
     with mock.patch("os.fsync", side_effect=OSError(errno.ENOSPC, "No space left on device")):
         report.write_json({"a": 1}, folder / "results.json")
@@ -288,86 +305,114 @@ def missing_dataset(folder):
     SplitImageNetR(dataset_root=folder)
 
 
-@cache
-def glyphs():
-    """The first two of fifty experiences."""
-    return Few(runner.BENCHMARKS["glyphs"](runner.RunConfig(experiences=50)), 2)
-
-
 def small_run(folder, *arguments):
-    """The command ``run`` on two experiences, to its end; results.json of it."""
-    few = glyphs()
+    """The command ``run`` on three experiences, to its end."""
     errors = io.StringIO()
-    with (
-        mock.patch.object(runner, "BENCHMARKS", {"glyphs": lambda _: few}),
-        redirect_stderr(errors),
-        redirect_stdout(io.StringIO()),
-    ):
-        fixed = ("--experiences", "50", "--jobs", "1", "--quiet", "--output", str(folder))
+    with tiny_benchmark(), redirect_stderr(errors), redirect_stdout(io.StringIO()):
+        fixed = ("--jobs", "1", "--quiet", "--output", str(folder))
         code = cli.main(["run", *fixed, *arguments])
     if code:
         raise _Said(f"exit {code}: {errors.getvalue().strip()}")
-    return json.loads((folder / "results.json").read_text())
 
 
-def stopped(folder, at=1):
-    """A run of SimpleCIL whose disk is full when it saves an experience."""
-
-    def full(checkpoint, values):
-        if checkpoint.done == at:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(checkpoint, values)
-
-    save = Checkpoint._save
-    with mock.patch.object(Checkpoint, "_save", full), suppress(_Said):
-        small_run(folder)
+MIST = ("--mist", "--checkpoint-every", "0")
+MIST += tuple(part for k, v in TINY.items() for part in ("--mist-arg", f"{k}={v}"))
 
 
-def resumed_elsewhere(folder, whole):
-    """What is said of a run that was resumed in a folder: whether it is as it would have been."""
-    again = small_run(folder, "--resume")
-    assert again["metrics"] == whole["metrics"]
+def numbers(folder):
+    """What a run computed, and the bytes of its classifier."""
+    results = json.loads((folder / "results.json").read_text())
+    assert not (folder / "checkpoints").exists()
+    return results["metrics"], results["accuracy"], (folder / HEAD).read_bytes()
+
+
+@cache
+def whole(*arguments):
+    """The numbers of a run that was not interrupted."""
+    with tempfile.TemporaryDirectory() as folder:
+        small_run(Path(folder), *arguments)
+        return numbers(Path(folder))
+
+
+def what_is_said(act, *arguments):
+    """What is said of something that does not work, or is warned of."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        try:
+            act(*arguments)
+        except _Said as said:
+            return str(said)
+    return "; ".join(f"warning: {w.message}" for w in seen if "mist_avalanche" in w.filename)
+
+
+def stopped(folder, at=1, *arguments):
+    """A run whose disk is full when it saves an experience; what is said."""
+    with FullDisk("replace", at + 1):
+        return what_is_said(small_run, folder, *arguments)
+
+
+def resumed(folder, *arguments):
+    """Resume a run in a folder; whether its numbers are as they would have been."""
+    small_run(folder, "--resume", *arguments)
+    assert numbers(folder) == whole(*arguments)
     return "the numbers of a run that was not interrupted"
 
 
 def disk_is_full_then_room_is_made(folder):
-    whole = small_run(folder / "whole")
-    stopped(folder / "run")
-    return f"the run ends; with --resume, {resumed_elsewhere(folder / 'run', whole)}"
+    return f"{stopped(folder)} Then, with --resume: {resumed(folder)}"
+
+
+def disk_is_full_at_the_end(folder):
+    with FullDisk() as disk:
+        small_run(folder / "whole")
+    said = stopped(folder / "run", disk.calls["replace"] - 1)
+    return f"{said} Then, with --resume: {resumed(folder / 'run')}"
 
 
 def resume_without_a_run(folder):
-    whole = small_run(folder / "whole")
-    return f"it starts: {resumed_elsewhere(folder / 'run', whole)}"
+    return f"it starts: {resumed(folder)}"
+
+
+def anew_where_one_is_finished(folder):
+    small_run(folder, "--seed", "1")
+    stopped(folder)
+    return f"the later one goes on: {resumed(folder)}"
 
 
 def spaces_and_unicode(folder):
-    whole, odd = small_run(folder / "whole"), folder / "Läufe, mit Leerzeichen 結果"
+    odd = folder / "Läufe, mit Leerzeichen 結果"
     stopped(odd)
-    return f"it works, with --resume too: {resumed_elsewhere(odd, whole)}"
+    return f"it works, with --resume too: {resumed(odd)}"
 
 
 def clock_goes_backwards(folder):
-    whole, ticks = small_run(folder / "whole"), count(0.0, -1.0)
+    whole()
+    ticks = count(0.0, -1.0)
     names = ("time", "monotonic", "perf_counter")
     with ExitStack() as patches:
         for name in names:
             patches.enter_context(mock.patch(f"time.{name}", side_effect=ticks))
-        again = small_run(folder / "run")
-    assert again["metrics"] == whole["metrics"]
+        small_run(folder)
+    assert numbers(folder) == whole()
     return "the numbers of any other clock, except the seconds"
 
 
 def newest_checkpoint_is_damaged(folder):
-    whole = small_run(folder / "whole")
-    stopped(folder / "run", at=2)
-    newest = sorted((folder / "run" / "checkpoints").iterdir())[-1]
+    stopped(folder, at=2)
+    newest = sorted((folder / "checkpoints").iterdir())[-1]
     newest.write_bytes(newest.read_bytes()[:-1000])
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
-        result = resumed_elsewhere(folder / "run", whole)
-    said = next(str(w.message) for w in seen if "Damaged" in str(w.message))
-    return f"warning: {said} Then {result}"
+    said = what_is_said(resumed, folder)
+    assert numbers(folder) == whole()
+    return f"{said} Then the numbers of a run that was not interrupted"
+
+
+def checkpoints_of_a_tuning_are_damaged(folder):
+    told_to_stop_while_tuning(folder, signal.SIGINT)
+    for file in (folder / "checkpoints").glob("tuning-*"):
+        file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])
+    said = what_is_said(resumed, folder, *MIST)
+    assert numbers(folder) == whole(*MIST)
+    return f"{said} Then the numbers of a run that was not interrupted"
 
 
 def all_checkpoints_are_damaged(folder):
@@ -402,6 +447,12 @@ def checkpoint_that_names_a_function(folder):
 def checkpoint_of_other_settings(folder):
     stopped(folder)
     small_run(folder, "--resume", "--seed", "3", "--strategy", "ranpac")
+
+
+def checkpoint_of_another_backbone(folder):
+    other = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    Checkpoint(folder, SimpleCIL(model=create_backbone(), evaluator=None), stream()).load()
+    Checkpoint(folder, SimpleCIL(model=other, evaluator=None), stream()).load()
 
 
 def checkpoint_of_another_strategy(folder):
@@ -455,8 +506,41 @@ def ctrl_c(folder):
     told_to_stop(folder, signal.SIGINT)
 
 
+def told_to_stop_while_tuning(folder, number):
+    """What is said of a signal in a step of tuning, by its handler and at the end."""
+
+    def after_step(*arguments):
+        os.kill(os.getpid(), number)
+        original(*arguments)
+
+    original, stderr = Checkpoint.after_step, os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            with mock.patch.object(Checkpoint, "after_step", after_step):
+                said = what_is_said(small_run, folder, *MIST)
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        file.seek(0)
+        return f"{file.read().decode()} {said}"
+
+
+def sigterm_while_tuning(folder):
+    said = told_to_stop_while_tuning(folder, signal.SIGTERM)
+    return f"{said}. Then, with --resume: {resumed(folder, *MIST)}"
+
+
+def names_with_formulas(folder):
+    write_page({r"$\nothing$ & $": [results(mist=True)]}, folder / "report.html", "a")
+    assert r"$\nothing$ &amp; $" in (folder / "report.html").read_text()
+    return "shown as they are, and not read as formulas"
+
+
 def names_with_tags(folder):
-    whole = small_run(folder / "<b>&'\"")
+    quoted = folder / "<b>&'\""
+    small_run(quoted)
+    whole = json.loads((quoted / "results.json").read_text())
     whole["config"]["strategy"] = "<script>alert(1)</script>"
     write_page({"<img src=x>": [whole]}, folder / "report.html", "</title><script>")
     page = (folder / "report.html").read_text()
@@ -508,6 +592,18 @@ def delta_with_header(folder, header):
 def delta_of_a_huge_shape(folder):
     entry = {"dtype": "U8", "shape": [2**50], "data_offsets": [0, 2**50]}
     delta_with_header(folder, {"values": entry})
+
+
+def delta_nested_too_deeply(folder):
+    delta_with_header(folder, "[" * 100_000 + "]" * 100_000)
+
+
+def delta_with_nan_in_its_settings(folder):
+    base, tuned = create_backbone(), create_backbone()
+    save_delta(tuned, base, folder / "tuned.safetensors", settings={"lr": 0.5})
+    file = folder / "tuned.safetensors"
+    file.write_bytes(file.read_bytes().replace(b"0.5", b"NaN"))
+    command("delta", "info", str(file))
 
 
 def delta_with_wrong_offsets(folder):
@@ -563,6 +659,8 @@ CASES = {
         "a worker of a data loader is killed": worker_killed,
         "the output folder is a file": output_is_a_file,
         "the output folder may not be written": output_cannot_be_written,
+        "the output folder is on a disk that is read only": disk_is_read_only,
+        "a file where the checkpoints should be": checkpoints_are_a_file,
         "the disk is full": disk_is_full,
         "the hub is out of reach": no_network,
     },
@@ -582,21 +680,29 @@ CASES = {
         "a delta with wrong offsets": delta_with_wrong_offsets,
         "a delta with a key twice": delta_with_a_key_twice,
         "a delta with NaN in its header": delta_with_nan,
+        "a delta with NaN in its settings": delta_with_nan_in_its_settings,
+        "a delta nested 100 000 deep": delta_nested_too_deeply,
+        "names with formulas in them, in pictures": names_with_formulas,
         "names with HTML in them, in the report": names_with_tags,
     },
     "Stopped and resumed": {
         "SIGTERM": sigterm,
         "Ctrl-C": ctrl_c,
+        "SIGTERM in a step of tuning": sigterm_while_tuning,
         "the disk is full in a run, then room is made": disk_is_full_then_room_is_made,
+        "the disk is full at the end of a run": disk_is_full_at_the_end,
         "--resume where nothing was started": resume_without_a_run,
+        "--resume after a finished run and a later, stopped one": anew_where_one_is_finished,
         "an output folder with spaces and unicode": spaces_and_unicode,
         "a clock that goes backwards": clock_goes_backwards,
         "the newest checkpoint is damaged": newest_checkpoint_is_damaged,
+        "the checkpoints of a tuning are damaged": checkpoints_of_a_tuning_are_damaged,
         "all checkpoints are damaged": all_checkpoints_are_damaged,
         "a checkpoint of another version": checkpoint_of_another_version,
         "a checkpoint that names a function to run": checkpoint_that_names_a_function,
         "a checkpoint of other settings": checkpoint_of_other_settings,
         "a checkpoint of another strategy": checkpoint_of_another_strategy,
+        "a checkpoint of another backbone": checkpoint_of_another_backbone,
         "a plugin that holds an open file": something_that_cannot_be_saved,
         "values that are not JSON": values_that_are_not_json,
         "a second run in the same folder": second_run_in_a_folder,

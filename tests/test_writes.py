@@ -1,97 +1,87 @@
-"""A disk that is full at each kind of write of a run: nothing half written, nothing lost."""
+"""A small run whose disk is full at one write or another: whole files, and the same end."""
 
-import errno
 import json
-import os
-from pathlib import Path
+from functools import partial
 
 import pytest
-from kill import Few
+import torch
+from full_disk import FULL, KINDS, FullDisk
+from kill import outcome
 from safetensors.torch import load_file
+from tiny_runs import MIST, tiny, tiny_benchmark
 
-from mist_avalanche import runner
-from mist_avalanche._checksummed import _Hashing, read_checksummed
-from mist_avalanche.benchmarks import SplitGlyphs
-from mist_avalanche.prediction import DELTA, HEAD
+from mist_avalanche._checksummed import read_checksummed, write_checksummed
+from mist_avalanche.runner import RunConfig, run
 
-MIST = {"tune_epochs": 1, "later_epochs": 1, "projection_epochs": 0, "batch_size": 16}
-CONFIG = runner.RunConfig(
-    benchmark="few", mist=True, mist_args=MIST, experiences=50, checkpoint_every=0
-)
-FILES = ("experience-0000", "experience-0001", "tuning-0000-000001", "tuning-0000-000002")
-FILES += (DELTA, HEAD, "results.json")
+CONFIG = RunConfig(mist=True, mist_args={**MIST, "tune_epochs": 1}, checkpoint_every=0)
+WRITES = 10  # of many hundred, at which a disk is full
 
 
-@pytest.fixture(autouse=True)
-def _few(monkeypatch, glyphs):
-    monkeypatch.setattr(runner, "BENCHMARKS", {"few": lambda _: Few(glyphs, 2)})
+TENSORS = {"large": torch.rand(300_000), "small": torch.rand(3)}
 
 
-@pytest.fixture(scope="module")
-def glyphs():
-    return SplitGlyphs(50)
+@pytest.fixture(scope="module", autouse=True)
+def _tiny():
+    with tiny_benchmark(partial(tiny, n_experiences=2)):
+        yield
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, glyphs):
-    """What an uninterrupted run writes."""
+def whole(tmp_path_factory):
+    """What the uninterrupted run ends with, and how often it calls what."""
     folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "BENCHMARKS", {"few": lambda _: Few(glyphs, 2)})
-        results = runner.run(CONFIG, folder, progress=False)
-    return results["metrics"], contents(folder)
+    with FullDisk() as disk:
+        run(CONFIG, folder, progress=False)
+    return outcome(folder), disk.calls
 
 
-def contents(folder):
-    return [(folder / name).read_bytes() for name in (DELTA, HEAD)]
+@pytest.fixture(scope="module")
+def resumed():
+    """What files were left where a run went on."""
+    return []
 
 
-def full(*_):
-    raise OSError(errno.ENOSPC, "No space left on device")
+def check_files(folder):
+    """Every file that has its name is whole, and nothing else is left; the names."""
+    readers = {".pt": read_checksummed, ".safetensors": load_file}
+    readers[".json"] = lambda file: json.loads(file.read_text())
+    for file in folder.rglob("*"):
+        assert file.suffix != ".tmp"
+        if file.suffix in readers:
+            readers[file.suffix](file)
+    return sorted(file.name for file in folder.rglob("*") if file.suffix in readers)
 
 
-def fail(patch, name, stage):
-    """Let one stage of writing the file of a name fail."""
-    replace, flush, write = os.replace, os.fsync, _Hashing.write
-
-    def of_name(file):
-        return name in Path(file).name
-
-    if stage == "renaming":
-        patch.setattr(os, "replace", lambda a, b: full() if of_name(b) else replace(a, b))
-    elif stage == "flushing":
-        patch.setattr(
-            os,
-            "fsync",
-            lambda f: full() if of_name(os.readlink(f"/proc/self/fd/{f}")) else flush(f),
-        )
-    else:
-        patch.setattr(
-            _Hashing,
-            "write",
-            lambda self, part: full() if of_name(self.file.name) else write(self, part),
-        )
-
-
-CASES = [(name, "renaming") for name in FILES]
-CASES += [(name, "flushing") for name in FILES[1::3]]
-CASES += [(name, "writing") for name in FILES[:4:2]]
+@pytest.mark.parametrize("kind", KINDS)
+def test_full_at_any_write(kind, whole, resumed, tmp_path):
+    wanted, calls = whole
+    step = calls[kind] // WRITES if kind == "write" else 1
+    numbers = range(1, calls[kind] + 1, step)
+    assert len(numbers) >= 7
+    for at in numbers:
+        folder = tmp_path / str(at)
+        with (
+            FullDisk(kind, at),
+            pytest.raises(
+                OSError, match=r"No space left on the disk of .* did not fit\. Make room"
+            ),
+        ):
+            run(CONFIG, folder, progress=False)
+        left = check_files(folder)
+        if left in resumed:
+            continue
+        resumed.append(left)
+        run(CONFIG, folder, resume=True, progress=False)
+        check_files(folder)
+        assert outcome(folder) == wanted, (kind, at)
+        assert not (folder / "checkpoints").exists()
 
 
-@pytest.mark.parametrize(("name", "stage"), CASES)
-def test_a_disk_that_is_full_loses_nothing(name, stage, whole, tmp_path):
-    with pytest.MonkeyPatch.context() as patch:
-        fail(patch, name, stage)
-        with pytest.raises(OSError, match=rf"No space left on the disk of .*{name}.* did not fit"):
-            runner.run(CONFIG, tmp_path, progress=False)
-    assert not list(tmp_path.rglob(".*"))
-    for file in tmp_path.rglob("*.pt"):
-        read_checksummed(file)
-    for file in tmp_path.rglob("*.safetensors"):
-        load_file(file)
-    for file in tmp_path.rglob("*.json"):
-        json.loads(file.read_text())
-    metrics, files = whole
-    assert runner.run(CONFIG, tmp_path, resume=True, progress=False)["metrics"] == metrics
-    assert contents(tmp_path) == files
-    assert not (tmp_path / "checkpoints").exists()
+@pytest.mark.parametrize("error", [FULL, KeyboardInterrupt()])
+def test_what_fails_is_what_is_raised(error, tmp_path):
+    with FullDisk() as disk:
+        write_checksummed(TENSORS, tmp_path / "whole.pt")
+    for at in range(1, disk.calls["write"] + 1):
+        with FullDisk("write", at, error), pytest.raises(type(error)):
+            write_checksummed(TENSORS, tmp_path / "file.pt")
+    assert [file.name for file in tmp_path.iterdir()] == ["whole.pt"]

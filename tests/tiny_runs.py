@@ -1,0 +1,35 @@
+"""Runs of half a second: a few random images in the place of glyphs, and no pictures."""
+
+import gc
+from contextlib import contextmanager
+from unittest import mock
+
+from conftest import make_benchmark
+
+from mist_avalanche import cli, runner
+
+MIST = {"tune_epochs": 2, "projection_epochs": 0, "batch_size": 8}
+
+
+def tiny(config, n_experiences=3):
+    """Experiences of two classes, built anew as every process would."""
+    n_classes = 2 * n_experiences
+    made = make_benchmark(n_classes, n_experiences, per_class=4)
+    made.class_names, made.split_name = [f"class {i}" for i in range(n_classes)], "tiny"
+    return made
+
+
+@contextmanager
+def tiny_benchmark(made=tiny):
+    """Let glyphs be tiny, and draw nothing."""
+    gc.freeze()  # else a collection at every start takes as long as the run
+    with (
+        mock.patch.object(runner, "BENCHMARKS", {"glyphs": made}),
+        mock.patch.object(runner.report, "plot_accuracy"),
+        mock.patch.object(runner, "write_board"),
+        mock.patch.object(cli, "write_page"),
+    ):
+        try:
+            yield
+        finally:
+            gc.unfreeze()
