@@ -116,7 +116,8 @@ class Surroundings:
             if names := transient(value):
                 there = {k: v for k, v in attributes_of(value).items() if k in names}
                 self._unsaved[id(value)] = value, there
-            saved = isinstance(value, _SAVED) or is_plain(type(value))
+            calls_back = isinstance(value, weakref.ref) and value.__callback__ is not None
+            saved = (isinstance(value, _SAVED) and not calls_back) or is_plain(type(value))
             hidden = isinstance(value, HIDDEN) and not isinstance(value, _OPEN)
             if not (saved or hidden or _SOMEWHERE in where):
                 self._own[where] = value

@@ -50,8 +50,8 @@ class Checkpoint:
     time. The strategy is restored in place: the objects it was made of remain its own.
 
     It works for Avalanche's strategies and for one's own that keep their state in attributes.
-    Iterators that are in use between two experiences, open files and the like cannot be saved; the
-    first :meth:`load` says so.
+    Iterators that are in use between two experiences and the like cannot be saved; :meth:`load` or
+    :meth:`save` says so.
 
     Args:
         folder: for the files; it is made.
@@ -145,6 +145,7 @@ class Checkpoint:
 
         Raises:
             OSError: the disk is full, the folder cannot be written to.
+            TypeError: the strategy has something by now that cannot be saved; it is named.
         """
         self.done += 1
         self._save(values)
