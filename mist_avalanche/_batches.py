@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ._values import check_positions, plain_state
 from .distributed import share
 
 
@@ -43,11 +44,9 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
 
 def rng_state() -> dict[str, Any]:
     """The state of python's, numpy's and torch's global generators, as plain data."""
-    numpy: dict[str, Any] = np.random.get_state(legacy=False)
-    state = {**numpy["state"], "key": numpy["state"]["key"].tolist()}
     return {
         "python": random.getstate(),
-        "numpy": {**numpy, "state": state},
+        "numpy": plain_state(np.random.get_state(legacy=False)),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
@@ -55,10 +54,9 @@ def rng_state() -> dict[str, Any]:
 
 def set_rng_state(saved: dict[str, Any]) -> None:
     """Continue the global random streams of :func:`rng_state`."""
+    check_positions(saved["numpy"])
+    np.random.set_state(saved["numpy"])
     random.setstate(saved["python"])
-    state = saved["numpy"]["state"]
-    key = np.array(state["key"], np.uint32)
-    np.random.set_state({**saved["numpy"], "state": {**state, "key": key}})
     torch.set_rng_state(saved["torch"].cpu())
     if saved["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(saved["cuda"].cpu())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -60,3 +62,13 @@ def check_experience(experience: Any, number: int) -> None:
             f"Experience {number} has images of class {next(iter(classes), None)} only; the MI "
             f"objective needs at least two classes. {fix}."
         )
+
+
+@contextmanager
+def as_value_error(what: str) -> Iterator[None]:
+    """Any error within as a ValueError that says what cannot be; for contents from elsewhere."""
+    try:
+        yield
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{what} ({kind}{str(error)[:300]}).") from error

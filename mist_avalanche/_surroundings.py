@@ -8,21 +8,17 @@ import sys
 import types
 import weakref
 from collections import deque
-from collections.abc import Collection, Iterator
-from copyreg import _slotnames  # type: ignore[attr-defined]
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from avalanche.core import BasePlugin
-from avalanche.logging import BaseLogger
-from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.templates.base import BaseTemplate
-from torch import Tensor
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor, nn
+
+from ._objects import HIDDEN, NAMED, attributes_of, class_name, is_plain, transient
+from ._values import GLOBAL_GENERATORS
 
 # Classes of these may be made empty and given attributes; so may those of the live objects.
 _PACKAGES = (
@@ -35,111 +31,54 @@ _PACKAGES = (
     "torch.nn",
     "torch.optim",
     "torch.utils.data",
+    "torch.utils.hooks",
 )
 _BUILTINS = {c.__name__: c for c in (bool, dict, float, int, list, set, str, tuple)}
-# Attributes that are made anew for every experience; loggers are the live evaluator's own.
-_LEFT_OUT = {
-    BaseTemplate: (
-        "_eval_streams",
-        "adapted_dataset",
-        "current_eval_stream",
-        "dataloader",
-        "experience",
-        "loss",
-        "mb_output",
-        "mbatch",
-        "pos_neg_loaders",
-    ),
-    BasePlugin: ("iter_replay",),
-    EvaluationPlugin: ("loggers",),
-}
 # which Avalanche's ParamData has
 _FUNCTIONS = {f"torch.{f.__name__}": f for f in (torch.zeros, torch.ones)}
+_EVERYWHERE: dict[str, Any] = {**_FUNCTIONS, **GLOBAL_GENERATORS}
+_SOMEWHERE = "[?]"  # in a set, which has no order that another process would have
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _SCALARS = {bool, int, float, str, type(None), torch.dtype, torch.device}
-_VALUES = (Tensor, np.ndarray, np.generic, torch.Generator, random.Random, np.random.RandomState)
-_SAVED = (*_CONTAINERS, *_VALUES, type, types.MethodType, partial, Enum)
-_NAMED = (
-    types.FunctionType,
-    types.BuiltinFunctionType,
-    types.ModuleType,
-    types.GeneratorType,
-    weakref.ref,
-    io.IOBase,
-    BaseLogger,
-    RemovableHandle,
-)
+_RANDOM = (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)
+_VALUES = (Tensor, np.ndarray, np.generic, *_RANDOM)
+_OPEN = (types.GeneratorType, io.IOBase)
+_TRAINED = (nn.Module, nn.Parameter)
+_SAVED = (*_CONTAINERS, *_VALUES, type, types.MethodType, partial, Enum, weakref.ref)
 
 
-def class_name(cls: type) -> str:
-    """Module and qualified name."""
-    return f"{cls.__module__}:{cls.__qualname__}"
-
-
-def is_plain(cls: type) -> bool:
-    """Whether instances are nothing but their attributes: Python's classes down to object."""
-    heap = 1 << 9  # Py_TPFLAGS_HEAPTYPE
-    ours = all(c is object or c.__flags__ & heap for c in cls.__mro__ if c.__module__ != "typing")
-    if not ours or issubclass(cls, (*_NAMED, type, Enum)):
-        return False
-    try:
-        object.__new__(cls)
-    except TypeError:
-        return False
-    return True
-
-
-def transient(value: Any) -> Collection[str]:
-    """Attributes of an object that are not saved: its class's ``_transient``, and Avalanche's."""
-    own: Collection[str] = getattr(type(value), "_transient", ())
-    avalanche = (names for cls, names in _LEFT_OUT.items() if isinstance(value, cls))
-    return {*own, *chain.from_iterable(avalanche)}
-
-
-def attributes_of(value: Any) -> dict[str, Any]:
-    """The attributes of an object, those in slots among them."""
-    found = dict(getattr(value, "__dict__", {}))
-    if not isinstance(value, (Tensor, type)):
-        for name in _slotnames(type(value)):
-            if hasattr(value, name):
-                found[name] = getattr(value, name)
-    return found
-
-
-def set_attributes(value: Any, attributes: dict[str, Any]) -> None:
-    """Make these the attributes of an object, past whatever ``__setattr__`` it has."""
-    slots = set() if isinstance(value, Tensor) else {*_slotnames(type(value))}
-    own = getattr(value, "__dict__", {})
-    own.clear()
-    for name, attribute in attributes.items():
-        if name in slots:
-            object.__setattr__(value, name, attribute)
-        else:
-            own[name] = attribute
+def _only_scalars(value: Any) -> bool:
+    return _SCALARS.issuperset(map(type, value))
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """What an object refers to, and where."""
     if isinstance(value, dict):
         for i, (key, item) in enumerate(value.items()):
-            yield f"[{key!r}]" if isinstance(key, str) else f"[#{i}]", item
+            # hooks are in an OrderedDict, by a number that counts all hooks of a process
+            named = type(key) is str or (type(value) is dict and type(key) in _SCALARS)
+            yield f"[{key!r}]" if named else f"[#{i}]", item
+            yield f"[key #{i}]", key
         if (factory := getattr(value, "default_factory", None)) is not None:
             yield ".default_factory", factory
     elif isinstance(value, (list, tuple, deque)):
-        if value and isinstance(value[0], (str, int, float)):
-            return  # long lists of numbers and names have nothing else
-        yield from ((f"[{i}]", item) for i, item in enumerate(value))
+        if not _only_scalars(value):
+            yield from ((f"[{i}]", item) for i, item in enumerate(value))
+    elif isinstance(value, (set, frozenset)):
+        if not _only_scalars(value):
+            yield from ((_SOMEWHERE, item) for item in value)
     elif isinstance(value, types.MethodType):
         yield ".__self__", value.__self__
+        yield ".__func__", value.__func__
     elif isinstance(value, partial):
         yield from ((f".{part}", getattr(value, part)) for part in ("func", "args", "keywords"))
-    if not isinstance(value, (*_NAMED, type)):
+    if not isinstance(value, (*NAMED, type)):
         yield from ((f".{name}", item) for name, item in attributes_of(value).items())
 
 
-def _walk(root: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Everything that can be reached, each once, by the shortest way."""
-    waiting, seen = deque([(name, root)]), {id(root)}
+def _walk(root: Any, name: str, apart: Iterable[int] = ()) -> Iterator[tuple[str, Any]]:
+    """Everything that can be reached, each once, by the shortest way; not past some objects."""
+    waiting, seen = deque([(name, root)]), {id(root), *apart}
     while waiting:
         where, value = waiting.popleft()
         yield where, value
@@ -147,7 +86,8 @@ def _walk(root: Any, name: str) -> Iterator[tuple[str, Any]]:
         for step, part in _parts(value):
             if id(part) in seen or step[1:] in left_out:
                 continue
-            if type(part) not in _SCALARS:
+            plain = type(part) is tuple and _only_scalars(part)
+            if type(part) not in _SCALARS and not plain:
                 seen.add(id(part))
                 waiting.append((where + step, part))
 
@@ -164,23 +104,32 @@ class Surroundings:
     """
 
     def __init__(self, strategy: Any, benchmark: Any) -> None:
-        self._classes: dict[str, type] = {}
+        self._classes: dict[str, type] = {class_name(Tensor): Tensor}
         self._own: dict[str, Any] = {}
+        self._unsaved: dict[int, tuple[Any, dict[str, Any]]] = {}
         self._named: dict[str, Any] = {}
         self._names: dict[int, str] = {}
         for where, value in _walk(strategy, "strategy"):
             self._learn(value)
-            if not (isinstance(value, _SAVED) or is_plain(type(value))):
+            if names := transient(value):
+                there = {k: v for k, v in attributes_of(value).items() if k in names}
+                self._unsaved[id(value)] = value, there
+            saved = isinstance(value, _SAVED) or is_plain(type(value))
+            hidden = isinstance(value, HIDDEN) and not isinstance(value, _OPEN)
+            if not (saved or hidden or _SOMEWHERE in where):
                 self._own[where] = value
+        model = getattr(strategy, "model", None)  # which transforms of the benchmark may have
+        self._model = {id(v): v for _, v in _walk(model, "") if isinstance(v, _TRAINED)}
         self.look_at(benchmark)
 
     def look_at(self, benchmark: Any) -> None:
         """Name what the benchmark has by now: some make their datasets when they are used."""
-        self._named = {**_FUNCTIONS, **self._own}
+        self._named = {**_EVERYWHERE, **self._own}
         streams = [getattr(benchmark, f"{name}_stream", None) for name in ("train", "test")]
-        for where, value in _walk([benchmark, *streams], "benchmark"):
+        for where, value in _walk([benchmark, *streams], "benchmark", self._model):
             self._learn(value)
-            if not isinstance(value, type) and not (isinstance(value, _CONTAINERS) and not value):
+            empty = isinstance(value, _CONTAINERS) and not value
+            if not (isinstance(value, type) or empty or _SOMEWHERE in where):
                 self._named[where] = value
         self._names = {id(value): where for where, value in reversed([*self._named.items()])}
 
@@ -192,10 +141,14 @@ class Surroundings:
         """The name of an object, or None."""
         return self._names.get(id(value))
 
+    def unsaved(self, value: Any) -> dict[str, Any]:
+        """Attributes of an object that are not saved, as they were when it was built."""
+        return self._unsaved.get(id(value), (value, {}))[1]
+
     def find(self, name: str) -> Any:
         """The object of a name."""
         if name not in self._named:
-            raise ValueError(f"it refers to {name}, which is not there")
+            raise ValueError(f"it refers to {name[:200]}, which is not there")
         return self._named[name]
 
     def known(self, cls: type, where: str) -> str:
@@ -213,14 +166,14 @@ class Surroundings:
         """The class of a name."""
         found = self._find_class(name)
         if found is None:
-            raise ValueError(f"it has an object of {name}, which is not allowed")
+            raise ValueError(f"it has an object of {name[:200]}, which is not allowed here")
         return found
 
     def member(self, name: str, member: str) -> Enum:
         """A member of an enumeration."""
         cls = self.class_of(name)
         if not issubclass(cls, Enum):
-            raise ValueError(f"{name} is no enumeration.")
+            raise ValueError(f"{name[:200]} is no enumeration")
         return cls[member]
 
     def _find_class(self, name: str) -> type | None:

@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from ._batches import rng_state, set_rng_state
 from ._checksummed import DamagedFileError, read_checksummed, write_checksummed
 from ._disk import remove_leftovers
-from ._graph import flatten, restore
+from ._graph import flatten
+from ._live import restore
 from ._signals import pausing, stop, stop_asked
 from ._surroundings import Surroundings
 from .distributed import of_first, over_processes, own, rank, world_size
@@ -82,7 +84,6 @@ class Checkpoint:
         self.folder, self.strategy, self.benchmark = Path(folder), strategy, benchmark
         self.settings, self.every = settings, every
         self.done = 0
-        self._around = Surroundings(strategy, benchmark)
         self._tuning: dict[str, Any] | None = None  # to be taken up in the next experience
         self._number = 0  # of the files saved in the midst of tuning
         self._steps = 0
@@ -91,6 +92,7 @@ class Checkpoint:
         self._mist = plugins[0] if len(plugins) == 1 else None
         if self._mist is not None:
             self._mist.keeper = self
+        self._around = Surroundings(strategy, benchmark)
 
     def load(self, default: Any = None) -> Any:
         """Restore the last state that was saved; where there is none, save the present one.
@@ -115,16 +117,21 @@ class Checkpoint:
         file, saved = self._newest(files, "Start anew (without --resume).")
         with _fitting(file):
             values, settings = json.loads(saved["values"]), json.loads(saved["settings"])
+            if not isinstance(settings, dict | None):
+                raise ValueError("its settings are none")
         refuse_other_settings(self.folder, settings, self.settings)
         with _fitting(file):
             _warn_of_other(saved["computed_by"])
-            done, whole = saved["done"], len(self.benchmark.train_stream)
-            if type(done) is not int or not 0 <= done <= whole:
-                raise ValueError(f"{done} experiences were done; the benchmark has {whole}")
-            for experience in self.benchmark.train_stream[:done]:
+            done, experiences = saved["done"], self.benchmark.train_stream
+            if type(done) is not int or not 0 <= done <= len(experiences):
+                raise ValueError(f"it has {str(done)[:20]} of {len(experiences)} experiences")
+            for experience in experiences[:done]:
                 _ = experience.dataset  # which some benchmarks make when it is asked for
             self._around.look_at(self.benchmark)
             restore(saved["strategy"], self.strategy, self._around)
+            if self._mist is not None and not any(p is self._mist for p in self.strategy.plugins):
+                raise ValueError("its plugins are others, or in another order")
+            RemovableHandle.next_id = max(RemovableHandle.next_id, int(saved["hooks"]))
             set_rng_state(own(saved["random"]))
             self.done = done
         self._tuning = self._newest_tuning()
@@ -168,6 +175,7 @@ class Checkpoint:
             "values": written,
             "computed_by": _computed_by(),
             "random": over_processes(rng_state()),
+            "hooks": RemovableHandle.next_id,  # those that come later get other numbers
             "strategy": flatten(self.strategy, self._around),
         }
         if rank() == 0:
@@ -201,6 +209,8 @@ class Checkpoint:
             restore(saved["plugin"], self._mist, self._around)
             with torch.no_grad():
                 for name, tensor in _tensors(strategy.model).items():
+                    if tensor.shape != saved["model"][name].shape:
+                        raise ValueError(f"{name} has another shape")
                     tensor.copy_(saved["model"][name])
             return {saved["stage"]: saved["state"]}
 
@@ -259,6 +269,10 @@ class Checkpoint:
             file.unlink(missing_ok=True)
 
 
+class OtherSettingsError(ValueError):
+    """An earlier run had other settings."""
+
+
 def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers by name."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -272,8 +286,8 @@ def _fitting(file: Path) -> Iterator[None]:
     except Exception as error:
         what = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(
-            f"{file} does not fit this strategy and benchmark ({what}{error}). Build them as in "
-            "the run that saved it, or start anew."
+            f"{file} does not fit this strategy and benchmark ({what}{str(error)[:300]}). Build "
+            "them as in the run that saved it, or start anew."
         ) from error
 
 
@@ -296,17 +310,17 @@ def _warn_of_other(saved: Mapping[str, Any]) -> None:
 def refuse_other_settings(
     folder: Path, saved: Mapping[str, Any] | None, wanted: Mapping[str, Any] | None
 ) -> None:
-    """ValueError that names what differs between the settings of an earlier run and of this one."""
+    """An error that names what differs between the settings of an earlier run and of this one."""
     there = _leaves(saved or {})
     here = _leaves(json.loads(json.dumps(wanted, default=dict)) or {})
     different = [
-        f"{name}: {there.get(name, 'nothing')} there, {here.get(name, 'nothing')} here"
+        f"{name}: {there.get(name, 'nothing')!s:.60} there, {here.get(name, 'nothing')!s:.60} here"
         for name in sorted(there.keys() | here.keys())
         if there.get(name) != here.get(name)
     ]
     if different:
         more = f" and {len(different) - 6} more" if len(different) > 6 else ""
-        raise ValueError(
+        raise OtherSettingsError(
             f"{folder} holds a run with other settings ({'; '.join(different[:6])}{more}). Choose "
             "another folder (--output), or start anew (without --resume)."
         )

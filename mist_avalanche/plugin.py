@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from avalanche.evaluation.metric_results import MetricValue
@@ -15,40 +14,23 @@ from tqdm.auto import tqdm
 from ._batches import derive_seed
 from ._checks import check_choice, check_experience, check_integer, check_not_empty, check_rate
 from ._entries import Entries
+from ._epochs import Keeper, run_epochs
 from ._memory_use import advice
-from ._progress import step_bar
 from .backbones import backbone_defaults
 from .features import FeatureExtractor, always_selected, feature_extractor
 from .forward import Forward
 from .gradients import SelectedEntries, StepGuard
 from .history import SelectionHistory, most_sensitive
 from .losses import TEMPERATURE
-from .objective import CrossEntropyObjective, ExperiencePass, MIObjective, Objective
+from .objective import CrossEntropyObjective, MIObjective, Objective
 from .selection import Selection, random_scores, select
 from .sensitivity import fisher_scores, gradient_scores
-from .tuning import ProjectionSGD, ReferenceSGD, SparseSGD, Stepper, TuningReport, tune
+from .tuning import ProjectionSGD, ReferenceSGD, SparseSGD
 from .views import View, second_view
 
 _SCORE, _TUNE, _HOST, _WARM = 0, 1, 2, 4  # purposes of random numbers; the objective has 3
 _SMALLER = "Lower chunk_size (the same gradient) or batch_size, or use precision='bf16'."
-State = Callable[[], dict[str, Any]]
 SELECT_BY = ("mi", "gradient", "magnitude", "random")
-
-
-class Keeper(Protocol):
-    """Keeps the state of a tuning while it runs: :class:`~mist_avalanche.checkpoint.Checkpoint`."""
-
-    def take_up(self, strategy: Any) -> dict[str, Any]:
-        """Put plugin and model back to where a tuning was stopped; its state by stage."""
-        ...
-
-    def pausing(self) -> AbstractContextManager[None]:
-        """Inside, signals to stop wait for :meth:`after_step`."""
-        ...
-
-    def after_step(self, strategy: Any, stage: str, state: State) -> None:
-        """Save the state when it is time to."""
-        ...
 
 
 class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
@@ -304,8 +286,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         seed = self._seed_for(_WARM)
         with self.objective.on(strategy, extract, seed, num_workers, training=False) as run:
             sgd = ProjectionSGD(list(run.head.parameters()), projection_lr=self.projection_lr)
-            what = "MIST projection"
-            self._run_epochs("projection", strategy, run, sgd, self.projection_epochs, 1, what)
+            keeping = self._keeping(strategy, "projection")
+            run_epochs(run, sgd, self.projection_epochs, what="MIST projection", **keeping)
         self._warm = True
 
     def _score(self, strategy: Any, extract: FeatureExtractor, num_workers: int) -> None:
@@ -368,8 +350,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
                 lr=self.lr,
                 projection_lr=self.projection_lr,
             )
-            total = stepper.entries.total
-            report = self._run_epochs("tuning", strategy, run, stepper, epochs, total, what)
+            total, keeping = stepper.entries.total, self._keeping(strategy, "tuning")
+            report = run_epochs(run, stepper, epochs, what=what, total=total, **keeping)
         if stepper.changed is not None:
             self._updated = stepper.changed / stepper.entries.total
         self._tuned = True
@@ -377,44 +359,12 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         self._publish(strategy, "tuning_loss", report.losses[-1])
         self._publish(strategy, "updated_fraction", report.updated_fraction)
 
-    def _run_epochs(
-        self,
-        stage: str,
-        strategy: Any,
-        run: ExperiencePass,
-        stepper: Stepper,
-        epochs: int,
-        total: int,
-        what: str,
-    ) -> TuningReport:
-        """Epochs of tuning, from the step at which an earlier process was stopped, if one was."""
-        begun = self._begun.pop(stage, None)
-        if begun:
-            run.load_state_dict(begun["run"])
-
-        def after_step(state: State) -> None:
-            if self.keeper:
-                self.keeper.after_step(
-                    strategy, stage, lambda: {"run": run.state_dict(), "loop": state()}
-                )
-
-        loop = begun["loop"] if begun else None
-        done = loop["steps"] if loop else 0
-        pausing = self.keeper.pausing() if self.keeper else nullcontext()
-        with pausing, step_bar(what, epochs * len(run.batches), self.verbose, done) as advance:
-            return tune(
-                run.loss_of,
-                run.batches,
-                stepper,
-                epochs,
-                total=total,
-                what=what,
-                progress=advance,
-                begun=loop,
-                after_step=after_step,
-            )
-
     # ---- What these need ---------------------------------------------------------------------
+
+    def _keeping(self, strategy: Any, stage: str) -> dict[str, Any]:
+        """Who keeps the state of some epochs, and what was kept."""
+        kept = {"keeper": self.keeper, "begun": self._begun}
+        return {**kept, "strategy": strategy, "stage": stage, "verbose": self.verbose}
 
     def _dropping(
         self, extract: FeatureExtractor, purpose: int, device: torch.device

@@ -105,7 +105,7 @@ def read_reference_config(file: str | Path, base: RunConfig) -> list[RunConfig]:
         ValueError: no JSON object; an unknown key, with the nearest known one; an impossible value.
     """
     try:
-        given = strict_json(Path(file).read_text())
+        given = strict_json(Path(file).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}.") from error
     if not isinstance(given, dict):
@@ -116,11 +116,11 @@ def read_reference_config(file: str | Path, base: RunConfig) -> list[RunConfig]:
         elif key not in _USED:
             near = difflib.get_close_matches(key, (*_USED, *_IGNORED), 1, 0.0)[0]
             raise ValueError(f"{file} has the unknown key {key!r}. The nearest known is {near!r}.")
-    for key in _idle(given):
-        log.info("%s: %s has no meaning for %s.", file, key, given.get("model_name"))
     try:
+        for key in _idle(given):
+            log.info("%s: %s has no meaning for %s.", file, key, given.get("model_name"))
         return _configs(given, base)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: {error}") from error
 
 

@@ -40,7 +40,7 @@ from .benchmarks import (
     SplitImageNetR,
     SplitOmniglot,
 )
-from .checkpoint import EVERY, Checkpoint, refuse_other_settings
+from .checkpoint import EVERY, Checkpoint, OtherSettingsError, refuse_other_settings
 from .distributed import processes, rank, world_size
 from .features import in_mode
 from .metrics import accuracy_rows, summarize
@@ -352,15 +352,18 @@ def _finished(config: RunConfig, output: Path) -> dict[str, Any] | None:
     if any((output / CHECKPOINTS).glob("experience-*.pt")):
         return None
     try:
-        earlier: dict[str, Any] = json.loads(file.read_text())
+        earlier: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         known = {k: v for k, v in earlier["config"].items() if k != "split"}
+        refuse_other_settings(output, known, config.settings())
+        _ = [earlier[key].keys() for key in ("metrics", "timing", "parameters", "environment")]
     except FileNotFoundError:
         return None
+    except OtherSettingsError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{file} is damaged ({error}). Delete it, or leave --resume away to replace it."
         ) from error
-    refuse_other_settings(output, known, config.settings())
     return earlier
 
 

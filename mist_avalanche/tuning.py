@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ._checks import as_value_error
 from .distributed import from_first, sum_over_processes
 from .gradients import SelectedEntries, keep_entries, masked_gradient
 
@@ -123,7 +124,10 @@ class SparseSGD:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of a stepper like this one."""
-        self._momentum, self.changed = state["momentum"], state["changed"]
+        momentum, self.changed = state["momentum"], state["changed"]
+        if momentum is not None and momentum.shape != (len(self.entries),):
+            raise ValueError(f"momentum of {len(momentum)} entries, not of {len(self.entries)}")
+        self._momentum = momentum
         self.generator.set_state(state["generator"].cpu())
         self._projection_sgd.load_state_dict(state["projection"])
 
@@ -292,6 +296,7 @@ def tune(
     Raises:
         FloatingPointError: a loss or gradient that is not finite. The weights are as they were
             before that step; the message names epoch and step.
+        ValueError: ``begun`` is not the state of a call like this one.
     """
     losses: list[float] = []
     running: Sequence[float] = ()  # losses of the epoch that was begun
@@ -299,9 +304,10 @@ def tune(
     steps = 0
     sound: Tensor | None = None
     if begun is not None:
-        losses, running = [*begun["losses"]], begun["running"]
-        changed, steps = begun["changed"], begun["steps"]
-        stepper.load_state_dict(begun["stepper"])
+        with as_value_error(f"The checkpoint of {what} does not fit"):
+            losses, running = [*map(float, begun["losses"])], [*map(float, begun["running"])]
+            changed, steps = begun["changed"], int(begun["steps"])
+            stepper.load_state_dict(begun["stepper"])
 
     def state() -> dict[str, Any]:
         log.read()

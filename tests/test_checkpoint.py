@@ -133,47 +133,10 @@ def test_goes_on_between_two_steps_of_a_tuning(changes, tmp_path):
         assert sum(name.startswith("tuning") for name in files) <= 2
         mist, host, stream, checkpoint = in_steps(tmp_path / str(at), **changes)
         disturb()
-        with mock.patch("mist_avalanche.plugin.step_bar", side_effect=step_bar) as bar:
+        with mock.patch("mist_avalanche._epochs.step_bar", side_effect=step_bar) as bar:
             again, metrics_again, _ = go_on(host, stream, checkpoint)
         seen.append(bar.call_args_list[0].args[3])
         assert all(torch.equal(again[key], value) for key, value in weights.items())
         assert metrics_again == metrics
         assert mist.tuning_losses == whole[0].plugins[0].tuning_losses
     assert min(seen) > 0  # steps that were not taken again
-
-
-HOOKS = [name for name in dir(SupervisedPlugin) if name.startswith(("before_", "after_"))]
-
-
-class Interrupting(SupervisedPlugin):
-    """Ctrl-C in one hook of the second experience."""
-
-    armed = True  # of the class: a checkpoint does not put it back
-
-    def __init__(self, hook):
-        super().__init__()
-        setattr(self, hook, self._interrupt)
-
-    def _interrupt(self, strategy, **kwargs):
-        if self.armed and strategy.clock.train_exp_counter == 1:
-            raise KeyboardInterrupt
-
-
-@pytest.fixture(scope="module")
-def replay(tmp_path_factory):
-    return go_on(*made("Strategies", "Replay", tmp_path_factory.mktemp("whole")))
-
-
-@pytest.mark.parametrize("hook", HOOKS)
-def test_ctrl_c_in_a_hook_and_on_in_the_same_process(hook, replay, tmp_path, monkeypatch):
-    weights, metrics, clock = replay
-    host, stream, _ = made("Strategies", "Replay", tmp_path / "unused")
-    host.plugins.append(Interrupting(hook))
-    checkpoint = Checkpoint(tmp_path / "run", host, stream)
-    with pytest.raises(KeyboardInterrupt):
-        go_on(host, stream, checkpoint)
-    monkeypatch.setattr(Interrupting, "armed", False)
-    disturb()
-    again, metrics_again, clock_again = go_on(host, stream, checkpoint)
-    assert all(torch.equal(again[key], value) for key, value in weights.items())
-    assert (metrics_again, clock_again) == (metrics, clock)

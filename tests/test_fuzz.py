@@ -1,18 +1,11 @@
-"""Some hundred files that are damaged or made up; tests/fuzz.py gives any number."""
-
 import pytest
-from fuzz import READERS, Readers, tried
+from fuzz import READERS, fuzz
 
-INPUTS = {"checkpoint_content": 60, "tuning_content": 60}
-
-
-@pytest.fixture(scope="module")
-def readers(tmp_path_factory):
-    return Readers(tmp_path_factory.mktemp("fuzz"))
+INPUTS = {"checkpoint, any content": 50, "checkpoint of a tuning, any content": 40}
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_what_is_wrong_is_refused(readers, name):
-    results = [tried(readers, name, seed) for seed in range(INPUTS.get(name, 300))]
-    assert {*results} <= {"taken", "refused"}
-    assert results.count("refused") > len(results) // 3
+def test_a_changed_file_is_read_or_refused_with_a_message(name, tmp_path):
+    counts, others = fuzz(name, tmp_path, seed=0, inputs=INPUTS.get(name, 300))
+    assert others == {}
+    assert counts["refused"] > counts["inputs"] / 5

@@ -168,6 +168,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
             num_workers=num_workers,
             pin_memory=self.device.type == "cuda",
             collate_fn=datasets[0].collate_fn,
+            generator=torch.Generator(),  # the global one goes on alike where features are kept
         )
 
     def _run(self, x: Tensor) -> Tensor:
