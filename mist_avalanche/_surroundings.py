@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from avalanche.benchmarks.utils.classification_dataset import lookup
+from avalanche.benchmarks.utils.transform_groups import identity
 from torch import Tensor, nn
 
 from ._objects import HIDDEN, NAMED, attributes_of, class_name, is_plain, transient
@@ -34,9 +36,9 @@ _PACKAGES = (
     "torch.utils.hooks",
 )
 _BUILTINS = {c.__name__: c for c in (bool, dict, float, int, list, set, str, tuple)}
-# which Avalanche's ParamData has
-_FUNCTIONS = {f"torch.{f.__name__}": f for f in (torch.zeros, torch.ones)}
-_EVERYWHERE: dict[str, Any] = {**_FUNCTIONS, **GLOBAL_GENERATORS}
+# which Avalanche's ParamData and datasets have
+_FUNCTIONS = (torch.zeros, torch.ones, identity, lookup)
+_EVERYWHERE: dict[str, Any] = {f.__name__: f for f in _FUNCTIONS} | GLOBAL_GENERATORS
 _SOMEWHERE = "[?]"  # in a set, which has no order that another process would have
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _SCALARS = {bool, int, float, str, type(None), torch.dtype, torch.device}
@@ -114,7 +116,8 @@ class Surroundings:
             if names := transient(value):
                 there = {k: v for k, v in attributes_of(value).items() if k in names}
                 self._unsaved[id(value)] = value, there
-            saved = isinstance(value, _SAVED) or is_plain(type(value))
+            calls_back = isinstance(value, weakref.ref) and value.__callback__ is not None
+            saved = (isinstance(value, _SAVED) and not calls_back) or is_plain(type(value))
             hidden = isinstance(value, HIDDEN) and not isinstance(value, _OPEN)
             if not (saved or hidden or _SOMEWHERE in where):
                 self._own[where] = value

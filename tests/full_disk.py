@@ -72,8 +72,8 @@ class _File:
             raise
         return self.file.write(part)
 
-    def flush(self):
-        self.file.flush()
+    def __getattr__(self, name):
+        return getattr(self.file, name)
 
     def __enter__(self):
         return self

@@ -185,7 +185,8 @@ def near(value, rng):
     if isinstance(value, str):
         return rng.choice([*TEXTS, value[:-1], value + "x"])
     if isinstance(value, torch.Tensor):
-        return rng.choice([value[:0], value.double(), value.unsqueeze(0)]) if value.ndim else value
+        plain = value.ndim and value.layout is torch.strided
+        return rng.choice([value[:0], value.double(), value.unsqueeze(0)]) if plain else value
     return None
 
 

@@ -330,7 +330,8 @@ def test_weak_references():
         part.gone = weakref.ref(Part())
         part.model = copy.deepcopy(part.net)
 
-    _, new = restored(change, net=lambda: nn.LSTM(2, 2))
+    _, new = restored(change, net=lambda: nn.LSTM(2, 2), kept=lambda: weakref.ref(Part, print))
+    assert new.kept() is Part
     assert new.weak() is new.part
     assert new.gone() is None
     assert new.model._flat_weight_refs[0]() is new.model.weight_ih_l0

@@ -8,10 +8,14 @@ import torch
 from full_disk import FULL, KINDS, FullDisk
 from kill import outcome
 from safetensors.torch import load_file
+from test_page import results
 from tiny_runs import MIST, tiny, tiny_benchmark
 
 from mist_avalanche._checksummed import read_checksummed, write_checksummed
+from mist_avalanche.page import write_page
+from mist_avalanche.report import plot_accuracy
 from mist_avalanche.runner import RunConfig, run
+from mist_avalanche.tables import write_tables
 
 CONFIG = RunConfig(mist=True, mist_args={**MIST, "tune_epochs": 1}, checkpoint_every=0)
 WRITES = 10  # of many hundred, at which a disk is full
@@ -85,3 +89,17 @@ def test_what_fails_is_what_is_raised(error, tmp_path):
         with FullDisk("write", at, error), pytest.raises(type(error)):
             write_checksummed(TENSORS, tmp_path / "file.pt")
     assert [file.name for file in tmp_path.iterdir()] == ["whole.pt"]
+
+
+def test_a_report_that_does_not_fit_leaves_the_earlier_one(tmp_path):
+    runs = {"a": [results()]}
+    for write in (
+        lambda: write_page(runs, tmp_path / "report.html", "a"),
+        lambda: write_tables(runs, tmp_path, "comparison"),
+        lambda: plot_accuracy(runs, tmp_path / "accuracy.png"),
+    ):
+        write()
+        before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+        with FullDisk("write", 1), pytest.raises(OSError, match="did not fit"):
+            write()
+        assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
