@@ -3,7 +3,6 @@
 import pytest
 from reliability import ALL, DOCUMENT, document, message
 
-
 pytestmark = pytest.mark.xdist_group(__name__)  # what was seen is kept in the process
 
 
