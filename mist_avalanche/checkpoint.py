@@ -14,7 +14,6 @@ number of threads, on a GPU as far as its kernels do.
 from __future__ import annotations
 
 import json
-import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +34,6 @@ from ._surroundings import Surroundings
 from .distributed import of_first, over_processes, own, rank, world_size
 from .plugin import MISTPlugin
 
-log = logging.getLogger(__name__)
 FORMAT = 1
 KEPT = 2  # files of each kind
 EVERY = 300.0  # seconds
