@@ -22,7 +22,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 check: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist load
 
 bench: $(INSTALLED)
 	$(BIN)/python tests/performance $(if $(IMAGES),--images $(IMAGES))

@@ -5,7 +5,6 @@ from avalanche.training import plugins, supervised
 from avalanche.training.templates import SupervisedTemplate
 from compatibility import ABSENT, CASES, DOCUMENT, STRATEGIES, document, outcome
 
-pytestmark = pytest.mark.xdist_group(__name__)  # what was seen is kept in the process
 REFUSED = ("ICaRL", "SCR", "PackNet", "ExpertGateStrategy", "PNNStrategy", "AETraining")
 FAILING = ("GSS_greedy", "BiC", "LearningToPrompt", "LaMAML")
 

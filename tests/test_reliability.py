@@ -3,8 +3,6 @@
 import pytest
 from reliability import ALL, DOCUMENT, document, message
 
-pytestmark = pytest.mark.xdist_group(__name__)  # what was seen is kept in the process
-
 
 @pytest.mark.parametrize(("table", "name"), ALL)
 def test_says_what_is_wrong(table, name):
