@@ -211,6 +211,9 @@ def _side_by_side(
                     bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for worker in {*multiprocessing.active_children()} - {*others}:
+            workers = {*multiprocessing.active_children()} - {*others}
+            for worker in workers:
                 worker.terminate()  # which lets a run that tunes save first
+            for worker in workers:
+                worker.join()
             raise
