@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torch.nn import functional
 
 from mist_avalanche.benchmarks._stream import class_order, experience_sizes
 from mist_avalanche.features import always_selected
@@ -20,7 +23,7 @@ from mist_avalanche.ridge import RIDGES, choose_ridge, validation_losses
 from mist_avalanche.selection import Selection, select, top_entries
 from mist_avalanche.sensitivity import fisher_scores
 from mist_avalanche.tuning import ReferenceSGD, tune
-from mist_avalanche.views import flip, grayscale, resized_crop
+from mist_avalanche.views import LUMA, flip, grayscale, resized_crop
 
 DIRECTORY = Path(os.environ.get("MIST_REFERENCE_DIR") or Path(__file__).parent / "reference")
 GOLDEN = json.loads((DIRECTORY / "golden.json").read_text())
@@ -45,6 +48,11 @@ class Case(dict):
 
     def under(self, prefix):
         return [key[len(prefix) :] for key in self if key.startswith(prefix)]
+
+    def tasks(self, prefix=""):
+        """``task0``, ``task1``, … in their order, however many there are."""
+        names = {key.removeprefix(prefix).split("/")[0] for key in self if key.startswith(prefix)}
+        return sorted((n for n in names if n.startswith("task")), key=lambda n: int(n[4:]))
 
 
 class Net(nn.Module):
@@ -105,9 +113,10 @@ def test_loss_and_gradient(name, precision):
 
 def test_scores_masks_and_protection(case2):
     checked = 0
+    rates = {r for k in case2 for r in re.findall(r"/mask([\d.]+)_", k)}
     for key in sorted({"/".join(k.split("/")[:3]) for k in case2 if "/scores_" in k}):
         precision, method, task = key.split("/")
-        method, t, dtype = method.removeprefix("scores_"), int(task[-1]), DTYPES[precision]
+        method, t, dtype = method.removeprefix("scores_"), int(task[4:]), DTYPES[precision]
         net, batches = Net(case2, dtype), batches_of(case2, t, dtype)
         shapes = {name: p.shape for name, p in net.backbone().items()}
         protected = {}
@@ -120,8 +129,8 @@ def test_scores_masks_and_protection(case2):
             expected = case2.tensor(f"{key}/{name}")
             difference = (score / len(batches) - expected).abs().max()
             assert difference <= 1e-5 * expected.abs().max(), name
-        for rate in (0.1, 0.05):
-            chosen = select(scores, rate, net.always(), within_budget=False)
+        for rate in rates:
+            chosen = select(scores, float(rate), net.always(), within_budget=False)
             for name, mask in chosen.masks.items():
                 stem = f"{precision}/mask{rate}_{method}/task{t}/{name}"
                 assert torch.equal(mask, case2.mask(stem, mask.shape)), stem
@@ -181,7 +190,7 @@ def test_masked_update(case2):
 def test_prototypes():
     case = Case("case5_simplecil")
     head = PrototypeHead()
-    for task in sorted({key.split("/")[0] for key in case if key.startswith("task")}):
+    for task in case.tasks():
         for part in torch.arange(len(case[f"{task}/labels"])).split(17):
             head.update(case.tensor(f"{task}/features")[part], case.tensor(f"{task}/labels")[part])
         torch.testing.assert_close(
@@ -196,8 +205,7 @@ def test_ranpac(precision):
     case, dtype, exact, checked = Case("case4_ranpac"), DTYPES[precision], precision == "f64", 0
     projection, test = case.tensor("W_rand", dtype), case.tensor("test_features", dtype)
     head = RidgeHead(projection.shape[1], dtype=dtype)
-    tasks = sorted({key.split("/")[0] for key in case if key.startswith("task")})
-    for task in tasks:
+    for task in (tasks := case.tasks()):
         features, labels = case.tensor(f"{task}/features", dtype), case.tensor(f"{task}/labels")
         if task == tasks[0]:
             head._shape_for(features)
@@ -241,8 +249,9 @@ def test_class_order():
         expected = case[f"{name}/order"]
         order = class_order(len(expected), seed=int(name.split("_seed")[1]))
         assert order == expected.tolist()
-        sizes = experience_sizes(len(order), len(case[f"{name}/task_sizes"]))
-        assert sizes == case[f"{name}/task_sizes"].tolist()
+        sizes = case[f"{name}/task_sizes"].tolist()  # by increment, ours by number
+        if max(sizes) == -(-len(order) // len(sizes)):
+            assert experience_sizes(len(order), len(sizes)) == sizes
         start = 0
         for t, size in enumerate(sizes):
             assert order[start : start + size] == case[f"{name}/task{t}_original_ids"].tolist()
@@ -253,10 +262,11 @@ def test_class_order():
 def test_views():
     case = Case("case7_augment")
     x = case.tensor("inputs")
-    flipped = flip(x, case.tensor("flip_bern") == 0)  # the reference's 1 keeps
-    torch.testing.assert_close(flipped, case.tensor("after_flip"), atol=1e-6, rtol=0)
+    # The reference's 1 keeps; it flips by grid_sample, whose interpolation rounds.
+    flipped = flip(x, case.tensor("flip_bern") == 0)
+    torch.testing.assert_close(flipped, case.tensor("after_flip"), atol=1e-5, rtol=0)
     grey = grayscale(flipped, case.tensor("gray_bern") == 1)
-    torch.testing.assert_close(grey, case.tensor("after_gray"), atol=1e-6, rtol=0)
+    torch.testing.assert_close(grey, case.tensor("after_gray"), atol=1e-5, rtol=0)
     width, height, x_shift, y_shift = case.tensor("whbias", torch.float32).unbind(1)
     boxes = torch.stack([(1 + x_shift - width) / 2, (1 + y_shift - height) / 2, width, height], 1)
     cropped = resized_crop(grey, boxes)
@@ -265,12 +275,12 @@ def test_views():
 
 @pytest.mark.parametrize("method", PROTECT)
 def test_end_to_end(case2, method):
-    """Two tasks: score, three epochs of the reference's dynamics without dropping, protect."""
+    """For each task: score, three epochs of the reference's dynamics without dropping, protect."""
     case = Case("case8_end_to_end")
     net = Net(case2, torch.float64)
     initial = {name: p.detach().clone() for name, p in net.named_parameters()}
     backbone, history, chosen = net.backbone(), SelectionHistory(), None
-    for task in range(2):
+    for task in range(len(case.tasks(f"f64/{method}/"))):
         batches = batches_of(case2, task, torch.float64)
         scores = fisher_scores(net.loss, batches, backbone, history.protected)
         if chosen is not None:
@@ -285,3 +295,36 @@ def test_end_to_end(case2, method):
             moved = dict(net.named_parameters())[name] - initial[name]
             expected = case.tensor(f"{stem}/{name}", torch.float64)
             assert (moved - expected).abs().max() <= 1e-6 * expected.abs().max(), (stem, name)
+
+
+def test_vectors_of_other_sizes_and_seeds(tmp_path, monkeypatch):
+    """20 of 50 classes an experience; wide images that are flipped by grid_sample."""
+    order = np.random.RandomState(7).permutation(50)
+    parts = {f"task{t}_original_ids": part for t, part in enumerate(np.split(order, [20, 40]))}
+    classes = {"order": order, "task_sizes": [20, 20, 10], "test_targets": np.argsort(order)}
+    classes = {f"n50_inc20_seed7/{k}": np.asarray(v) for k, v in {**parts, **classes}.items()}
+    np.savez(tmp_path / "case6_class_order.npz", **classes)
+
+    torch.manual_seed(0)
+    x, keep, whbias = torch.rand(7, 3, 40, 48), torch.arange(7) % 2, torch.rand(7, 4)
+    whbias[:, :2] = 0.3 + 0.5 * whbias[:, :2]
+    whbias[:, 2:] = (2 * whbias[:, 2:] - 1) * (1 - whbias[:, :2])
+    affine = torch.eye(2, 3).repeat(7, 1, 1)
+    affine[:, 0, 0] = 2.0 * keep - 1
+
+    def sampled(images, theta):
+        grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
+        return functional.grid_sample(images, grid, align_corners=False, padding_mode="reflection")
+
+    flipped, chosen = sampled(x, affine), keep.view(7, 1, 1, 1)
+    grey = chosen * (flipped * torch.tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+    grey = grey + (1 - chosen) * flipped
+    crop = torch.zeros(7, 2, 3)
+    crop[:, [0, 1], [0, 1]], crop[:, :, 2] = whbias[:, :2], whbias[:, 2:]
+    views = {"inputs": x, "flip_bern": keep, "gray_bern": keep, "whbias": whbias}
+    views |= {"after_flip": flipped, "after_gray": grey, "after_crop": sampled(grey, crop)}
+    np.savez(tmp_path / "case7_augment.npz", **{k: v.numpy() for k, v in views.items()})
+    monkeypatch.setattr(sys.modules[__name__], "DIRECTORY", tmp_path)
+    assert (flipped - flip(x, keep == 0)).abs().max() > 1e-6
+    test_class_order()
+    test_views()
