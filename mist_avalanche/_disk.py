@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 
 def need_space(folder: Path, size: int, what: str) -> None:
@@ -91,6 +91,13 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def _release(lock: BaseFileLock) -> None:
+    """Let another process have a lock, whose file goes."""
+    if os.name == "posix":  # elsewhere an open file cannot be removed, and filelock removes it
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """One process at a time makes a file or folder; the others wait, and then find it there."""
@@ -104,8 +111,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:
-            Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
+            _release(lock)
 
 
 @contextmanager
@@ -132,5 +138,4 @@ def only_one(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+        _release(lock)

@@ -27,7 +27,6 @@ from tqdm.auto import tqdm
 
 from . import report
 from ._disk import only_one
-from ._memory_use import PeakMemory
 from ._states import tensors_of
 from ._version import __version__
 from .backbones import EMBEDDED, backbone_defaults, create_backbone
@@ -205,8 +204,8 @@ def run(
 
     Returns:
         What results.json holds: ``schema``, ``config``, ``metrics`` (percent), ``accuracy`` (rows
-        in percent), ``timing`` (seconds), ``memory`` (megabytes), ``parameters`` (entries of the
-        model that require gradients, and of the backbone that have changed), ``environment``.
+        in percent), ``timing`` (seconds), ``parameters`` (entries of the model that require
+        gradients, and of the backbone that have changed), ``environment``.
     """
     output = Path(output)
     with processes(config.device):
@@ -233,7 +232,6 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         )
     json.dumps(settings)  # before the work, not after it
     device = choose_device(config.device)
-    peak = PeakMemory(device)
     benchmark = BENCHMARKS[config.benchmark](config)
     backbone = create_backbone(config.backbone, config.weights)
     image_size = backbone_defaults(config.backbone).image_size
@@ -305,7 +303,6 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         ).tolist(),
         "test_images": counts,
         "timing": {**timing, "total": round(earlier + time.perf_counter() - start, 3)},
-        "memory": {"peak_mb": round(peak.megabytes(), 1)},
         "parameters": {
             "trainable": sum(p.numel() for p in strategy.model.parameters() if p.requires_grad),
             "updated": sum(

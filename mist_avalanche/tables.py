@@ -18,7 +18,6 @@ METRICS = ("A_T", "A_bar", "A_new", "forgetting")
 # What else a run costs: the key in results.json and, within it, what is shown.
 COSTS = {
     "seconds": ("timing", "total"),
-    "peak MB": ("memory", "peak_mb"),
     "trainable": ("parameters", "trainable"),
     "updated": ("parameters", "updated"),
 }
@@ -49,8 +48,8 @@ def costs(runs: Runs) -> dict[str, float | None]:
 def table(methods: Mapping[str, Runs], style: str = "simple") -> str:
     """One row a method.
 
-    Metrics in percent, mean ± std over seeds; seconds and peak memory a run; entries of the model
-    that may be trained, and entries of the backbone that are not as they were.
+    Metrics in percent, mean ± std over seeds; seconds a run; entries of the model that may be
+    trained, and entries of the backbone that are not as they were.
 
     Args:
         methods: name to the results of its seeds.

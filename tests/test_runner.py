@@ -66,7 +66,6 @@ def test_results_have_their_schema_and_repeat(tmp_path):
         "Where MIST may move the backbone",
     }
     assert written["parameters"]["updated"] <= 0.05 * written["parameters"]["trainable"]
-    assert written["memory"]["peak_mb"] > 10
     assert cli.main(["inspect", str(tmp_path / "a")]) == 0
     assert (tmp_path / "a" / "layers.png").exists()
 
@@ -218,7 +217,7 @@ def test_table_has_mean_and_std(tmp_path):
     assert file.read_text().startswith("| method")
     (row,) = csv.DictReader((tmp_path / "comparison.csv").open())
     assert (row["method"], row["seeds"], float(row["A_T"])) == ("a+mist", "2", 51.0)
-    assert (float(row["seconds"]), row["peak MB"]) == (3.0, "")
+    assert (float(row["seconds"]), row["trainable"]) == (3.0, "")  # an earlier version's has none
     written = json.loads((tmp_path / "comparison.json").read_text())
     assert written["a+mist"]["metrics"]["A_T"]["mean"] == 51
     assert r"51.0 $\pm$ 1.4" in (tmp_path / "comparison.tex").read_text()

@@ -13,7 +13,6 @@ So an image that a killed process, a full disk or a cut file left in part is dec
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import logging
 import os
@@ -26,7 +25,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import get_spawning_popen
-from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +37,18 @@ from .._memory_use import available_memory
 from ._images import ImageFiles, LabelledImages, read_image
 from ._index import cache_folder
 
+try:
+    import fcntl
+    from multiprocessing.reduction import DupFd
+except ImportError:  # Windows
+    CAN_SHARE = False
+else:
+    CAN_SHARE = True
+
 log = logging.getLogger(__name__)
 CACHES = ("ram", "disk")
 BOUND = "MIST_CACHE_GB"  # environment variable: the most that a cache takes
-_FORMAT = 1  # to be raised with every change of the file or of what `read_image` gives
+_FORMAT = 2  # to be raised with every change of the file or of what `read_image` gives
 _STAMP = struct.Struct("<QqqQ")  # of an image file: size, mtime, ctime, inode
 _ROW = struct.Struct(f"<QIII{_STAMP.size}s")  # place, width, height, checksum of pixels, stamp
 _CHECK = struct.Struct("<I")  # checksum of the row
@@ -196,6 +202,8 @@ def kept_decoded(
         return train, test
     path = _path(train, test) if cache == "disk" else None
     try:
+        if not CAN_SHARE:
+            raise OSError("this system cannot share an open file between processes")
         decoded = DecodedImages(len(train) + len(test), path)
     except (OSError, RuntimeError) as error:  # torch raises the latter without shared memory
         log.warning("No cache of decoded images: %s. They are decoded every time.", error)
