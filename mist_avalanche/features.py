@@ -109,28 +109,35 @@ def _own_classifier(module: nn.Module) -> str | None:
         part = module._modules.get(name)
         if isinstance(part, DynamicModule):
             return name
-        inner = [] if part is None else [*part.named_modules(prefix=name)]
+        inner: list[tuple[str, nn.Module]] = [*part.named_modules(prefix=name)] if part else []
         if inner and _is_layer(inner[-1][1]):  # what comes last; a cut one ends in another layer
-            last, _ = inner[-1]
-            return last
+            return inner[-1][0]
+        for inside, layer in inner:  # SqueezeNet's is a convolution
+            if getattr(layer, "out_channels", None) == getattr(module, "num_classes", 0):
+                return inside
     return None
 
 
-def take_off_classifier(model: nn.Module) -> list[str]:
-    """Put the identity in the place of the classifier that a model still has; see above.
+def take_off_classifier(model: nn.Module) -> str | None:
+    """Leave a model without the classifier that it still has, and give its name.
 
-    Returns:
-        What was taken off; two classifiers of a distilled model, none where there is none.
+    Timm's models do it themselves; in others the identity takes its place.
 
     Raises:
-        ValueError: its features depend on task labels.
+        ValueError: the model's features depend on task labels.
     """
     _check_single_head(model)
-    taken = []
-    while (name := attached_classifier(model)) is not None:
+    name = attached_classifier(model)
+    if name is None:
+        return None
+    parts = name.split(".")
+    owners = (model.get_submodule(".".join(parts[:i])) for i in range(len(parts)))
+    reset: Any = next((m.reset_classifier for m in owners if hasattr(m, "reset_classifier")), None)
+    if reset is not None:
+        reset(0)
+    else:
         model.set_submodule(name, nn.Identity())
-        taken.append(name)
-    return taken
+    return name
 
 
 def find_classifier(model: nn.Module, x: Tensor, name: str | None = None) -> str:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from avalanche.evaluation.metric_results import MetricValue
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ._batches import derive_seed
-from ._checks import check_choice, check_experience, check_integer, check_not_empty, check_rate
+from ._checks import (
+    check_choice,
+    check_experience,
+    check_integer,
+    check_not_empty,
+    check_rate,
+    classes_of,
+)
 from ._entries import Entries
 from ._epochs import Keeper, run_epochs
 from ._memory_use import advice
@@ -225,10 +234,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         if self.selection is not None and not extract.backbone():
             return  # the strategy has frozen the backbone: it is as MIST left it
         extract.check_trainable()
-        score = self.score_on == "every" or self.selection is None
-        epochs = self._epochs_due()
-        if score or epochs:
-            check_experience(strategy.experience, self._experience)
+        score, epochs = self._due(strategy.experience)
         with advice("MIST's batches", _SMALLER):
             if self.projection_epochs and not self._warm:
                 self._warm_up(strategy, extract, num_workers)
@@ -328,6 +334,28 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         if earlier is not None:
             self.overlaps.append(self.selection.overlap(earlier))
 
+    def _due(self, experience: Any) -> tuple[bool, int]:
+        """Whether to score before this experience, and passes of tuning."""
+        if not isinstance(experience, OnlineCLExperience):
+            score, epochs = self.score_on == "every" or self.selection is None, self._epochs_due()
+            if score or epochs:
+                check_experience(experience, self._experience)
+            return score, epochs
+        if self.selection is not None:
+            return False, 0
+        images, classes = len(experience.dataset), len(classes_of(experience))
+        if images >= self.objective.batch_size and classes > 1:
+            return True, self._epochs_due()
+        if self._experience == 0:
+            warnings.warn(
+                f"This part of an online stream has {images} image(s) of {classes} class(es). "
+                "MISTPlugin scores and tunes once, on the first part of two classes and at least "
+                f"batch_size={self.objective.batch_size} images; until then the backbone rests. "
+                "Lower batch_size, or train on a whole experience before the stream.",
+                stacklevel=2,
+            )
+        return False, 0
+
     def _epochs_due(self) -> int:
         """Passes of tuning before this experience."""
         if not self._tuned:
@@ -370,17 +398,22 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         self, extract: FeatureExtractor, purpose: int, device: torch.device
     ) -> dict[str, Any]:
         """Entries that may move now, and how their gradients are dropped and scaled."""
-        if self.selection is None:
-            raise RuntimeError("There is no selection yet: train an experience first.")
         backbone = extract.backbone()
+        if self.selection is None:  # an online stream whose parts were too small so far
+            movable = {
+                name: Entries.of(torch.zeros_like(p, dtype=torch.bool))
+                for name, p in backbone.items()
+            }
+        else:
+            movable = self.history.movable(self.selection)
         other = [n for n, p in backbone.items() if self._scored.get(n) != p.shape]
-        if other:
+        if other and self.selection is not None:
             raise ValueError(
                 f"The backbone has changed since it was scored: {', '.join(other[:4])} would move "
                 "unmasked. Use MISTPlugin(score_on='every'), or let the backbone have its final "
                 "shape and requires_grad before the first experience."
             )
-        entries = SelectedEntries(backbone, self.history.movable(self.selection))
+        entries = SelectedEntries(backbone, movable)
         return {
             "entries": entries,
             "drop_rate": self.drop_rate,

@@ -35,6 +35,7 @@ from avalanche.training import supervised
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import ar1
 from avalanche.training.supervised.lamaml import LaMAML
+import kinds
 from conftest import make_benchmark
 from torch import nn
 
@@ -513,6 +514,7 @@ def document():
     for table, cases in TABLES.items():
         lines += ["", f"## {table}", "", "| | | |", "| --- | --- | --- |"]
         lines += [f"| {name} | {' | '.join(outcome(table, name))} |" for name in cases]
+    lines += ["", "## Kinds of benchmark", "", kinds.ABOUT, "", *kinds.table()]
     return "\n".join(lines) + "\n"
 
 

@@ -54,9 +54,9 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         **kwargs: Any,
     ) -> None:
         check_integer("cache_mb", cache_mb, 0)
-        if taken := take_off_classifier(model):
+        if (name := take_off_classifier(model)) is not None:
             warnings.warn(
-                f"{type(model).__name__} still had its classifier ({', '.join(map(repr, taken))}). "
+                f"{type(model).__name__} still had its classifier, {name!r}. "
                 f"{type(self).__name__} needs features and has taken it off. Give a model without: "
                 "timm.create_model(NAME, num_classes=0), or torch.nn.Identity() in its place.",
                 stacklevel=5,  # Avalanche wraps each constructor
