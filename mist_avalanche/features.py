@@ -62,9 +62,9 @@ def _check_single_head(model: nn.Module) -> None:
     """ValueError where features depend on task labels."""
     if any(isinstance(module, MultiTaskModule) for module in model.modules()):
         raise ValueError(
-            "MISTPlugin cannot tune a multi-task model (as_multitask, MultiHeadClassifier): its "
-            "features depend on task labels. Use a single-head model, for example with "
-            "avalanche.models.IncrementalClassifier."
+            "The features of a multi-task model (as_multitask, MultiHeadClassifier) depend on task "
+            "labels, which MISTPlugin, SimpleCIL and RanPAC do without. Use a single-head model, "
+            "for example with avalanche.models.IncrementalClassifier."
         )
 
 

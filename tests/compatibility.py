@@ -14,6 +14,7 @@ from itertools import permutations
 from pathlib import Path
 from unittest import mock
 
+import kinds
 import numpy as np
 import torch
 import torchvision
@@ -35,7 +36,6 @@ from avalanche.training import supervised
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import ar1
 from avalanche.training.supervised.lamaml import LaMAML
-import kinds
 from conftest import make_benchmark
 from torch import nn
 
