@@ -49,13 +49,28 @@ def test_in_an_online_stream_mist_scores_and_tunes_once():
 
 
 def test_parts_too_small_to_tune_on_leave_the_backbone_as_it_is():
-    mist = MISTPlugin(batch_size=8, **QUICK)
+    mist = MISTPlugin(batch_size=8, projection_epochs=1, **QUICK)
     fresh = trained_by_gradients(Naive, []).model
-    with pytest.warns(UserWarning, match=r"6 image.*batch_size=8.*Lower batch_size, or train on a"):
+    with pytest.warns(
+        UserWarning, match=r"6 image.*8 images \(batch_size.*Lower batch_size, or train on a"
+    ):
         host, selections = trained_online(mist, 6)
     assert selections == [None] * 10
+    assert mist.objective.projection is None
     trained, before = dict(host.model.named_parameters()), dict(fresh.named_parameters())
     assert all(torch.equal(trained[k], p) == (k[:4] != "head") for k, p in before.items())
+
+
+def test_an_online_run_with_everything_selected_is_the_run_without_the_plugin():
+    whole = {"select_rate": 1.0, "drop_rate": 0.0, "tune_epochs": 0}
+    models = []
+    for plugins in ([], [MISTPlugin(**{**QUICK, **whole})]):
+        torch.manual_seed(0)
+        host = trained_by_gradients(Naive, plugins)
+        for part in online(6):
+            host.train(part)
+        models.append(host.model.state_dict())
+    assert all(torch.equal(models[0][name], value) for name, value in models[1].items())
 
 
 def test_a_whole_experience_before_an_online_stream_is_what_mist_tunes_on():
