@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types check bench wheel clean
+.PHONY: demo test lint types check bench evidence wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/mist-avalanche compare --benchmark glyphs --seeds 2 --output results/demo --resume \
@@ -26,6 +26,10 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python tests/performance $(if $(IMAGES),--images $(IMAGES))
+
+# DATA: a folder with real/ (weights and archives of photographs) and omniglot/
+evidence: $(INSTALLED)
+	$(BIN)/python tests/evidence --data $(DATA) --document docs/evidence.md
 
 wheel: $(INSTALLED)
 	rm -rf build dist

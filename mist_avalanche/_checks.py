@@ -46,10 +46,22 @@ def check_not_empty(experience: Any) -> None:
         raise ValueError(f"Experience {experience.current_experience} has no images. Leave it out.")
 
 
+def classes_of(experience: Any) -> list[int]:
+    """Labels of an experience in order: its dataset's targets, or where there are none, its items'.
+
+    Only some of Avalanche's benchmarks say ``classes_in_this_experience``.
+    """
+    dataset = experience.dataset
+    targets = getattr(dataset, "targets", None)
+    if targets is None:
+        targets = [y for _, y, *_ in dataset.eval()]
+    return sorted({int(y) for y in getattr(targets, "uniques", targets)})
+
+
 def check_experience(experience: Any, number: int) -> None:
     """Two images of two classes at least: with less the MI objective has nothing to contrast."""
     n = len(experience.dataset)
-    classes = getattr(experience, "classes_in_this_experience", None)
+    classes = classes_of(experience)
     fix = "Use fewer experiences"
     if number > 0:
         fix += ", or score and tune on the first only (score_on='first', tune_on='first')"
@@ -57,9 +69,9 @@ def check_experience(experience: Any, number: int) -> None:
         raise ValueError(
             f"Experience {number} has {n} image(s); the MI objective contrasts at least two. {fix}."
         )
-    if classes is not None and len(set(classes)) < 2:
+    if len(classes) < 2:
         raise ValueError(
-            f"Experience {number} has images of class {next(iter(classes), None)} only; the MI "
+            f"Experience {number} has images of class {classes[0]} only; the MI "
             f"objective needs at least two classes. {fix}."
         )
 

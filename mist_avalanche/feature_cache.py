@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as global_hooks
+
+from ._batches import isolated_rng
 
 
 class Features(NamedTuple):
@@ -23,11 +28,50 @@ class Features(NamedTuple):
 
 
 def fingerprint(module: nn.Module) -> bytes:
-    """A digest of all parameters and buffers: their names, dtypes, shapes and bits."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in module.state_dict().items():
+    """A digest of what a module computes with, as far as it can be seen from outside.
+
+    Names, dtypes, shapes and bits of all parameters and buffers, those that are not persistent
+    included; which forward hooks are registered; what ``repr`` says of every layer. It does not see
+    other attributes, a method that was replaced, and what a hook does or reads.
+    """
+    hooks = [global_hooks._global_forward_pre_hooks, global_hooks._global_forward_hooks]
+    hooks += [h for m in module.modules() for h in (m._forward_pre_hooks, m._forward_hooks)]
+    numbers = [list(each) for each in hooks]  # torch gives each hook a number of its own
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return _digest(f"{numbers} {module}", tensors)
+
+
+def look(dataset: Any) -> bytes | None:
+    """A digest of the first image under the eval transform; None where chance has a part in it.
+
+    Chance is a draw from python's, numpy's or torch's global generators, or two draws of the image
+    that differ. A transform that changes for other images only goes unseen, and so does one that
+    has its own generator and gives the same twice. The global generators are left as they were.
+    """
+    if not len(dataset):
+        return b""
+    with isolated_rng(0, torch.device("cpu")):
+        before = _generators()
+        images = [dataset.eval()[0][0] for _ in range(2)]
+        if _generators() != before or not all(isinstance(image, Tensor) for image in images):
+            return None
+    first, second = (_digest("", [("", image)]) for image in images)
+    return first if first == second else None
+
+
+def _generators() -> tuple[Any, ...]:
+    """The state of the global generators on the CPU."""
+    legacy: Any = np.random.get_state()
+    _, keys, *position = legacy
+    return random.getstate(), keys.tobytes(), position, torch.get_rng_state().numpy().tobytes()
+
+
+def _digest(text: str, tensors: Iterable[tuple[str, Tensor]]) -> bytes:
+    """Of a text, and of names, dtypes, shapes and bits."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        flat: Any = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(memoryview(flat.view(torch.uint8).numpy()))
     return digest.digest()
 
@@ -36,8 +80,8 @@ class FeatureCache:
     """Features of datasets, in memory up to a bound and in a temporary file beyond it.
 
     What is kept belongs to a state, such as the :func:`fingerprint` of the backbone, and goes when
-    the state is another; and to a dataset object, and goes with it. Transforms are part of a
-    dataset. The files go with the cache.
+    the state is another; and to a dataset object with its :func:`look`, and goes with it.
+    Transforms are part of a dataset. The files go with the cache.
 
     Args:
         max_bytes: of features in memory.
@@ -46,33 +90,34 @@ class FeatureCache:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._state: bytes | None = None
-        self._kept: dict[int, tuple[Any, Features]] = {}  # id: a weak reference, and its features
+        # by id: a weak reference, the look, the features
+        self._kept: dict[int, tuple[Any, bytes, Features]] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._in_memory = self._files = 0
 
     def get(
         self,
-        datasets: Sequence[Any],
+        looks: Sequence[tuple[Any, bytes]],
         state: bytes,
         compute: Callable[[list[Any]], Sequence[Features]],
     ) -> list[Features]:
         """Features, labels and task labels of each dataset, on the CPU.
 
         Args:
-            datasets: the same objects at every call.
+            looks: each dataset, the same object at every call, with what it looks like now.
             state: whatever else the features depend on.
             compute: gives those of some datasets; called once, with the ones that are not kept.
         """
         if state != self._state:
             self.clear()
             self._state = state
-        new = {id(d): d for d in datasets if self._find(d) is None}
-        computed = compute([*new.values()]) if new else ()
-        for dataset, (features, labels, tasks) in zip(new.values(), computed, strict=True):
+        new = {id(d): (d, seen) for d, seen in looks if not self._has(d, seen)}
+        computed = compute([dataset for dataset, _ in new.values()]) if new else ()
+        for (dataset, seen), (features, labels, tasks) in zip(new.values(), computed, strict=True):
             found = Features(self._store(features), labels.cpu(), tasks.cpu())
             reference = weakref.ref(dataset, partial(self._forget, id(dataset)))
-            self._kept[id(dataset)] = reference, found
-        return [self._kept[id(d)][1] for d in datasets]
+            self._kept[id(dataset)] = reference, seen, found
+        return [self._kept[id(dataset)][2] for dataset, _ in looks]
 
     def clear(self) -> None:
         """Forget everything."""
@@ -82,10 +127,10 @@ class FeatureCache:
             self._folder.cleanup()
             self._folder = None
 
-    def _find(self, dataset: Any) -> Features | None:
-        """What is kept of a dataset."""
-        reference, features = self._kept.get(id(dataset), (lambda: None, None))
-        return features if reference() is dataset else None
+    def _has(self, dataset: Any, seen: bytes) -> bool:
+        """Whether features of a dataset are kept that looked like this."""
+        kept = self._kept.get(id(dataset))
+        return kept is not None and kept[0]() is dataset and kept[1] == seen
 
     def _forget(self, key: int, reference: Any) -> None:
         """A dataset is gone: its id may pass to another object."""

@@ -58,6 +58,88 @@ def _leaves_some(model: nn.Module, name: str) -> bool:
     return any(id(p) not in head for p in model.parameters())
 
 
+def _check_single_head(model: nn.Module) -> None:
+    """ValueError where features depend on task labels."""
+    if any(isinstance(module, MultiTaskModule) for module in model.modules()):
+        raise ValueError(
+            "The features of a multi-task model (as_multitask, MultiHeadClassifier) depend on task "
+            "labels, which MISTPlugin, SimpleCIL and RanPAC do without. Use a single-head model, "
+            "for example with avalanche.models.IncrementalClassifier."
+        )
+
+
+# What torchvision and Avalanche call the last part of their models.
+_HEADS = ("fc", "classifier", "heads", "head", "linear", "output", "train_classifier")
+
+
+def attached_classifier(model: nn.Module) -> str | None:
+    """The name of the classifier that a timm, torchvision or Avalanche model still has, if any.
+
+    It is known by sight, without a batch, and the one of :func:`find_classifier`. A model inside
+    modules that add no parameter to it (normalisation, ``torch.compile``) counts as well.
+    """
+    path, module = "", model
+    while True:
+        name = _own_classifier(module)
+        if name is not None and _leaves_some(module, name):
+            return path + name
+        parts = [
+            name for name, part in module.named_children() if any(True for _ in part.parameters())
+        ]
+        if len(parts) != 1 or module._parameters:
+            return None
+        path, module = f"{path}{parts[0]}.", module.get_submodule(parts[0])
+
+
+def _own_classifier(module: nn.Module) -> str | None:
+    """The classifier by the habits of the library that a model's class comes from."""
+    if isinstance(module, nn.Sequential) and len(module):
+        return str(len(module) - 1) if isinstance(module[-1], DynamicModule) else None
+    origin = {kind.__module__.split(".")[0] for kind in type(module).__mro__}
+    get_classifier: Any = getattr(module, "get_classifier", None)
+    if "timm" in origin and get_classifier is not None:
+        heads = get_classifier() if getattr(module, "num_classes", 0) else ()
+        heads = heads if isinstance(heads, (tuple, list)) else [heads]  # two where distilled
+        left = [head for head in heads if not isinstance(head, nn.Identity)]
+        names = (name for name, part in module.named_modules() if part in left)
+        return next(names, None)
+    if not origin & {"torchvision", "avalanche", __name__.split(".")[0]}:
+        return None
+    for name in _HEADS:
+        part = module._modules.get(name)
+        if isinstance(part, DynamicModule):
+            return name
+        inner: list[tuple[str, nn.Module]] = [*part.named_modules(prefix=name)] if part else []
+        if inner and _is_layer(inner[-1][1]):  # what comes last; a cut one ends in another layer
+            return inner[-1][0]
+        for inside, layer in inner:  # SqueezeNet's is a convolution
+            if getattr(layer, "out_channels", None) == getattr(module, "num_classes", 0):
+                return inside
+    return None
+
+
+def take_off_classifier(model: nn.Module) -> str | None:
+    """Leave a model without the classifier that it still has, and give its name.
+
+    Timm's models do it themselves; in others the identity takes its place.
+
+    Raises:
+        ValueError: the model's features depend on task labels.
+    """
+    _check_single_head(model)
+    name = attached_classifier(model)
+    if name is None:
+        return None
+    parts = name.split(".")
+    owners = (model.get_submodule(".".join(parts[:i])) for i in range(len(parts)))
+    reset: Any = next((m.reset_classifier for m in owners if hasattr(m, "reset_classifier")), None)
+    if reset is not None:
+        reset(0)
+    else:
+        model.set_submodule(name, nn.Identity())
+    return name
+
+
 def find_classifier(model: nn.Module, x: Tensor, name: str | None = None) -> str:
     """The name of the module whose input are the features.
 
@@ -73,12 +155,7 @@ def find_classifier(model: nn.Module, x: Tensor, name: str | None = None) -> str
         ValueError: no such module, or no module that is surely the classifier; the message lists
             the candidates.
     """
-    if any(isinstance(module, MultiTaskModule) for module in model.modules()):
-        raise ValueError(
-            "MISTPlugin cannot tune a multi-task model (as_multitask, MultiHeadClassifier): its "
-            "features depend on task labels. Use a single-head model, for example with "
-            "avalanche.models.IncrementalClassifier."
-        )
+    _check_single_head(model)
     if isinstance(model, (TrainEvalModel, SCRModel)):
         raise ValueError(
             "MISTPlugin cannot tune a model that has another classifier in evaluation than in "

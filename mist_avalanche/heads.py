@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._buffers import GrowingBuffers
+from ._checks import classes_of
 from .drift import AffineMap
 from .memory import Memory
 from .ridge import BLOCK, choose_ridge, solve_ridge
@@ -38,7 +39,7 @@ class StatisticsHead(GrowingBuffers, DynamicModule):
 
     def adaptation(self, experience: Any) -> None:
         """Avalanche's hook: room for the labels of an experience, seen or not."""
-        self.grow(max(experience.classes_in_this_experience, default=-1) + 1)
+        self.grow(max(classes_of(experience), default=-1) + 1)
 
     def _count(self, features: Tensor, labels: Tensor) -> None:
         """Check features (B, D), make room for labels (B,), count them."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ._batches import Batches, derive_seed, isolated_rng, rng_state, set_rng_state
+from ._checks import classes_of
 from .distributed import gather_rows, join_rows, over_processes, own, share, world_size
 from .features import FeatureExtractor, in_mode
 from .forward import Forward
@@ -98,7 +99,7 @@ class Objective(ABC):
         device: torch.device = strategy.device
         views = torch.Generator().manual_seed(seed)
         dataset = strategy.experience.dataset.train()
-        classes = sorted(strategy.experience.classes_in_this_experience)
+        classes = classes_of(strategy.experience)
         batches = Batches(dataset, self.batch_size, seed, device, num_workers)
 
         with in_mode(strategy.model, training=training), isolated_rng(seed, device):

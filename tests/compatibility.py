@@ -14,6 +14,7 @@ from itertools import permutations
 from pathlib import Path
 from unittest import mock
 
+import kinds
 import numpy as np
 import torch
 import torchvision
@@ -513,6 +514,7 @@ def document():
     for table, cases in TABLES.items():
         lines += ["", f"## {table}", "", "| | | |", "| --- | --- | --- |"]
         lines += [f"| {name} | {' | '.join(outcome(table, name))} |" for name in cases]
+    lines += ["", "## Kinds of benchmark", "", kinds.ABOUT, "", *kinds.table()]
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,14 @@ from avalanche.models import (
 )
 from torch import nn
 
-from mist_avalanche.features import FeatureExtractor, always_selected, find_classifier
+from mist_avalanche.features import (
+    FeatureExtractor,
+    always_selected,
+    attached_classifier,
+    find_classifier,
+    take_off_classifier,
+)
+from mist_avalanche.heads import BackboneWithHead
 
 
 class Growing(nn.Module):
@@ -83,6 +90,57 @@ def test_finds_classifier_and_features(name):
     head = {id(p) for p in model.get_submodule(found).parameters()}
     assert not head & {id(p) for p in extract.backbone().values()}
     assert len(head) + len(extract.backbone()) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name[0] in "tS"])
+def test_a_classifier_is_known_by_sight_too(name):
+    make, shape, classifier, _ = MODELS[name]
+    model = make().eval()
+    assert attached_classifier(model) == classifier
+    x = torch.rand(2, *shape)
+    features = FeatureExtractor(model, classifier)(x)
+    wrapped = nn.Sequential(nn.Identity(), model)
+    assert attached_classifier(wrapped) == f"1.{classifier}"
+    assert take_off_classifier(wrapped) == f"1.{classifier}"
+    assert attached_classifier(model) is None
+    assert torch.equal(model(x).flatten(1), features)
+
+
+TIMM = ("resnet18", "convnext_atto", "mobilenetv3_small_050", "deit_tiny_distilled_patch16_224")
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timm_models_become_those_of_zero_classes(name):
+    model = timm.create_model(name, num_classes=7).eval()
+    plain = timm.create_model(name, num_classes=0).eval()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    assert attached_classifier(plain) is None
+    assert take_off_classifier(model)
+    assert [n for n, _ in model.named_parameters()] == [n for n, _ in plain.named_parameters()]
+    side = 224 if "deit" in name else 64
+    x = torch.rand(2, 3, side, side)
+    assert torch.equal(model(x), plain(x))
+
+
+def test_what_is_no_classifier_stays():
+    cut = torchvision.models.alexnet()
+    cut.classifier = cut.classifier[:-1]  # ends in 4096 features
+    headless = torchvision.models.resnet18()
+    headless.fc = nn.Identity()
+    own = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+    two = nn.Sequential(torchvision.models.resnet18(), nn.Linear(1000, 8))
+    for model in (cut, headless, own, two, Growing().body, IncrementalClassifier(5)):
+        names = [n for n, _ in model.named_modules()]
+        assert take_off_classifier(model) is None
+        assert [n for n, _ in model.named_modules()] == names
+    for model in (
+        nn.Sequential(Growing().body, IncrementalClassifier(5)),
+        BackboneWithHead(Growing().body, nn.Linear(5, 2)),
+    ):
+        assert take_off_classifier(model) in ("1", "head")
+    assert take_off_classifier(torchvision.models.squeezenet1_1()) == "classifier.1"
+    with pytest.raises(ValueError, match="multi-task"):
+        take_off_classifier(as_multitask(SimpleMLP(), "classifier"))
 
 
 def test_features_are_what_the_classifier_gets():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -15,8 +16,8 @@ from .._checks import check_integer, check_not_empty
 from .._memory_use import advice
 from ..distributed import gather_rows, share, world_size
 from ..drift import fit_drift, turned
-from ..feature_cache import FeatureCache, Features, fingerprint
-from ..features import in_mode
+from ..feature_cache import FeatureCache, Features, fingerprint, look
+from ..features import in_mode, take_off_classifier
 from ..forward import Forward
 from ..heads import BackboneWithHead, StatisticsHead
 
@@ -53,6 +54,13 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         **kwargs: Any,
     ) -> None:
         check_integer("cache_mb", cache_mb, 0)
+        if (name := take_off_classifier(model)) is not None:
+            warnings.warn(
+                f"{type(model).__name__} still had its classifier, {name!r}. "
+                f"{type(self).__name__} needs features and has taken it off. Give a model without: "
+                "timm.create_model(NAME, num_classes=0), or torch.nn.Identity() in its place.",
+                stacklevel=5,  # Avalanche wraps each constructor
+            )
         super().__init__(
             model=BackboneWithHead(model, head),
             optimizer=None,
@@ -133,12 +141,13 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
     def _features_of(
         self, batches: Iterable[Any], views: Callable[[Tensor], list[Tensor]] | None = None
     ) -> Features:
-        """Features of batches (x, y, ..., t) in order, or of the V views of each image."""
+        """Features of batches (x, y) or (x, y, ..., t) in order, or of V views of each image."""
         rows = []
         smaller = "Lower train_mb_size and eval_mb_size; neither changes a result."
         with in_mode(self.model, training=False), advice("a batch of images", smaller):
             for batch in batches:
-                x, y, *_, t = (part.to(self.device, non_blocking=True) for part in batch)
+                x, y, *rest = (part.to(self.device, non_blocking=True) for part in batch)
+                t = rest[-1] if rest else torch.zeros_like(y)  # one task, where there are no labels
                 seen = [self._run(view) for view in (views(x) if views else [x])]
                 rows.append((torch.stack(seen, dim=1) if views else seen[0], y, t))
         found = Features(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
@@ -187,11 +196,13 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         return super().eval(exp_list, **kwargs)
 
     def _before_eval(self, num_workers: int = 0, **kwargs: Any) -> None:
-        """Features of everything that is new, from one loader."""
+        """Features of everything that is new and not a matter of chance, from one loader."""
         super()._before_eval(num_workers=num_workers, **kwargs)
         if self.feature_cache is None:
             return
-        datasets = [experience.dataset for experience in self.current_eval_stream]
+        datasets = {id(e.dataset): e.dataset for e in self.current_eval_stream}.values()
+        looks = [(dataset, look(dataset)) for dataset in datasets]
+        steady = [(dataset, seen) for dataset, seen in looks if seen is not None]
         state = fingerprint(self.model.backbone) + self.run_backbone.precision.encode()
 
         def compute(new: list[Any]) -> list[Features]:
@@ -201,8 +212,8 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
             parts = (torch.split(part, sizes) for part in self._features_of(loader))
             return [Features(*rows) for rows in zip(*parts, strict=True)]
 
-        found = self.feature_cache.get(datasets, state, compute)
-        self._evaluated = dict(zip(map(id, datasets), found, strict=True))
+        found = self.feature_cache.get(steady, state, compute)
+        self._evaluated = {id(d): f for (d, _), f in zip(steady, found, strict=True)}
 
     def eval_dataset_adaptation(self, **kwargs: Any) -> None:
         """The experience under the eval transform."""

@@ -28,7 +28,9 @@ class RanPAC(ComputedHeadStrategy):
     classes, no task labels.
 
     Args:
-        model: the backbone, images (B, C, H, W) to features (B, D).
+        model: the backbone, images (B, C, H, W) to features (B, D). The classifier that a timm,
+            torchvision or Avalanche model still has is taken off, with a warning. A last layer that
+            is meant to stay goes behind such a model in a ``torch.nn.Sequential``.
         n_random_features: M; 0 leaves the projection out (h = f, decorrelation only).
         seed: of W, of the shuffling, and of drawn features.
         dtype: of G and Q. G takes 8 M² or 4 M² bytes (M = 10000: 800 or 400
@@ -53,11 +55,14 @@ class RanPAC(ComputedHeadStrategy):
         compile: use ``torch.compile`` for the backbone.
         cache_mb: megabytes of features of test images that stay in memory, more in a temporary
             file, until the backbone changes. ``mb_x`` are then features in evaluation too. 0 keeps
-            none, and every evaluation computes all, from images.
+            none, and every evaluation computes all, from images; needed where features change in a
+            way that :func:`~mist_avalanche.feature_cache.fingerprint` and
+            :func:`~mist_avalanche.feature_cache.look` do not see. Images of a random eval transform
+            are never kept.
 
     Raises:
-        ValueError: an argument out of its range, or a memory of ``"none"`` that drift compensation
-            cannot work with.
+        ValueError: an argument out of its range, a multi-task model, or a memory of ``"none"`` that
+            drift compensation cannot work with.
         RuntimeError: evaluation before any training.
         FloatingPointError: the backbone gives NaN or Inf.
 

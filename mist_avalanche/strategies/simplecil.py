@@ -22,7 +22,9 @@ class SimpleCIL(ComputedHeadStrategy):
     before an experience. No optimizer, no number of classes, no task labels.
 
     Args:
-        model: the backbone, images (B, C, H, W) to features (B, D).
+        model: the backbone, images (B, C, H, W) to features (B, D). The classifier that a timm,
+            torchvision or Avalanche model still has is taken off, with a warning. A last layer that
+            is meant to stay goes behind such a model in a ``torch.nn.Sequential``.
         criterion: of the reported loss only.
         train_mb_size: images in a batch while prototypes are computed; changes no result.
         eval_mb_size: images in a batch of evaluation.
@@ -39,9 +41,13 @@ class SimpleCIL(ComputedHeadStrategy):
         compile: use ``torch.compile`` for the backbone.
         cache_mb: megabytes of features of test images that stay in memory, more in a temporary
             file, until the backbone changes. ``mb_x`` are then features in evaluation too. 0 keeps
-            none, and every evaluation computes all, from images.
+            none, and every evaluation computes all, from images; needed where features change in a
+            way that :func:`~mist_avalanche.feature_cache.fingerprint` and
+            :func:`~mist_avalanche.feature_cache.look` do not see. Images of a random eval transform
+            are never kept.
 
     Raises:
+        ValueError: a multi-task model, whose features depend on task labels.
         RuntimeError: evaluation before any training.
         FloatingPointError: the backbone gives NaN or Inf.
 

@@ -1,0 +1,126 @@
+"""The jobs of the study, in stages; each stage may use what the earlier ones have found."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from statistics import mean
+from typing import Any
+
+from jobs import Job
+from sets import TITLES
+
+EPOCHS = 10
+LRS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+DENSE = {"select_rate": 1.0, "drop_rate": 0.0}
+DENSE_LRS = (3e-5, 1e-4, 3e-4, 1e-3)
+SEEDS = (0, 1, 2)
+Results = Iterable[dict[str, Any]]
+
+
+def first(lr: float, **more: Any) -> dict[str, Any]:
+    """MIST before the first experience only."""
+    return {"tune_on": "first", "lr": lr, "tune_epochs": EPOCHS, **more}
+
+
+def choice() -> list[Job]:
+    """Learning rates, on held-out training images: on classes that are tuned on, and on others."""
+    found = []
+    for name in TITLES:
+        for parts in (2, 1):
+            for seed in SEEDS if parts == 2 else SEEDS[:1]:
+                found.append(Job(name, "frozen", None, seed, held_out=parts))
+                found += [Job(name, "mist", first(lr), seed, held_out=parts) for lr in LRS]
+                found += [
+                    Job(name, "dense", first(lr, **DENSE), seed, held_out=parts) for lr in DENSE_LRS
+                ]
+    return found
+
+
+def best_lr(results: Results, method: str) -> float:
+    """The learning rate of the best nearest mean on held-out images, over all sets.
+
+    MIST is tuned on half of the classes, so that half of what is judged are classes to come.
+    """
+    by_lr: dict[float, list[float]] = defaultdict(list)
+    for r in results:
+        if r["held_out"] == 2 and r["method"] == method:
+            by_lr[r["mist"]["lr"]].append(r["simplecil"]["A_T"])
+    return max(by_lr, key=lambda lr: mean(by_lr[lr]))
+
+
+def main(lr: float) -> list[Job]:
+    """Frozen and MIST first: all sets, three seeds; birds in other orders of classes too."""
+    found = []
+    for name in TITLES:
+        found += [Job(name, "mist first", first(lr), seed) for seed in SEEDS]
+        found += [Job(name, "frozen", None, seed) for seed in SEEDS]
+    for order in (1994, 1995):
+        found += [
+            Job("cub", "frozen", None, 0, order),
+            Job("cub", "mist first", first(lr), 0, order),
+        ]
+    return found
+
+
+def every(lr: float) -> list[Job]:
+    """MIST before every experience, with and without drift compensation."""
+    arguments = {"tune_on": "every", "lr": lr, "tune_epochs": EPOCHS}
+    sets = [(name, seed) for seed in SEEDS[:2] for name in ("cars", "omniglot", "cub", "cifar")]
+    return [Job(name, "mist every", arguments, seed, drift=True) for name, seed in sets[:7]]
+
+
+def parts(results: Results, lr: float, dense_lr: float) -> list[Job]:
+    """What the parts are worth, on the two sets where MIST first gives most."""
+    variants = {
+        "random mask": first(lr, select_by="random"),
+        "dense, own lr": first(dense_lr, **DENSE),
+        "reference dynamics": first(lr, dynamics="reference"),
+        "ranked globally": first(lr, ranking="global"),
+        "no dropping": first(lr, drop_rate=0.0),
+        "magnitude": first(lr, select_by="magnitude"),
+        "gradient": first(lr, select_by="gradient"),
+        "cross-entropy": first(lr, objective="cross_entropy"),
+        "select_rate 0.01": first(lr, select_rate=0.01),
+        "select_rate 0.1": first(lr, select_rate=0.1),
+    }
+    found = []
+    far = furthest(results)
+    for seed in SEEDS:
+        found += [Job(n, method, mist, seed) for method, mist in variants.items() for n in far]
+    for other in ("cub", "cifar"):
+        found += [Job(n, f"tuned on {other}", first(lr), 0, tune_on=other) for n in far]
+    return found
+
+
+def furthest(results: Results) -> list[str]:
+    """The two sets where MIST first gives most A_T, both strategies together."""
+    gains: dict[str, float] = defaultdict(float)
+    for r in results:
+        if not r["held_out"] and r["order"] == 1993 and r["method"] in ("frozen", "mist first"):
+            sign = 1 if r["method"] == "mist first" else -1
+            gains[r["set"]] += sign * (r["simplecil"]["A_T"] + r["ranpac"]["A_T"])
+    return sorted(gains, key=lambda name: -gains[name])[:2]
+
+
+def beyond(lr: float) -> list[Job]:
+    """Options for more than the paper, on held-out training images of unseen classes."""
+    variants = {
+        "projection first": first(lr, projection_epochs=10),
+        "drop 0.5, half lr": first(lr / 2, drop_rate=0.5),
+        "20 epochs, half lr": first(lr / 2, tune_epochs=20),
+        "20 epochs": first(lr, tune_epochs=20),
+        "temperature 0.2": first(lr, temperature=0.2),
+        "closer view": first(lr, view={"scale": (0.1, 1.0)}),
+        "ranked globally": first(lr, ranking="global"),
+        "batch 96": first(lr, batch_size=96),
+        "batch 24": first(lr, batch_size=24),
+        "mist, again": first(lr),
+    }
+    return [
+        Job(name, method, mist, seed, held_out=2)
+        for seed in SEEDS
+        for method, mist in variants.items()
+        for name in TITLES
+        if not (name == "omniglot" and "view" in mist)
+    ]

@@ -1,0 +1,167 @@
+"""``docs/evidence.md`` and its picture, from the measured rows."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import matplotlib
+from scipy.stats import t as student
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from sets import TITLES
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "evidence.md"
+STRATEGIES = {"simplecil": "SimpleCIL", "ranpac": "RanPAC"}
+Row = dict[str, Any]
+
+
+class Runs:
+    """A_T and A_bar by method, set and strategy, one for each seed of the class order 1993."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.found: dict[tuple[str, str, str], dict[int, Row]] = defaultdict(dict)
+        for row in rows:
+            if not row["held_out"] and row["order"] == 1993:
+                for strategy in ("simplecil", "ranpac", "simplecil+drift", "ranpac+drift"):
+                    if strategy in row:
+                        self.found[row["method"], row["set"], strategy][row["seed"]] = row[strategy]
+
+    def values(self, method: str, name: str, strategy: str, key: str = "A_T") -> list[float]:
+        """One figure a seed."""
+        seeds = self.found.get((method, name, strategy), {})
+        return [seeds[seed][key] for seed in sorted(seeds)]
+
+    def gains(self, method: str, name: str, strategy: str, over: str = "frozen") -> list[float]:
+        """A_T less that of another method, by seed."""
+        ours = self.found.get((method, name, strategy), {})
+        base = self.found.get((over, name, strategy.split("+")[0]), {})
+        return [ours[s]["A_T"] - base[s]["A_T"] for s in sorted(ours) if s in base]
+
+
+def interval(values: list[float]) -> str:
+    """Mean with the 95 % interval of Student's t; one or two values as they are."""
+    if not values:
+        return ""
+    if len(values) < 3:
+        return ", ".join(f"{value:+.1f}" for value in values)
+    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return f"{mean(values):+.1f} ± {half:.1f}"
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Markdown."""
+    lines = ["| " + " | ".join(header) + " |", "| --- |" + " ---: |" * (len(header) - 1)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
+def headline(runs: Runs) -> list[str]:
+    """Frozen and MIST before the first experience, all sets."""
+    rows = []
+    for name, title in TITLES.items():
+        for strategy, label in STRATEGIES.items():
+            cells = [title, label]
+            for method in ("frozen", "mist first"):
+                values = [runs.values(method, name, strategy, k) for k in ("A_T", "A_bar")]
+                cells.append(" / ".join(f"{mean(v):.1f}" for v in values))
+            cells.append(interval(runs.gains("mist first", name, strategy)))
+            rows.append(cells)
+    header = ["data", "strategy", "frozen, A_T / A_bar", "+ MIST", "gain of A_T"]
+    return table(header, rows)
+
+
+def every(runs: Runs) -> list[str]:
+    """MIST before every experience, with and without drift compensation."""
+    rows = []
+    for name, title in TITLES.items():
+        for strategy, label in STRATEGIES.items():
+            kinds = (("mist first", ""), ("mist every", ""), ("mist every", "+drift"))
+            cells = [interval(runs.gains(m, name, strategy + d)) for m, d in kinds]
+            if cells[1]:
+                rows.append([title, label, *cells])
+    return table(["data", "strategy", "first", "every", "every, drift compensated"], rows)
+
+
+def parts(runs: Runs, names: list[str]) -> list[str]:
+    """What each part is worth on the sets where MIST gives most."""
+    methods = [m for m, n, _ in runs.found if n == names[0] and m not in ("frozen", "mist every")]
+    columns = [(n, s) for n in names for s in STRATEGIES]
+    rows = []
+    for method in dict.fromkeys(methods):
+        gains = [runs.gains(method, n, s) for n, s in columns]
+        rows.append([method, *(interval(g) for g in gains)])
+    rows.sort(key=lambda row: -float(row[1].split()[0].rstrip(",")))
+    header = [""] + [f"{TITLES[n].split(' ')[0]}, {STRATEGIES[s]}" for n, s in columns]
+    return table(header, rows)
+
+
+def choices(rows: Iterable[Row]) -> list[str]:
+    """Held-out accuracy by learning rate: the only thing that settings were chosen on."""
+    found: dict[tuple[str, float], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["held_out"] == 2 and row["method"] in ("frozen", "mist", "dense"):
+            lr = row["mist"]["lr"] if row["mist"] else 0.0
+            found[row["method"], lr][row["set"]].append(row["simplecil"]["A_T"])
+    lines = []
+    order = ("frozen", "mist", "dense")
+    for method, lr in sorted(found, key=lambda key: (order.index(key[0]), key[1])):
+        by_set = found[method, lr]
+        means = [mean(by_set[name]) for name in TITLES]
+        label = method if method == "frozen" else f"{method}, lr {lr:g}"
+        lines.append([label, *(f"{m:.1f}" for m in means), f"{mean(means):.1f}"])
+    return table(["", *(t.split(" ")[0] for t in TITLES.values()), "mean"], lines)
+
+
+def picture(runs: Runs, file: Path) -> None:
+    """Gain against the frozen backbone's accuracy, seeds as points."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    for strategy, marker, color in (("simplecil", "o", "#1f5fa8"), ("ranpac", "s", "#c2571a")):
+        for name, title in TITLES.items():
+            frozen = mean(runs.values("frozen", name, strategy))
+            gains = runs.gains("mist first", name, strategy)
+            axes.plot([frozen] * len(gains), gains, marker, ms=5, color=color, alpha=0.5, mew=0)
+            axes.plot(frozen, mean(gains), "_", ms=16, mew=2, color=color)
+            axes.annotate(
+                title.split(" (")[0],
+                (frozen, mean(gains)),
+                (7, 4),
+                textcoords="offset points",
+                fontsize=8,
+                color=color,
+            )
+    axes.axhline(0, color="0.6", lw=0.8)
+    axes.set_xlabel("A_T of the frozen backbone (%)")
+    axes.set_ylabel("gain by MIST before\nthe first experience (points)")
+    axes.set_title("DeiT-Tiny, 224 pixels, 10 experiences", fontsize=9, loc="left")
+    for strategy, marker, color in (("SimpleCIL", "o", "#1f5fa8"), ("RanPAC", "s", "#c2571a")):
+        axes.plot([], [], marker, color=color, label=strategy, mew=0)
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
+
+
+def main(rows: list[Row], template: Path, document: Path = DOCUMENT) -> None:
+    """Put the tables in the places that the template names."""
+    runs = Runs(rows)
+    picture(runs, document.with_suffix(".png"))
+    text = template.read_text()
+    for mark, lines in {
+        "headline": headline(runs),
+        "every": every(runs),
+        "parts": parts(runs, ["cars", "omniglot"]),
+        "choices": choices(rows),
+    }.items():
+        text = text.replace(f"[{mark}]\n", "\n".join(lines) + "\n")
+    document.write_text(text)
+
+
+if __name__ == "__main__":
+    here = Path(__file__).parent
+    lines = (here / "measured.jsonl").read_text().splitlines()
+    main([json.loads(line) for line in lines], here / "evidence.md")
