@@ -19,8 +19,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from ._batches import isolated_rng
 
 
-def backbone_names(model: nn.Module, classifier: str) -> dict[str, nn.Parameter]:
-    """Trainable parameters that are not the classifier's, each once, under its first name.
+def before_classifier(model: nn.Module, classifier: str) -> dict[str, nn.Parameter]:
+    """Parameters that are not the classifier's, frozen ones too, each once, under its first name.
 
     ``torch.compile``'s ``_orig_mod.`` is not part of a name.
     """
@@ -28,7 +28,7 @@ def backbone_names(model: nn.Module, classifier: str) -> dict[str, nn.Parameter]
     return {
         name.replace("_orig_mod.", ""): p
         for name, p in model.named_parameters()
-        if p.requires_grad and id(p) not in head
+        if id(p) not in head
     }
 
 
@@ -162,7 +162,8 @@ class FeatureExtractor:
 
     def backbone(self) -> dict[str, nn.Parameter]:
         """Parameters that MIST may tune, by name."""
-        return backbone_names(self.model, self.classifier)
+        found = before_classifier(self.model, self.classifier)
+        return {name: p for name, p in found.items() if p.requires_grad}
 
     def check_trainable(self) -> None:
         """ValueError where no parameter before the classifier requires gradients."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -17,9 +18,15 @@ from ._entries import Entries
 from ._epochs import Keeper, run_epochs
 from ._memory_use import advice
 from .backbones import backbone_defaults
-from .features import FeatureExtractor, always_selected, feature_extractor
+from .features import (
+    FeatureExtractor,
+    always_selected,
+    before_classifier,
+    feature_extractor,
+)
 from .forward import Forward
-from .gradients import SelectedEntries, StepGuard
+from .gradients import SelectedEntries
+from .guard import StepGuard
 from .history import SelectionHistory, most_sensitive
 from .losses import TEMPERATURE
 from .objective import CrossEntropyObjective, MIObjective, Objective
@@ -112,7 +119,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         * A last batch of one image, which has nothing to contrast, is left out.
     """
 
-    _transient = ("_begun", "keeper")  # not saved
+    _transient = ("_begun", "_guard", "_guarded", "_owner", "keeper")  # not saved
 
     def __init__(
         self,
@@ -181,10 +188,13 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         self.history = SelectionHistory()
         self._to_protect: dict[str, Entries] = {}  # after this experience
         self._guard: StepGuard | None = None
+        self._guarded = ""  # name of the classifier that it stops at
+        self._owner: weakref.ref[Any] | None = None
         self._updated: float | Tensor = 0.0
         self._experience = -1
         self._warm = False
         self._tuned = False
+        self._training = False
         self._scored: dict[str, torch.Size] = {}  # the backbone that the selection is of
         self.keeper: Keeper | None = None  # a Checkpoint
         self._begun: dict[str, Any] = {}  # what an earlier process did of the tuning
@@ -217,13 +227,16 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         check_not_empty(strategy.experience)
 
     def before_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
-        """Score, select and tune when due; then guard the strategy's optimizer."""
+        """Score, select and tune when due; then guard what is not to move."""
+        self._check_owner(strategy)
+        self.settle()
         self._experience += 1
         self._release()
         self._begun = self.keeper.take_up(strategy) if self.keeper else {}
         extract = feature_extractor(strategy, self.classifier, self.seed)
         if self.selection is not None and not extract.backbone():
-            return  # the strategy has frozen the backbone: it is as MIST left it
+            self._start_guard(strategy, extract)  # the strategy has frozen what MIST tuned
+            return
         extract.check_trainable()
         score = self.score_on == "every" or self.selection is None
         epochs = self._epochs_due()
@@ -239,10 +252,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
                 self._publish(strategy, "selected_fraction", self.selection.fraction)
             if epochs:
                 self._tune(strategy, extract, epochs, num_workers)
-        self._guard = StepGuard(
-            **self._dropping(extract, _HOST, strategy.device), restore=self.dynamics == "sparse"
-        )
-        self._guard.attach(strategy.optimizer)
+        self._start_guard(strategy, extract)
 
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Mask and drop the strategy's own backbone gradients."""
@@ -257,27 +267,41 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             self._guard.mask_gradients()
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Guard the step, also of an optimizer that was exchanged or that calls no hooks."""
-        if self._guard is None or strategy.optimizer is None:
-            return
-        self._guard.attach(strategy.optimizer)
-        if not self._guard.hooks_into(strategy.optimizer):
-            self._guard.before_step()
+        """Guard the step, also of an optimizer or a model that was exchanged."""
+        if self._guard is not None and strategy.optimizer is not None:
+            self._guard.follow(strategy.model, self._guarded, strategy.optimizer)
+            self._guard.before_update(strategy.optimizer)
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """End the guard of an optimizer that calls no hooks."""
+        """End the step, also of an optimizer that calls no hooks, or of a second one."""
         if self._guard is not None:
-            self._guard.after_step()
+            self._guard.after_update()
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Log what the strategy's last step changed."""
-        if self._guard is not None and self._guard.changed is not None:
-            self._publish(strategy, "updated_fraction", self.updated_fraction)
+        """See that the rest is as it was, and log what the strategy's last step changed."""
+        if self._guard is not None:
+            self._guard.verify(strategy.model, self._guarded)
+            if self._guard.changed is not None:
+                self._publish(strategy, "updated_fraction", self.updated_fraction)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Protect the most sensitive entries, and let go of the optimizer."""
-        self._release()
+        if self._guard is not None:
+            self._guard.verify(strategy.model, self._guarded)
+            self._guard.detach()
+        self._training = False
         self.history.protect(self._to_protect)
+
+    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """See to the rest once more, for plugins that come later; after training, for good."""
+        self.settle()
+        if not self._training:
+            self._release()
+
+    def settle(self) -> None:
+        """Put back what other plugins have moved though it is not selected, with a warning."""
+        if self._guard is not None:
+            self._guard.check()
 
     # ---- The method --------------------------------------------------------------------------
 
@@ -366,10 +390,28 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         kept = {"keeper": self.keeper, "begun": self._begun}
         return {**kept, "strategy": strategy, "stage": stage, "verbose": self.verbose}
 
+    def _start_guard(self, strategy: Any, extract: FeatureExtractor) -> None:
+        """From here on nothing before the classifier moves but what is selected."""
+        dropping = self._dropping(extract, _HOST, strategy.device, frozen=True)
+        names = {*dropping["entries"].names}
+        found = before_classifier(extract.model, extract.classifier)
+        others = {name: p for name, p in found.items() if name not in names}
+        self._guard = StepGuard(**dropping, others=others, restore=self.dynamics == "sparse")
+        self._guarded, self._training = extract.classifier, True
+        self._guard.attach(strategy.optimizer)
+
     def _dropping(
-        self, extract: FeatureExtractor, purpose: int, device: torch.device
+        self,
+        extract: FeatureExtractor,
+        purpose: int,
+        device: torch.device,
+        *,
+        frozen: bool = False,
     ) -> dict[str, Any]:
-        """Entries that may move now, and how their gradients are dropped and scaled."""
+        """Entries that may move now, and how their gradients are dropped and scaled.
+
+        With ``frozen``, those of parameters that were scored and require no gradient now, too.
+        """
         if self.selection is None:
             raise RuntimeError("There is no selection yet: train an experience first.")
         backbone = extract.backbone()
@@ -380,6 +422,9 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
                 "unmasked. Use MISTPlugin(score_on='every'), or let the backbone have its final "
                 "shape and requires_grad before the first experience."
             )
+        if frozen:
+            found = before_classifier(extract.model, extract.classifier)
+            backbone = {n: p for n, p in found.items() if self._scored.get(n) == p.shape}
         entries = SelectedEntries(backbone, self.history.movable(self.selection))
         return {
             "entries": entries,
@@ -396,6 +441,20 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         strategy.evaluator.publish_metric_value(
             MetricValue(self, f"MIST/{name}", value, self._experience)
         )
+
+    def _check_owner(self, strategy: Any) -> None:
+        """Refuse a second strategy: mask, projection and counts are of the first one's backbone."""
+        owner = strategy if self._owner is None else self._owner()
+        if owner is not strategy and self.selection is not None:
+            raise ValueError(
+                "This MISTPlugin has been in another strategy, whose backbone its selection is of. "
+                "Make a new MISTPlugin for each strategy."
+            )
+        self._owner = weakref.ref(strategy)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, which go with a copy of the strategy."""
+        return {**vars(self), "_owner": None}
 
     def _release(self) -> None:
         """Let go of the strategy's optimizer and free the copy of the backbone."""
