@@ -48,8 +48,10 @@ def always_selected(model: nn.Module) -> set[int]:
 
 def _is_layer(module: nn.Module) -> bool:
     """Linear layers, and look-alikes such as cosine classifiers: one matrix of their own."""
-    weight = module._parameters.get("weight")
-    return weight is not None and weight.ndim == 2
+    if "weight" not in {*module._parameters, *getattr(module, "parametrizations", ())}:
+        return isinstance(module, nn.Linear)  # as the older weight_norm leaves it
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 2
 
 
 def _leaves_some(model: nn.Module, name: str) -> bool:

@@ -67,6 +67,25 @@ class SelectedEntries:
                 tensor.put_(index.long(), part.to(tensor.dtype))
 
 
+def gradients_of(loss: Tensor, leaves: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradients of a loss, dense ones in place of sparse ones; ``.grad`` stays as it is.
+
+    Raises:
+        ValueError: the model uses reentrant checkpointing, which cannot give them.
+    """
+    try:
+        found = torch.autograd.grad(loss, list(leaves), allow_unused=True)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise ValueError(
+            "The model uses reentrant gradient checkpointing, which cannot give the gradients of "
+            "chosen parameters. Use torch.utils.checkpoint.checkpoint(…, use_reentrant=False) in "
+            "it, or MISTPlugin(chunk_size=N) instead."
+        ) from error
+    return [g.to_dense() if g is not None and g.is_sparse else g for g in found]
+
+
 def keep_entries(n: int, drop_rate: float, generator: torch.Generator) -> Tensor:
     """Bool (n,) on the generator's device, each True with probability 1 - drop_rate."""
     if drop_rate == 0:

@@ -176,7 +176,7 @@ class StepGuard:
     # ---- Between steps -----------------------------------------------------------------------
 
     def _now(self) -> list[int]:
-        """Versions of the parameters, which every change in place counts up, but not of ``.data``."""
+        """Versions of the parameters, which changes in place count up, those of ``.data`` not."""
         return [p._version for p in self.parameters]
 
     @torch.no_grad()
