@@ -125,14 +125,12 @@ class StepGuard:
         if self._now() != self._versions:
             self.check()
         n = len(self.entries.parameters)
-        for name, p in zip(self._names[n:], self.parameters[n:], strict=True):
-            if p.grad is not None and self.restore and name not in self._told:
-                self._tell(
-                    name,
-                    "was not scored, being frozen or used in training mode alone. It is not "
-                    "selected, and stays as it is. Let it require gradients before the first "
-                    "experience if it belongs to the backbone",
-                )
+        rest = zip(self._names[n:], self.parameters[n:], strict=True)
+        self._tell(
+            [name for name, p in rest if p.grad is not None],
+            "not scored (frozen, or used in training mode alone): what is not selected stays as it "
+            "is. Let the backbone require gradients before the first experience",
+        )
         self._start = self.entries.gather(self.entries.parameters)
         if self.restore:
             self.entries.scatter(self._start, self._copy[:n])
@@ -193,14 +191,14 @@ class StepGuard:
                 self._refuse(name, "has another shape, dtype or device than when it was scored")
         n = len(self.entries.parameters)
         self.entries.scatter(self.entries.gather(self.entries.parameters), self._copy[:n])
-        for name, p, kept in zip(self._names, self.parameters, self._copy, strict=True):
-            if not torch.equal(as_integers(p), as_integers(kept)):
-                p.copy_(kept)
-                self._tell(
-                    name,
-                    "was changed outside of the strategy's steps. Its entries that are not "
-                    "selected were put back",
-                )
+        rows = zip(self._names, self.parameters, self._copy, strict=True)
+        moved = [row for row in rows if not torch.equal(*map(as_integers, row[1:]))]
+        for _, p, kept in moved:
+            p.copy_(kept)
+        self._tell(
+            [name for name, *_ in moved],
+            "changed outside of the strategy's steps: what is not selected was put back",
+        )
         self._versions = self._now()
 
     def follow(self, model: nn.Module, classifier: str, optimizer: Any = None) -> None:
@@ -249,11 +247,14 @@ class StepGuard:
             "everything move."
         )
 
-    def _tell(self, name: str, what: str) -> None:
-        """Warn, once for each parameter."""
-        if name not in self._told:
-            self._told.add(name)
-            warnings.warn(f"MIST: {name} {what}.", stacklevel=3)
+    def _tell(self, names: list[str], what: str) -> None:
+        """Warn of parameters, once of each."""
+        names = [name for name in names if name not in self._told and self.restore]
+        if names:
+            self._told.update(names)
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            was = "was" if len(names) == 1 else "were"
+            warnings.warn(f"MIST: {', '.join(names[:3])}{more} {was} {what}.", stacklevel=3)
 
     def attach(self, optimizer: Any) -> None:
         """Guard every later ``optimizer.step()``; attaching twice does nothing."""
