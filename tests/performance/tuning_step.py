@@ -141,7 +141,7 @@ def measure(name, pairs, device, *, repeats=3, precision="32", compile=False, pu
         plain.step()
 
     found["masking a host's own step"] = seconds(guarded, device, 3 * repeats) - alone
-    kept["the copy beside a host's step"] = size(*guard._before)
+    kept["the copy beside a host's step"] = size(*guard._copy)
     guard.detach()
     if published:
         masks = [selection.masks[name] for name in entries.names]

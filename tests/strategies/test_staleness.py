@@ -3,8 +3,9 @@
 import pytest
 import torch
 from avalanche.training.plugins import SupervisedPlugin
+from tiny_runs import MIST, tiny_benchmark
 
-from mist_avalanche import MISTPlugin
+from mist_avalanche import MISTPlugin, cli
 from mist_avalanche.backbones import create_backbone
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
@@ -78,6 +79,16 @@ def test_compensation_of_nothing_is_mentioned_and_costs_nothing(
     looked_at = sum(len(x) == 1 for x in seen)  # one image an experience finds the classifier
     assert sum(map(len, seen)) == images + looked_at
     assert looked_at <= 2
+
+
+def test_a_run_of_the_command_says_so(tmp_path):
+    """As it does by default with every backbone but the embedded one."""
+    settings = {**MIST, "tune_on": "every", "lr": 0.05}
+    arguments = [f"--mist-arg={name}={value}" for name, value in settings.items()]
+    command = ["run", "--strategy", "simplecil", "--mist", *arguments, "--quiet"]
+    said = r"--mist-arg tune_on=first.*--drift-compensation"
+    with tiny_benchmark(), pytest.warns(UserWarning, match=said):
+        assert cli.main([*command, "--output", str(tmp_path)]) == 0
 
 
 class Statistics(SupervisedPlugin):
