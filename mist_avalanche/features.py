@@ -162,10 +162,13 @@ class FeatureExtractor:
     model: nn.Module
     classifier: str
 
+    def everything(self) -> dict[str, nn.Parameter]:
+        """Parameters before the classifier, by name, frozen ones too."""
+        return before_classifier(self.model, self.classifier)
+
     def backbone(self) -> dict[str, nn.Parameter]:
         """Parameters that MIST may tune, by name."""
-        found = before_classifier(self.model, self.classifier)
-        return {name: p for name, p in found.items() if p.requires_grad}
+        return {name: p for name, p in self.everything().items() if p.requires_grad}
 
     def check_trainable(self) -> None:
         """ValueError where no parameter before the classifier requires gradients."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class StepGuard:
         generator: of the draws, on the parameters' device.
         decay: (K,) factor on the selected gradients, or None.
         others: parameters without a selected entry, by name.
+        classifier: name of the module before which all that is.
         restore: False lets everything move and counts only.
     """
 
@@ -46,9 +47,11 @@ class StepGuard:
         decay: Tensor | None = None,
         *,
         others: Mapping[str, Tensor] = _NONE,
+        classifier: str = "",
         restore: bool = True,
     ) -> None:
-        self.restore = restore
+        self.restore, self.classifier = restore, classifier
+        self.training = True  # until :meth:`detach`
         self.entries = entries
         self.drop_rate = drop_rate
         self.generator = generator
@@ -96,8 +99,9 @@ class StepGuard:
                 gradient.zero_()
         self.entries.scatter(kept, gradients)
 
-    def before_update(self, optimizer: Any) -> None:
+    def before_update(self, model: nn.Module, optimizer: Any) -> None:
         """Guard all that happens until :meth:`after_update`, whatever optimizers step there."""
+        self.follow(model, optimizer)
         self.attach(optimizer)
         self._begin()
         self._updating = True
@@ -181,13 +185,17 @@ class StepGuard:
     def check(self) -> None:
         """Put back what has moved though it was not selected, bit for bit, with a warning.
 
+        After the training the model is the user's, who may give it another shape, dtype or device.
+
         Raises:
-            ValueError: a parameter has another shape or dtype, or is elsewhere.
+            ValueError: a parameter has another one while the strategy trains.
         """
         if not self.restore:
             return
         for name, p, kept in zip(self._names, self.parameters, self._copy, strict=True):
             if (p.shape, p.dtype, p.device) != (kept.shape, kept.dtype, kept.device):
+                if not self.training:
+                    return
                 self._refuse(name, "has another shape, dtype or device than when it was scored")
         n = len(self.entries.parameters)
         self.entries.scatter(self.entries.gather(self.entries.parameters), self._copy[:n])
@@ -201,7 +209,7 @@ class StepGuard:
         )
         self._versions = self._now()
 
-    def follow(self, model: nn.Module, classifier: str, optimizer: Any = None) -> None:
+    def follow(self, model: nn.Module, optimizer: Any = None) -> None:
         """Guard the parameters that the model and its optimizer have by now.
 
         Cheap where they are those of the last call: no module is looked at then.
@@ -215,12 +223,16 @@ class StepGuard:
         if same and all(a is b for a, b in zip(followed, self._followed, strict=True)):
             return
         self._followed = followed
-        self._rebind(before_classifier(model, classifier))
+        try:
+            found = before_classifier(model, self.classifier)
+        except AttributeError:
+            self._refuse(self.classifier, "is gone from the model")
+        self._rebind(found)
 
-    def verify(self, model: nn.Module, classifier: str) -> None:
+    def verify(self, model: nn.Module) -> None:
         """:meth:`follow` and :meth:`check`, whatever the last call saw."""
         self._followed = []
-        self.follow(model, classifier)
+        self.follow(model)
         self.check()
 
     def _rebind(self, found: Mapping[str, Tensor]) -> None:
@@ -239,7 +251,7 @@ class StepGuard:
         if replaced:
             self.check()
 
-    def _refuse(self, name: str, why: str) -> None:
+    def _refuse(self, name: str, why: str) -> NoReturn:
         raise ValueError(
             f"The backbone has changed in training: {name} {why}, and MIST cannot keep what is not "
             "selected as it was. Change the model before the experience, with "
@@ -260,7 +272,7 @@ class StepGuard:
         """Guard every later ``optimizer.step()``; attaching twice does nothing."""
         if optimizer is None or self._optimizer is optimizer:
             return
-        self.detach()
+        self._let_go()
         self._optimizer = optimizer
         if self.hooks_into(optimizer):
             self._handles = [
@@ -276,7 +288,11 @@ class StepGuard:
         )
 
     def detach(self) -> None:
-        """Let go of the optimizer."""
+        """Let go of the optimizer: the training is over."""
+        self._let_go()
+        self.training = False
+
+    def _let_go(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles, self._optimizer = [], None

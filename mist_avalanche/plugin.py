@@ -18,12 +18,7 @@ from ._entries import Entries
 from ._epochs import Keeper, run_epochs
 from ._memory_use import advice
 from .backbones import backbone_defaults
-from .features import (
-    FeatureExtractor,
-    always_selected,
-    before_classifier,
-    feature_extractor,
-)
+from .features import FeatureExtractor, always_selected, feature_extractor
 from .forward import Forward
 from .gradients import SelectedEntries
 from .guard import StepGuard
@@ -46,7 +41,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
     Before an experience it scores how sensitive every backbone weight is to the MI objective,
     selects at most ``select_rate`` of them, and tunes those with SGD, most of them resting in
     every step. While the strategy trains, it gives the strategy's own backbone gradients the same
-    mask. An entry that is not selected never changes by a bit, whatever optimizer the strategy has.
+    mask. An entry that is not selected never changes by a bit, whatever optimizer the strategy has
+    and whatever other plugins do (``docs/sparsity.md``). A plugin belongs to one strategy.
 
     Args:
         select_rate: share of the backbone's entries that may move, in (0, 1]; biases and scales of
@@ -102,7 +98,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
 
     Raises:
         ValueError: an argument out of its range, at construction; a model or an experience that
-            MIST cannot work with, before the experience.
+            MIST cannot work with, or a second strategy, before the experience; a backbone that is
+            made another while the strategy trains.
         FloatingPointError: a loss that is not finite; weights are as before the step.
 
     Differences from the reference code
@@ -119,7 +116,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         * A last batch of one image, which has nothing to contrast, is left out.
     """
 
-    _transient = ("_begun", "_guard", "_guarded", "_owner", "keeper")  # not saved
+    _transient = ("_begun", "_guard", "_owner", "keeper")  # not saved
 
     def __init__(
         self,
@@ -188,13 +185,11 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         self.history = SelectionHistory()
         self._to_protect: dict[str, Entries] = {}  # after this experience
         self._guard: StepGuard | None = None
-        self._guarded = ""  # name of the classifier that it stops at
         self._owner: weakref.ref[Any] | None = None
         self._updated: float | Tensor = 0.0
         self._experience = -1
         self._warm = False
         self._tuned = False
-        self._training = False
         self._scored: dict[str, torch.Size] = {}  # the backbone that the selection is of
         self.keeper: Keeper | None = None  # a Checkpoint
         self._begun: dict[str, Any] = {}  # what an earlier process did of the tuning
@@ -229,7 +224,6 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
     def before_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
         """Score, select and tune when due; then guard what is not to move."""
         self._check_owner(strategy)
-        self.settle()
         self._experience += 1
         self._release()
         self._begun = self.keeper.take_up(strategy) if self.keeper else {}
@@ -269,8 +263,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Guard the step, also of an optimizer or a model that was exchanged."""
         if self._guard is not None and strategy.optimizer is not None:
-            self._guard.follow(strategy.model, self._guarded, strategy.optimizer)
-            self._guard.before_update(strategy.optimizer)
+            self._guard.before_update(strategy.model, strategy.optimizer)
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         """End the step, also of an optimizer that calls no hooks, or of a second one."""
@@ -280,23 +273,22 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """See that the rest is as it was, and log what the strategy's last step changed."""
         if self._guard is not None:
-            self._guard.verify(strategy.model, self._guarded)
+            self._guard.verify(strategy.model)
             if self._guard.changed is not None:
                 self._publish(strategy, "updated_fraction", self.updated_fraction)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Protect the most sensitive entries, and let go of the optimizer."""
         if self._guard is not None:
-            self._guard.verify(strategy.model, self._guarded)
+            self._guard.verify(strategy.model)
             self._guard.detach()
-        self._training = False
         self.history.protect(self._to_protect)
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
         """See to the rest once more, for plugins that come later; after training, for good."""
-        self.settle()
-        if not self._training:
+        if self._guard is not None and not self._guard.training:
             self._release()
+        self.settle()
 
     def settle(self) -> None:
         """Put back what other plugins have moved though it is not selected, with a warning."""
@@ -394,10 +386,12 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         """From here on nothing before the classifier moves but what is selected."""
         dropping = self._dropping(extract, _HOST, strategy.device, frozen=True)
         names = {*dropping["entries"].names}
-        found = before_classifier(extract.model, extract.classifier)
-        others = {name: p for name, p in found.items() if name not in names}
-        self._guard = StepGuard(**dropping, others=others, restore=self.dynamics == "sparse")
-        self._guarded, self._training = extract.classifier, True
+        self._guard = StepGuard(
+            **dropping,
+            others={name: p for name, p in extract.everything().items() if name not in names},
+            classifier=extract.classifier,
+            restore=self.dynamics == "sparse",
+        )
         self._guard.attach(strategy.optimizer)
 
     def _dropping(
@@ -423,8 +417,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
                 "shape and requires_grad before the first experience."
             )
         if frozen:
-            found = before_classifier(extract.model, extract.classifier)
-            backbone = {n: p for n, p in found.items() if self._scored.get(n) == p.shape}
+            known = extract.everything().items()
+            backbone = {n: p for n, p in known if self._scored.get(n) == p.shape}
         entries = SelectedEntries(backbone, self.history.movable(self.selection))
         return {
             "entries": entries,
@@ -460,5 +454,6 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         """Let go of the strategy's optimizer and free the copy of the backbone."""
         if self._guard is not None:
             self._updated = self.updated_fraction
-            self._guard.detach()
-            self._guard = None
+            guard, self._guard = self._guard, None
+            guard.detach()
+            guard.check()

@@ -164,13 +164,15 @@ def test_another_parameter_with_other_values_is_put_right(small):
     assert moved(model, initial, mist) == []
 
 
-@pytest.mark.parametrize("name", ["block.1.weight", "block.bias"])
+@pytest.mark.parametrize("name", ["block.1.weight", "block.bias", "head"])
 def test_a_parameter_that_was_not_there_is_refused_by_name(small, name):
     class Exchange(SupervisedPlugin):
         def before_training_epoch(self, strategy, **kwargs):
             block = strategy.model.block
             if name == "block.bias":  # of another shape
                 block.bias = nn.Parameter(block.bias.detach()[None])
+            elif name == "head":
+                strategy.model = nn.Sequential(strategy.model)
             else:
                 strategy.model.block = nn.Sequential(block, nn.Linear(16, 16))
             strategy.optimizer = sgd(strategy.model.parameters())
@@ -178,6 +180,16 @@ def test_a_parameter_that_was_not_there_is_refused_by_name(small, name):
     made, _ = host(of(Plain), [Exchange()])
     with pytest.raises(ValueError, match=name):
         made.train(small.train_stream[0])
+
+
+def test_after_an_experience_the_model_is_the_users(small):
+    model = of(Plain)
+    made, _ = host(model, score_on="every")
+    made.train(small.train_stream[0])
+    model.block = nn.Sequential(model.block, nn.Linear(16, 16))
+    made.train(small.train_stream[1])
+    model.double()
+    made.eval([])
 
 
 class TwoOptimizers(Naive):
