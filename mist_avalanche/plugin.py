@@ -55,7 +55,9 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             paper has none. From a random projection the first steps pull all features together,
             which costs classes to come; see Kumar et al., arXiv 2202.10054.
         score_on: ``"first"``: score before the first experience only; ``"every"``: before each.
-        tune_on: before which experiences to tune.
+        tune_on: before which experiences to tune: ``"every"`` as in the paper's algorithm, or
+            ``"first"``. What a strategy has stored of earlier features does not follow by itself;
+            see ``docs/drift.md``.
         lr: of the backbone while tuning (the paper's for ViT-B/16).
         projection_lr: of the projection while tuning.
         temperature: τ of the objective.
