@@ -161,6 +161,8 @@ class Checkpoint:
             self.folder.rmdir()
 
     def _save(self, values: Any) -> None:
+        if self._mist is not None:
+            self._mist.settle()
         self._around.look_at(self.benchmark)
         try:
             written = json.dumps(values)

@@ -37,8 +37,12 @@ def fingerprint(module: nn.Module) -> bytes:
     hooks = [global_hooks._global_forward_pre_hooks, global_hooks._global_forward_hooks]
     hooks += [h for m in module.modules() for h in (m._forward_pre_hooks, m._forward_hooks)]
     numbers = [list(each) for each in hooks]  # torch gives each hook a number of its own
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    return _digest(f"{numbers} {module}", tensors)
+    return _digest(f"{numbers} {module}", []) + bits_of(module)
+
+
+def bits_of(module: nn.Module) -> bytes:
+    """A digest of all parameters and buffers: their names, dtypes, shapes and bits."""
+    return _digest("", [*module.named_parameters(), *module.named_buffers()])
 
 
 def look(dataset: Any) -> bytes | None:

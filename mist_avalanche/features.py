@@ -19,8 +19,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from ._batches import isolated_rng
 
 
-def backbone_names(model: nn.Module, classifier: str) -> dict[str, nn.Parameter]:
-    """Trainable parameters that are not the classifier's, each once, under its first name.
+def before_classifier(model: nn.Module, classifier: str) -> dict[str, nn.Parameter]:
+    """Parameters that are not the classifier's, frozen ones too, each once, under its first name.
 
     ``torch.compile``'s ``_orig_mod.`` is not part of a name.
     """
@@ -28,7 +28,7 @@ def backbone_names(model: nn.Module, classifier: str) -> dict[str, nn.Parameter]
     return {
         name.replace("_orig_mod.", ""): p
         for name, p in model.named_parameters()
-        if p.requires_grad and id(p) not in head
+        if id(p) not in head
     }
 
 
@@ -48,8 +48,10 @@ def always_selected(model: nn.Module) -> set[int]:
 
 def _is_layer(module: nn.Module) -> bool:
     """Linear layers, and look-alikes such as cosine classifiers: one matrix of their own."""
-    weight = module._parameters.get("weight")
-    return weight is not None and weight.ndim == 2
+    if "weight" not in {*module._parameters, *getattr(module, "parametrizations", ())}:
+        return isinstance(module, nn.Linear)  # as the older weight_norm leaves it
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 2
 
 
 def _leaves_some(model: nn.Module, name: str) -> bool:
@@ -237,9 +239,13 @@ class FeatureExtractor:
     model: nn.Module
     classifier: str
 
+    def everything(self) -> dict[str, nn.Parameter]:
+        """Parameters before the classifier, by name, frozen ones too."""
+        return before_classifier(self.model, self.classifier)
+
     def backbone(self) -> dict[str, nn.Parameter]:
         """Parameters that MIST may tune, by name."""
-        return backbone_names(self.model, self.classifier)
+        return {name: p for name, p in self.everything().items() if p.requires_grad}
 
     def check_trainable(self) -> None:
         """ValueError where no parameter before the classifier requires gradients."""

@@ -14,7 +14,7 @@ from ._buffers import GrowingBuffers
 from ._checks import classes_of
 from .drift import AffineMap
 from .memory import Memory
-from .ridge import BLOCK, choose_ridge, solve_ridge
+from .ridge import BLOCK, choose_ridge, ridge_for_few, solve_ridge, too_few
 
 UNSEEN = -1000.0  # the logit of a class without data, as in Avalanche's IncrementalClassifier
 
@@ -41,14 +41,17 @@ class StatisticsHead(GrowingBuffers, DynamicModule):
         """Avalanche's hook: room for the labels of an experience, seen or not."""
         self.grow(max(classes_of(experience), default=-1) + 1)
 
-    def _count(self, features: Tensor, labels: Tensor) -> None:
-        """Check features (B, D), make room for labels (B,), count them."""
+    def _check(self, features: Tensor, labels: Tensor) -> None:
+        """Refuse features (B, D) that are not finite, and labels (B,) below 0."""
         if int(labels.min()) < 0:
             raise ValueError(f"Expected labels from 0 on, got {int(labels.min())}.")
         if not torch.isfinite(features).all():
             raise FloatingPointError(
                 "The backbone gives NaN or Inf features. Check its weights and the images."
             )
+
+    def _count(self, labels: Tensor) -> None:
+        """Make room for labels (B,), and count them."""
         self.grow(int(labels.max()) + 1)
         self.counts.index_add_(0, labels, torch.ones_like(labels))
 
@@ -83,7 +86,8 @@ class PrototypeHead(StatisticsHead):
         Raises:
             FloatingPointError: a feature is not finite; nothing was added.
         """
-        self._count(features, labels)
+        self._check(features, labels)
+        self._count(labels)
         if self.sums.shape[1] == 0:
             self.sums = self.sums.new_zeros(len(self.counts), features.shape[1])
         self.sums.index_add_(0, labels, features.to(torch.float64))
@@ -166,12 +170,14 @@ class RidgeHead(StatisticsHead):
         :meth:`solve` makes them part of the logits.
 
         Raises:
-            FloatingPointError: a feature is not finite; nothing was added.
+            FloatingPointError: a feature is not finite, or beyond the range of the memory; nothing
+                was added.
         """
-        self._count(features, labels)
-        self._shape_for(features)
+        self._check(features, labels)
         if self.memory is not None:
             self.memory.add(features, labels)
+        self._count(labels)
+        self._shape_for(features)
         self._add(features, labels)
 
     def _add(self, features: Tensor, labels: Tensor) -> None:
@@ -187,18 +193,19 @@ class RidgeHead(StatisticsHead):
     ) -> None:
         """Set the ridge to the candidate of 10⁻⁸ … 10⁸ with the least error on held-out rows.
 
-        Keeps the earlier ridge, at first 1, when there is a single row.
+        With fewer than two held-out rows a class it is :func:`~mist_avalanche.ridge.ridge_for_few`.
 
         Args:
             features: (n, D) of one experience; the last 20 % after shuffling are held out.
             labels: (n,).
             generator: of the order, on the CPU.
         """
-        if len(features) < 2:
-            return
         self._shape_for(features)
+        classes, y = torch.unique(labels, return_inverse=True)
+        if too_few(len(features), len(classes)):
+            self.ridge.fill_(ridge_for_few(self.expand, len(self.gram), features))
+            return
         order = torch.randperm(len(features), generator=generator).to(features.device)
-        _, y = torch.unique(labels, return_inverse=True)
         targets = F.one_hot(y[order])
         self.ridge.fill_(choose_ridge(self.expand, len(self.gram), features[order], targets))
 

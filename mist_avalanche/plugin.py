@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -28,7 +29,8 @@ from ._memory_use import advice
 from .backbones import backbone_defaults
 from .features import FeatureExtractor, always_selected, feature_extractor
 from .forward import Forward
-from .gradients import SelectedEntries, StepGuard
+from .gradients import SelectedEntries
+from .guard import StepGuard
 from .history import SelectionHistory, most_sensitive
 from .losses import TEMPERATURE
 from .objective import CrossEntropyObjective, MIObjective, Objective
@@ -48,7 +50,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
     Before an experience it scores how sensitive every backbone weight is to the MI objective,
     selects at most ``select_rate`` of them, and tunes those with SGD, most of them resting in
     every step. While the strategy trains, it gives the strategy's own backbone gradients the same
-    mask. An entry that is not selected never changes by a bit, whatever optimizer the strategy has.
+    mask. An entry that is not selected never changes by a bit, whatever optimizer the strategy has
+    and whatever other plugins do (``docs/sparsity.md``). A plugin belongs to one strategy.
 
     In an online stream (``split_online_stream``) it scores and tunes once, on the first part of two
     classes and ``batch_size`` images, whatever ``score_on`` and ``tune_on`` say; until then the
@@ -67,7 +70,9 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             paper has none. From a random projection the first steps pull all features together,
             which costs classes to come; see Kumar et al., arXiv 2202.10054.
         score_on: ``"first"``: score before the first experience only; ``"every"``: before each.
-        tune_on: before which experiences to tune.
+        tune_on: before which experiences to tune: ``"every"`` as in the paper's algorithm, or
+            ``"first"``. What a strategy has stored of earlier features does not follow by itself;
+            see ``docs/drift.md``.
         lr: of the backbone while tuning (the paper's for ViT-B/16).
         projection_lr: of the projection while tuning.
         temperature: τ of the objective.
@@ -110,7 +115,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
 
     Raises:
         ValueError: an argument out of its range, at construction; a model or an experience that
-            MIST cannot work with, before the experience.
+            MIST cannot work with, or a second strategy, before the experience; a backbone that is
+            made another while the strategy trains.
         FloatingPointError: a loss that is not finite; weights are as before the step.
 
     Differences from the reference code
@@ -127,7 +133,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         * A last batch of one image, which has nothing to contrast, is left out.
     """
 
-    _transient = ("_begun", "keeper")  # not saved
+    _transient = ("_begun", "_guard", "_owner", "keeper")  # not saved
 
     def __init__(
         self,
@@ -196,6 +202,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         self.history = SelectionHistory()
         self._to_protect: dict[str, Entries] = {}  # after this experience
         self._guard: StepGuard | None = None
+        self._owner: weakref.ref[Any] | None = None
         self._updated: float | Tensor = 0.0
         self._experience = -1
         self._warm = False
@@ -232,13 +239,15 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         check_not_empty(strategy.experience)
 
     def before_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
-        """Score, select and tune when due; then guard the strategy's optimizer."""
+        """Score, select and tune when due; then guard what is not to move."""
+        self._check_owner(strategy)
         self._experience += 1
         self._release()
         self._begun = self.keeper.take_up(strategy) if self.keeper else {}
         extract = feature_extractor(strategy, self.classifier, self.seed)
         if self.selection is not None and not extract.backbone():
-            return  # the strategy has frozen the backbone: it is as MIST left it
+            self._start_guard(strategy, extract)  # the strategy has frozen what MIST tuned
+            return
         extract.check_trainable()
         score, epochs = self._due(strategy.experience)
         with advice("MIST's batches", _SMALLER):
@@ -251,10 +260,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
                 self._publish(strategy, "selected_fraction", self.selection.fraction)
             if epochs:
                 self._tune(strategy, extract, epochs, num_workers)
-        self._guard = StepGuard(
-            **self._dropping(extract, _HOST, strategy.device), restore=self.dynamics == "sparse"
-        )
-        self._guard.attach(strategy.optimizer)
+        self._start_guard(strategy, extract)
 
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Mask and drop the strategy's own backbone gradients."""
@@ -269,27 +275,39 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             self._guard.mask_gradients()
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Guard the step, also of an optimizer that was exchanged or that calls no hooks."""
-        if self._guard is None or strategy.optimizer is None:
-            return
-        self._guard.attach(strategy.optimizer)
-        if not self._guard.hooks_into(strategy.optimizer):
-            self._guard.before_step()
+        """Guard the step, also of an optimizer or a model that was exchanged."""
+        if self._guard is not None and strategy.optimizer is not None:
+            self._guard.before_update(strategy.model, strategy.optimizer)
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """End the guard of an optimizer that calls no hooks."""
+        """End the step, also of an optimizer that calls no hooks, or of a second one."""
         if self._guard is not None:
-            self._guard.after_step()
+            self._guard.after_update()
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Log what the strategy's last step changed."""
-        if self._guard is not None and self._guard.changed is not None:
-            self._publish(strategy, "updated_fraction", self.updated_fraction)
+        """See that the rest is as it was, and log what the strategy's last step changed."""
+        if self._guard is not None:
+            self._guard.verify(strategy.model)
+            if self._guard.changed is not None:
+                self._publish(strategy, "updated_fraction", self.updated_fraction)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Protect the most sensitive entries, and let go of the optimizer."""
-        self._release()
+        if self._guard is not None:
+            self._guard.verify(strategy.model)
+            self._guard.detach()
         self.history.protect(self._to_protect)
+
+    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """See to the rest once more, for plugins that come later; after training, for good."""
+        if self._guard is not None and not self._guard.training:
+            self._release()
+        self.settle()
+
+    def settle(self) -> None:
+        """Put back what other plugins have moved though it is not selected, with a warning."""
+        if self._guard is not None:
+            self._guard.check()
 
     # ---- The method --------------------------------------------------------------------------
 
@@ -401,16 +419,39 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         kept = {"keeper": self.keeper, "begun": self._begun}
         return {**kept, "strategy": strategy, "stage": stage, "verbose": self.verbose}
 
+    def _start_guard(self, strategy: Any, extract: FeatureExtractor) -> None:
+        """From here on nothing before the classifier moves but what is selected."""
+        dropping = self._dropping(extract, _HOST, strategy.device, frozen=True)
+        names = {*dropping["entries"].names}
+        self._guard = StepGuard(
+            **dropping,
+            others={name: p for name, p in extract.everything().items() if name not in names},
+            classifier=extract.classifier,
+            restore=self.dynamics == "sparse",
+        )
+        self._guard.attach(strategy.optimizer)
+
     def _dropping(
-        self, extract: FeatureExtractor, purpose: int, device: torch.device
+        self,
+        extract: FeatureExtractor,
+        purpose: int,
+        device: torch.device,
+        *,
+        frozen: bool = False,
     ) -> dict[str, Any]:
-        """Entries that may move now, and how their gradients are dropped and scaled."""
+        """Entries that may move now, and how their gradients are dropped and scaled.
+
+        With ``frozen``, those of parameters that were scored and require no gradient now, too.
+        """
         backbone = extract.backbone()
         if self.selection is None:  # an online stream whose parts were too small so far
             none = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in backbone.items()}
             movable = {name: Entries.of(mask) for name, mask in none.items()}
         else:
             self._check_same(backbone)
+            if frozen:
+                known = extract.everything().items()
+                backbone = {n: p for n, p in known if self._scored.get(n) == p.shape}
             movable = self.history.movable(self.selection)
         entries = SelectedEntries(backbone, movable)
         return {
@@ -439,9 +480,24 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             MetricValue(self, f"MIST/{name}", value, self._experience)
         )
 
+    def _check_owner(self, strategy: Any) -> None:
+        """Refuse a second strategy: mask, projection and counts are of the first one's backbone."""
+        owner = strategy if self._owner is None else self._owner()
+        if owner is not strategy and self.selection is not None:
+            raise ValueError(
+                "This MISTPlugin has been in another strategy, whose backbone its selection is of. "
+                "Make a new MISTPlugin for each strategy."
+            )
+        self._owner = weakref.ref(strategy)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, which go with a copy of the strategy."""
+        return {**vars(self), "_owner": None}
+
     def _release(self) -> None:
         """Let go of the strategy's optimizer and free the copy of the backbone."""
         if self._guard is not None:
             self._updated = self.updated_fraction
-            self._guard.detach()
-            self._guard = None
+            guard, self._guard = self._guard, None
+            guard.detach()
+            guard.check()

@@ -6,6 +6,8 @@ are (G + λI)⁻¹Q (McDonnell et al., RanPAC, arXiv 2307.02251, section 4).
 Differences from the reference code
     * The losses of all candidates come from one eigendecomposition in float64. There, each takes
       an LU solve in float32, whose result is noise where λ is below the rounding of G.
+    * With fewer than two held-out images a class the ridge is a share of the mean |h|². There, what
+      one image a class is held out for has no image to fit: an infinite ridge looks best.
     * The solve is a Cholesky factorisation, refined to float64 where that is faster, and a ridge
       below the rounding of G is raised to it.
 """
@@ -21,6 +23,8 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 RIDGES = tuple(10.0**exponent for exponent in range(-8, 9))
 TRAIN_SHARE = 0.8
+HELD_OUT = 2  # images a class; with fewer they cannot tell ridges apart
+FEW_SHARE = 0.2  # of the mean |h|²
 _REFINEMENTS = 8
 _NOT_FINITE = "The ridge statistics hold NaN or Inf. Check the features."
 BLOCK = 1024  # rows, or columns, of H that exist at a time
@@ -83,6 +87,29 @@ def choose_ridge(
 ) -> float:
     """The first ridge of least validation loss; arguments as for :func:`validation_losses`."""
     return ridges[int(validation_losses(expand, width, features, targets, ridges).argmin())]
+
+
+def too_few(n: int, classes: int) -> bool:
+    """Whether the held-out part of n rows has fewer than two a class, on the average."""
+    return n - max(1, int(n * TRAIN_SHARE)) < HELD_OUT * classes
+
+
+def ridge_for_few(expand: Expand, width: int, features: Tensor) -> float:
+    """λ = Σ |h|² / 5n, where there are too few rows to choose one on.
+
+    It has the scale of the features, whatever M and n are: a row that is orthogonal to all others
+    gets 5/6 of its target, so that a lone image is learnt, and shrunk a little.
+
+    Args:
+        expand: as for :func:`validation_losses`.
+        width: M.
+        features: (n, D).
+    """
+    total = 0.0
+    for start in range(0, width, BLOCK):
+        h = expand(features, slice(start, start + BLOCK)).to(torch.float64)
+        total += float(h.square().sum())
+    return max(FEW_SHARE * total / len(features), RIDGES[0])
 
 
 def sums(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .distributed import sum_over_processes
+from .gradients import gradients_of
 
 Batch = TypeVar("Batch")
 
@@ -64,7 +65,7 @@ def _mean_over_batches(
     losses: list[Tensor] = []  # read at the end: reading makes a GPU wait
     for batch in batches:
         loss = loss_of(batch)
-        gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+        gradients = gradients_of(loss, leaves)
         for name, gradient in zip(names, gradients, strict=True):
             if gradient is None:
                 continue

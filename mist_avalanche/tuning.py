@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ._checks import as_value_error
 from .distributed import from_first, sum_over_processes
-from .gradients import SelectedEntries, keep_entries, masked_gradient
+from .gradients import SelectedEntries, gradients_of, keep_entries, masked_gradient
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
@@ -319,7 +319,7 @@ def tune(
         running = ()
         for batch in batches:
             loss = loss_of(batch)
-            gradients = torch.autograd.grad(loss, list(stepper.parameters), allow_unused=True)
+            gradients = gradients_of(loss, stepper.parameters)
             finite = torch.isfinite(loss.detach())
             sound = stepper.step(gradients, finite if sound is None else sound & finite)
             log.add(loss, sound)

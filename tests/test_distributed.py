@@ -20,7 +20,8 @@ def torchrun(n, *arguments):
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         *(f"--nproc_per_node={n}", str(TESTS / "distributed_worker.py"), *arguments),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
+    paths = f"{TESTS}{os.pathsep}{TESTS.parent}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=200, check=False
     )

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mist_avalanche.gradients import SelectedEntries, StepGuard, keep_entries, masked_gradient
+from mist_avalanche.gradients import SelectedEntries, keep_entries, masked_gradient
+from mist_avalanche.guard import StepGuard
 from mist_avalanche.selection import Selection
 
 OPTIMIZERS = {

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from mist_avalanche.drift import AffineMap
 from mist_avalanche.heads import UNSEEN, PrototypeHead, RidgeHead
 from mist_avalanche.memory import FeatureMemory, GaussianMemory
+from mist_avalanche.ridge import choose_ridge
 
 
 @settings(deadline=None, max_examples=30)
@@ -108,8 +109,7 @@ def test_ridge_predicts_seen_classes_only_whatever_the_counts(m, labels):
     assert logits.shape == (len(labels), 20)
     assert set(logits.argmax(1).tolist()) <= set(labels.tolist())
     assert (logits[:, ~head.seen] == UNSEEN).all()
-    if len(labels) != 4:  # of single images, the held-out ones choose the ridge
-        assert (logits.argmax(1) == labels).all()
+    assert (logits.argmax(1) == labels).all()
 
 
 def test_classes_that_return_add_to_the_statistics():
@@ -177,6 +177,49 @@ def test_a_saved_head_moves_what_it_remembers(memory):
         expected = RidgeHead(16)
         expected.update(torch.cat([drift(x), x]), torch.cat([y, y]))
         torch.testing.assert_close(head.gram, expected.gram, rtol=1e-2, atol=0.5)
+
+
+def test_a_feature_beyond_float16_leaves_the_head_as_it_was():
+    head = RidgeHead(8, memory=FeatureMemory())
+    head.update(torch.eye(3), torch.tensor([0, 1, 1]))
+    before = {name: t.clone() for name, t in head.state_dict().items()}
+    with pytest.raises(FloatingPointError, match="beyond the range of float16"):
+        head.update(torch.full((2, 3), 1e6), torch.tensor([1, 4]))
+    assert head.state_dict().keys() == before.keys()
+    assert all(torch.equal(t, before[name]) for name, t in head.state_dict().items())
+
+
+@pytest.mark.parametrize("per_class", [1, 2, 5, 7])
+def test_few_images_a_class_take_a_share_of_their_norm(per_class):
+    """The naive loop over rows; the published choice from ten a class on."""
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(4).repeat_interleave(per_class)
+    features = torch.eye(4, 12)[labels] * 5 + torch.rand(len(labels), 12, generator=g)
+    head = ridge_head(features, labels, 300)
+    norms = [float(h.double() @ h.double()) for h in head.expand(features)]
+    assert float(head.ridge) == pytest.approx(0.2 * sum(norms) / len(norms), rel=1e-6)
+
+
+def test_ten_images_a_class_take_the_published_choice():
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(40) % 4
+    features = torch.eye(4, 12)[labels] + torch.rand(40, 12, generator=g)
+    head = ridge_head(features, labels, 300)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    targets = F.one_hot(labels[order])
+    assert float(head.ridge) == choose_ridge(head.expand, 300, features[order], targets)
+
+
+def test_one_image_a_class_is_told_from_the_others():
+    """What the held-out part, of classes without another image, made of it: a ridge of 1e8."""
+    g = torch.Generator().manual_seed(0)
+    head, means = RidgeHead(500), 2 * torch.randn(20, 12, generator=g) + 4
+    for classes in torch.arange(20).split(4):
+        head.update(means[classes], classes)
+        head.choose_ridge(means[classes], classes, torch.Generator().manual_seed(0))
+    head.solve()
+    assert 1 < float(head.ridge) < 1e6
+    assert (head(means).argmax(1) == torch.arange(20)).all()
 
 
 def test_nothing_is_remembered_of_nan_or_lost_beyond_float16():

@@ -15,7 +15,7 @@ from mist_avalanche import MISTPlugin
 from mist_avalanche._batches import rng_state
 from mist_avalanche.checkpoint import Checkpoint
 from mist_avalanche.feature_cache import FeatureCache
-from mist_avalanche.gradients import StepGuard
+from mist_avalanche.guard import StepGuard
 from mist_avalanche.strategies import RanPAC
 from mist_avalanche.tuning import SparseSGD
 

@@ -330,6 +330,7 @@ def test_selections_by_other_scores(benchmark_of, small_vit):
     assert not any(torch.equal(a, b) for i, a in enumerate(masks) for b in masks[:i])
 
 
+@pytest.mark.filterwarnings("ignore:The backbone has moved")
 def test_cross_entropy_objective_lowers_its_loss(benchmark_of):
     mist = MISTPlugin(
         objective="cross_entropy", tune_epochs=8, lr=1e-2, batch_size=16, seed=0, verbose=False
@@ -459,6 +460,7 @@ class Recorder(BaseLogger):
         self.seen.append((name, x_plot, value))
 
 
+@pytest.mark.filterwarnings("ignore:The backbone has moved")
 def test_loggers_receive_loss_and_fractions(benchmark_of):
     recorder = Recorder()
     strategy = SimpleCIL(

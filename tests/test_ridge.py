@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mist_avalanche import ridge as module
-from mist_avalanche.ridge import RIDGES, choose_ridge, solve_ridge, validation_losses
+from mist_avalanche.ridge import (
+    RIDGES,
+    choose_ridge,
+    ridge_for_few,
+    solve_ridge,
+    too_few,
+    validation_losses,
+)
 
 
 def columns(features, chosen):
@@ -91,6 +98,21 @@ def test_small_ridge_takes_a_factor_in_float64(monkeypatch):
     h, y = problem(50, 20, 5, 0)
     monkeypatch.setattr(module, "_back_substitute", lambda factor, _cross: factor)
     assert solve_ridge(h.T @ h, h.T @ y, 1e-6).dtype == torch.float64
+
+
+def test_ridge_for_few_rows_leaves_five_sixths_of_a_row_alone():
+    """Closed form: rows that are orthogonal and as long as each other."""
+    h, y = 3 * torch.eye(6, 2000, dtype=torch.float64), torch.eye(6, dtype=torch.float64)
+    ridge = ridge_for_few(columns, 2000, h)
+    assert ridge == pytest.approx(9 / 5)
+    fitted = h @ solve_ridge(h.T @ h, h.T @ y, ridge)
+    torch.testing.assert_close(fitted, y * 5 / 6)
+    assert ridge_for_few(columns, 5, torch.zeros(2, 5)) == RIDGES[0]
+
+
+@pytest.mark.parametrize(("a_class", "few"), [(1, True), (5, True), (7, True), (10, False)])
+def test_two_held_out_rows_a_class_are_enough(a_class, few):
+    assert all(too_few(a_class * classes, classes) is few for classes in (2, 7, 200))
 
 
 def test_wrong_input():

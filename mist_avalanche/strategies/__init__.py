@@ -1,4 +1,4 @@
-"""Strategies that freeze a pretrained backbone and compute a classifier on its features."""
+"""Strategies that compute a classifier on the features of a pretrained backbone."""
 
 from .ranpac import RanPAC as RanPAC
 from .simplecil import SimpleCIL as SimpleCIL

@@ -14,9 +14,10 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from .._checks import check_integer, check_not_empty
 from .._memory_use import advice
+from .._snapshot import Snapshot
 from ..distributed import gather_rows, share, world_size
 from ..drift import fit_drift, turned
-from ..feature_cache import FeatureCache, Features, fingerprint, look
+from ..feature_cache import FeatureCache, Features, bits_of, fingerprint, look
 from ..features import in_mode, take_off_classifier
 from ..forward import Forward
 from ..heads import BackboneWithHead, StatisticsHead
@@ -72,7 +73,9 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         self.run_backbone = Forward(precision, compile=compile)
         self.feature_cache = FeatureCache(cache_mb * 10**6) if cache_mb else None
         self._evaluated: dict[int, Features] = {}  # by the id of the dataset
-        self._before_tuning: Tensor | None = None
+        self._before_tuning: Snapshot | None = None
+        self._fitted_on = b""  # bits of the backbone
+        self._told = False
         self._upright: Features | None = None
         self._unchanged: Any = None
         self._loader: Any = None
@@ -106,20 +109,47 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         self._loader = self.dataloader  # a plugin may put another in its place
         self._before_tuning = self._upright = None
         if self.drift_compensation and self.head.seen.any():
-            self._before_tuning = self._features_of(self._loader, turned).features
+            self._before_tuning = Snapshot(self.model.backbone)
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         """Plugins may tune the backbone here; what is stored follows its features."""
         super()._before_training_exp(**kwargs)
-        before = self._before_tuning
-        if before is None:
+        earlier, self._fitted_on = self._fitted_on, bits_of(self.model.backbone)
+        snapshot, self._before_tuning = self._before_tuning, None
+        if not self.head.seen.any():
             return
+        if earlier == self._fitted_on:
+            if snapshot is not None:
+                self._tell(
+                    "`drift_compensation` has no effect here: nothing has tuned the backbone since "
+                    "the earlier classes were stored. Add MISTPlugin(tune_on='every') (--mist "
+                    "--mist-arg tune_on=every), or leave it away."
+                )
+        elif snapshot is None or not self._follow(snapshot):
+            self._tell(
+                f"The backbone has moved since {type(self).__name__} stored what it knows of "
+                "earlier classes, and these stay where they were: they will be recognised less "
+                "well. Use MISTPlugin(tune_on='first') (--mist-arg tune_on=first), or "
+                f"{type(self).__name__}(drift_compensation=True) (--drift-compensation)."
+            )
+
+    def _follow(self, snapshot: Snapshot) -> bool:
+        """Move what is stored along with the features; False where they have not moved since."""
+        with snapshot.in_place():
+            before = self._features_of(self._loader, turned).features
         after, labels, tasks = self._features_of(self._loader, turned)
-        if not torch.equal(before, after):
-            generator = torch.Generator().manual_seed(self.clock.train_exp_counter)
-            self.head.move(fit_drift(before, after, generator))
-        self._before_tuning = None
         self._upright = Features(after[:, 0], labels, tasks)  # the first view is the image as it is
+        if torch.equal(before, after):
+            return False
+        generator = torch.Generator().manual_seed(self.clock.train_exp_counter)
+        self.head.move(fit_drift(before, after, generator))
+        return True
+
+    def _tell(self, what: str) -> None:
+        """Warn, once a strategy."""
+        if not self._told:
+            self._told = True
+            warnings.warn(what, stacklevel=2)
 
     @torch.no_grad()
     def training_epoch(self, **kwargs: Any) -> None:

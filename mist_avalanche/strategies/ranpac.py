@@ -23,9 +23,11 @@ class RanPAC(ComputedHeadStrategy):
     h = relu(f W) of the features f (D,) of a training image under the eval transform, W (D, M)
     fixed and standard normal. G = Σ h hᵀ and Q = Σ h yᵀ are summed over all experiences, and logits
     are h (G + λI)⁻¹ Q. λ is the candidate of 10⁻⁸ … 10⁸ with the least squared error on a shuffled
-    20 % of the current experience. The backbone stays as it is unless a
-    :class:`~mist_avalanche.MISTPlugin` tunes it before an experience. No optimizer, no number of
-    classes, no task labels.
+    20 % of the current experience; where that leaves fewer than two images a class, a fifth of the
+    mean |h|² (``docs/ridge.md``). The backbone stays as it is unless a
+    :class:`~mist_avalanche.MISTPlugin` tunes it before an experience; G and Q of earlier
+    classes follow with ``drift_compensation`` alone, and there is a warning where they do not. No
+    optimizer, no number of classes, no task labels.
 
     Args:
         model: the backbone, images (B, C, H, W) to features (B, D). The classifier that a timm,
@@ -45,7 +47,7 @@ class RanPAC(ComputedHeadStrategy):
         drift_compensation: where the backbone was tuned after the first experience, move what is
             stored by the affine map, fitted on the current training images turned and mirrored,
             from features before to features after, and make G and Q again from it. Costs two
-            passes over eight views of them, and changes nothing otherwise.
+            passes over eight views of them. Where nothing was, it has no effect, and says so.
         memory: what drift compensation stores. ``"features"``: the backbone's features of every
             past training image, in float16, 2 D bytes each, no pixels. ``"gaussians"``: the mean of
             each class and one covariance, 8 (C D + D²) bytes. ``"none"``: nothing; G and Q can then
@@ -67,7 +69,8 @@ class RanPAC(ComputedHeadStrategy):
         FloatingPointError: the backbone gives NaN or Inf.
 
     Example:
-        >>> strategy = RanPAC(model=create_backbone(), plugins=[MISTPlugin()])
+        >>> mist = MISTPlugin.for_backbone("embedded")  # tunes before the first experience
+        >>> strategy = RanPAC(model=create_backbone(), plugins=[mist])
         >>> for t, experience in enumerate(benchmark.train_stream):
         ...     strategy.train(experience)
         ...     strategy.eval(benchmark.test_stream[: t + 1])

@@ -19,7 +19,8 @@ class SimpleCIL(ComputedHeadStrategy):
 
     Prototypes are the means of the backbone's features of the training images under the eval
     transform. The backbone stays as it is unless a :class:`~mist_avalanche.MISTPlugin` tunes it
-    before an experience. No optimizer, no number of classes, no task labels.
+    before an experience; prototypes of earlier classes follow with ``drift_compensation`` alone,
+    and there is a warning where they do not. No optimizer, no number of classes, no task labels.
 
     Args:
         model: the backbone, images (B, C, H, W) to features (B, D). The classifier that a timm,
@@ -35,7 +36,7 @@ class SimpleCIL(ComputedHeadStrategy):
         drift_compensation: where the backbone was tuned after the first experience, move the
             prototypes by the affine map, fitted on the current training images turned and
             mirrored, from features before to features after. Costs two passes over eight views of
-            them, and changes nothing otherwise.
+            them. Where nothing was tuned, it has no effect, and says so.
         precision: of the backbone: ``"32"`` or ``"bf16"`` (autocast; features and all that follows
             in float32 or better).
         compile: use ``torch.compile`` for the backbone.
@@ -52,7 +53,8 @@ class SimpleCIL(ComputedHeadStrategy):
         FloatingPointError: the backbone gives NaN or Inf.
 
     Example:
-        >>> strategy = SimpleCIL(model=create_backbone(), plugins=[MISTPlugin()])
+        >>> mist = MISTPlugin.for_backbone("embedded")  # tunes before the first experience
+        >>> strategy = SimpleCIL(model=create_backbone(), plugins=[mist])
         >>> for t, experience in enumerate(benchmark.train_stream):
         ...     strategy.train(experience)
         ...     strategy.eval(benchmark.test_stream[: t + 1])

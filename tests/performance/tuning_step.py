@@ -18,7 +18,8 @@ from torch import nn
 from mist_avalanche.backbones import tiny_vit
 from mist_avalanche.features import FeatureExtractor, always_selected
 from mist_avalanche.forward import Forward
-from mist_avalanche.gradients import SelectedEntries, StepGuard
+from mist_avalanche.gradients import SelectedEntries
+from mist_avalanche.guard import StepGuard
 from mist_avalanche.losses import SupervisedInfoNCE
 from mist_avalanche.selection import random_scores, select
 from mist_avalanche.tuning import SparseSGD
@@ -140,7 +141,7 @@ def measure(name, pairs, device, *, repeats=3, precision="32", compile=False, pu
         plain.step()
 
     found["masking a host's own step"] = seconds(guarded, device, 3 * repeats) - alone
-    kept["the copy beside a host's step"] = size(*guard._before)
+    kept["the copy beside a host's step"] = size(*guard._copy)
     guard.detach()
     if published:
         masks = [selection.masks[name] for name in entries.names]

@@ -64,6 +64,7 @@ def test_one_loader_for_a_whole_evaluation(benchmark_of, monkeypatch):
     assert made == [48]
 
 
+@pytest.mark.filterwarnings("ignore:The backbone has moved")
 @pytest.mark.parametrize("strategy", [SimpleCIL, RanPAC])
 @pytest.mark.parametrize("tune_on", [None, "first", "every"])
 def test_the_cache_changes_no_number(benchmark_of, strategy, tune_on):

@@ -72,6 +72,7 @@ def trained(strategy_class, settings, benchmark, plugins, *, compensate):
     return strategy
 
 
+@pytest.mark.filterwarnings("ignore:`drift_compensation` has no effect")
 @STRATEGIES
 def test_compensation_without_later_tuning_changes_no_bit(strategy_class, settings, benchmark_of):
     benchmark = benchmark_of(n_classes=6, n_experiences=3, per_class=4)
@@ -84,6 +85,7 @@ def test_compensation_without_later_tuning_changes_no_bit(strategy_class, settin
     assert torch.equal(*logits)
 
 
+@pytest.mark.filterwarnings("ignore:The backbone has moved")
 @STRATEGIES
 def test_compensation_brings_stored_classes_nearer_to_their_images(
     strategy_class, settings, benchmark_of
