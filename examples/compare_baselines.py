@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from mist_avalanche.config import RunConfig
 from mist_avalanche.experiments import run_methods
 from mist_avalanche.page import write_page
-from mist_avalanche.runner import RunConfig
 from mist_avalanche.tables import table, write_tables
 
 OUTPUT = Path("results/my-comparison")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any, TypeVar
@@ -38,6 +39,15 @@ def check_choice(name: str, value: T, choices: tuple[str, ...]) -> T:
         shown = " or ".join(repr(choice) for choice in choices)
         raise ValueError(f"Expected `{name}` to be {shown}, got {value!r}.")
     return value
+
+
+def nearest_first(name: str, known: Collection[str]) -> str:
+    """Known names as a list in words, those that look most like ``name`` first."""
+
+    def distance(other: str) -> float:
+        return -difflib.SequenceMatcher(None, name, other).ratio()
+
+    return ", ".join(sorted(sorted(known), key=distance))
 
 
 def check_not_empty(experience: Any) -> None:

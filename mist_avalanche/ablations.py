@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from .runner import RunConfig
+from .config import RunConfig
 
 # What follows the strategy's name in tables and folders, and the arguments of MISTPlugin that
 # differ from the settings asked for.

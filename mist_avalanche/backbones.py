@@ -40,6 +40,8 @@ class BackboneDefaults:
     Args:
         timm_name: timm's name with the pinned pretraining tag; None when it is not timm's.
         image_size: pixels a side of its inputs.
+        normalize: of its inputs, unless told otherwise: ``"pretrained"`` as it was pretrained, or
+            ``"published"`` as in the published runs.
         mist: arguments of :class:`~mist_avalanche.MISTPlugin` that suit this backbone.
         mist_with_drift: those that differ where the strategy compensates drift.
         n_random_features: M of :class:`~mist_avalanche.strategies.RanPAC`.
@@ -47,6 +49,7 @@ class BackboneDefaults:
 
     timm_name: str | None = None
     image_size: int = 224
+    normalize: str = "pretrained"
     mist: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     mist_with_drift: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     n_random_features: int = 10000
@@ -77,7 +80,9 @@ DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
             mist_with_drift=MappingProxyType({"tune_on": "every", "later_epochs": 30}),
             n_random_features=5000,
         ),
-        "vit_base_patch16_224": BackboneDefaults("vit_base_patch16_224.augreg_in21k"),
+        "vit_base_patch16_224": BackboneDefaults(
+            "vit_base_patch16_224.augreg_in21k", normalize="published"
+        ),
     }
 )
 
@@ -85,6 +90,33 @@ DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
 def backbone_defaults(name: str) -> BackboneDefaults:
     """Defaults for a backbone's name; a name without an entry of its own gets the paper's."""
     return DEFAULTS.get(name) or DEFAULTS.get(name.split(".")[0]) or BackboneDefaults()
+
+
+def input_statistics(
+    backbone: str | nn.Module,
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std of each channel that a backbone was pretrained with; None for [0, 1].
+
+    Args:
+        backbone: a name of :func:`create_backbone`, or a model of timm.
+
+    Raises:
+        ValueError: nothing is known of it.
+    """
+    if backbone == EMBEDDED:
+        return None
+    if isinstance(backbone, str):
+        name = (DEFAULTS[backbone].timm_name if backbone in DEFAULTS else None) or backbone
+        config: Any = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    else:
+        config = getattr(backbone, "pretrained_cfg", None)
+    if not config:
+        raise ValueError(
+            f"No mean and std are known for {str(backbone)[:60]}. Give a name or a model of timm, "
+            "or normalize=(mean, std)."
+        )
+    values = config if isinstance(config, dict) else vars(config)
+    return tuple(values["mean"]), tuple(values["std"])
 
 
 def tiny_vit(num_classes: int = 0) -> VisionTransformer:

@@ -22,23 +22,28 @@ from ._version import __version__
 from .ablations import ablated
 from .benchmarks._catalog import DATASETS
 from .benchmarks._decoded import CACHES
+from .benchmarks._transforms import NORMALIZATIONS
+from .config import BENCHMARKS, RunConfig
 from .distributed import processes, rank
 from .experiments import default_jobs, hide_avalanche_warnings, run_methods
 from .figures import selection_figure
 from .forward import PRECISIONS
 from .page import write_page
 from .pictures import write_board
-from .reference_config import read_reference_config
-from .runner import BENCHMARKS, RunConfig
+from .reference_config import read_config
 from .selection import LayerShare, share_table
-from .strategies.baselines import (
-    COMPARED,
-    COMPUTED_STRATEGIES,
-    STRATEGIES,
-    arguments_of,
-    check_strategy,
-)
+from .settings_check import check_settings, plan
+from .strategies.baselines import COMPARED, COMPUTED_STRATEGIES, STRATEGIES
 from .tables import table, write_tables
+
+# arguments of MISTPlugin that people change most, as options of their own
+_SHORT: dict[str, type] = {
+    "tune_epochs": int,
+    "lr": float,
+    "batch_size": int,
+    "select_rate": float,
+    "drop_rate": float,
+}
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -65,6 +70,9 @@ def parser() -> argparse.ArgumentParser:
     add("--benchmark-arg", type=_setting, action="append", default=[], metavar="KEY=VALUE")
     add("--strategy-arg", type=_setting, action="append", default=[], metavar="KEY=VALUE")
     add("--mist-arg", type=_setting, action="append", default=[], metavar="KEY=VALUE")
+    for name, kind in _SHORT.items():
+        option = f"--{name.replace('_', '-')}"
+        add(option, type=kind, metavar=kind.__name__.upper(), help=f"short for --mist-arg {name}=…")
     add("--dataset-root", metavar="DIR", help="default: Avalanche's data folder")
     add("--experiences", type=int, default=default.experiences)
     add("--seed", type=int, default=default.seed, help="of training")
@@ -74,6 +82,12 @@ def parser() -> argparse.ArgumentParser:
     add("--vary-order", action="store_true", help="a class order of its own for every seed")
     add("--backbone", default=default.backbone, help="'embedded' or a name of timm")
     add("--weights", metavar="FILE", help="weights of the backbone, instead of timm's hub")
+    add(
+        "--normalize",
+        choices=NORMALIZATIONS,
+        help="of the images: as in the published runs, as the backbone was pretrained, or none "
+        "(default: published for the paper's ViT, pretrained for others)",
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default=default.device)
     add("--precision", choices=PRECISIONS, default=default.precision, help="of the backbone")
     add("--compile", action="store_true", help="use torch.compile")
@@ -81,6 +95,8 @@ def parser() -> argparse.ArgumentParser:
     add("--cache", choices=CACHES, help="keep decoded images: in memory, or on disk for later runs")
     add("--output", metavar="DIR", help="default: results/BENCHMARK-METHOD")
     add("--resume", action="store_true", help="go on where runs of the same settings were stopped")
+    add("--overwrite", action="store_true", help="replace finished runs")
+    add("--dry-run", action="store_true", help="show what would run, and stop")
     add(
         "--checkpoint-every",
         type=float,
@@ -97,8 +113,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--config",
         metavar="FILE.json",
-        help="settings of the reference implementation, instead of benchmark, strategy, mist, "
-        "experiences and order seed",
+        help="the results.json of a run, to repeat it; or settings of the reference "
+        "implementation, instead of benchmark, strategy, mist, experiences and order seed",
     )
     run.add_argument(
         "--drift-compensation",
@@ -137,9 +153,13 @@ def _add_data(command: argparse.ArgumentParser) -> None:
 
 
 def _config(args: argparse.Namespace) -> RunConfig:
+    short = {name: value for name in _SHORT if (value := getattr(args, name)) is not None}
+    twice = short.keys() & dict(args.mist_arg).keys()
+    if twice:
+        raise ValueError(f"{sorted(twice)[0]!r} is given twice, also as --mist-arg.")
     return RunConfig(
         benchmark=args.benchmark,
-        mist_args=dict(args.mist_arg),
+        mist_args={**dict(args.mist_arg), **short},
         strategy_args=dict(args.strategy_arg),
         benchmark_args=dict(args.benchmark_arg),
         dataset_root=args.dataset_root,
@@ -148,6 +168,7 @@ def _config(args: argparse.Namespace) -> RunConfig:
         order_seed=args.order_seed,
         backbone=args.backbone,
         weights=args.weights,
+        normalize=args.normalize,
         device=args.device,
         precision=args.precision,
         compile=args.compile,
@@ -166,7 +187,7 @@ def _methods(args: argparse.Namespace) -> dict[str, RunConfig]:
                 option = name.replace("_", "-")
                 raise ValueError(f"--config decides what --{option} says. Leave one of them away.")
         base = replace(base, drift_compensation=args.drift_compensation)
-        runs = read_reference_config(args.config, base)
+        runs = read_config(args.config, base)
         if len(runs) > 1:
             runs = [replace(r, name=f"{r.label}-order-{r.order_seed}") for r in runs]
         return {r.label: r for r in runs}
@@ -191,19 +212,6 @@ def _methods(args: argparse.Namespace) -> dict[str, RunConfig]:
             drift_compensation="drift" in additions,
         )
         methods.update({one.label: one} if args.command == "compare" else ablated(one))
-    return _share_out(methods)
-
-
-def _share_out(methods: dict[str, RunConfig]) -> dict[str, RunConfig]:
-    """Every method checked before the first one runs, each with the arguments that it takes."""
-    unused = {name for config in methods.values() for name in config.strategy_args}
-    for label, config in methods.items():
-        own = {k: v for k, v in config.strategy_args.items() if k in arguments_of(config.strategy)}
-        methods[label] = replace(config, strategy_args=own)
-        check_strategy(config.strategy, own, drift=config.drift_compensation)
-        unused -= own.keys()
-    if unused:
-        raise ValueError(f"None of the strategies has the argument {sorted(unused)[0]!r}.")
     return methods
 
 
@@ -221,6 +229,11 @@ def _execute(args: argparse.Namespace) -> None:
     name = next(iter(methods)) if one else _FOLDERS[args.command]
     benchmark = next(iter(methods.values())).benchmark
     output = Path(args.output or f"results/{benchmark}-{name}")
+    check_settings([*methods.values()])
+    if args.dry_run or not args.quiet:
+        print(plan([*methods.values()], args.seeds, output))
+    if args.dry_run:
+        return
     with processes(args.device), only_one(output, "command") if not rank() else nullcontext():
         runs = run_methods(
             [(config, output if one else output / label) for label, config in methods.items()],
@@ -228,6 +241,7 @@ def _execute(args: argparse.Namespace) -> None:
             vary_order=args.vary_order,
             jobs=default_jobs(args.device) if args.jobs is None else args.jobs,
             resume=args.resume,
+            overwrite=args.overwrite,
             progress=not args.quiet,
         )
         if rank():

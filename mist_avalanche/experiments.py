@@ -19,8 +19,11 @@ from tqdm.auto import tqdm
 
 from . import report
 from ._signals import Terminated, ending_cleanly, follow_parent
+from .config import RunConfig
 from .distributed import rank, world_size
-from .runner import SCHEMA, RunConfig, choose_device, run
+from .results import SCHEMA, check_free
+from .runner import choose_device, run
+from .settings_check import check_settings, only_used
 from .tables import mean_and_std
 
 log = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ def run_seeds(
     vary_order: bool = False,
     jobs: int = 1,
     resume: bool = False,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> list[Results]:
     """One method with seeds ``config.seed``, ``config.seed + 1``, …; see :func:`run_methods`."""
@@ -44,6 +48,7 @@ def run_seeds(
         vary_order=vary_order,
         jobs=jobs,
         resume=resume,
+        overwrite=overwrite,
         progress=progress,
     )
     return results
@@ -56,6 +61,7 @@ def run_methods(
     vary_order: bool = False,
     jobs: int = 1,
     resume: bool = False,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> list[list[Results]]:
     """Every method with the same seeds.
@@ -71,6 +77,7 @@ def run_methods(
             own while there is one. The number of threads changes sums in their last bits, and so
             may change a run a little.
         resume: keep finished runs of the same settings, and go on with those that were stopped.
+        overwrite: replace finished runs.
         progress: show progress bars.
 
     Returns:
@@ -78,7 +85,8 @@ def run_methods(
         has ``error.txt``, and the others go on.
 
     Raises:
-        ValueError: fewer than one seed or job.
+        ValueError: fewer than one seed or job; a setting that no method uses or nobody knows;
+            finished runs are there, and neither ``resume`` nor ``overwrite`` says what to do.
         Exception: that of the first run, where every one failed.
     """
     if n_seeds < 1:
@@ -87,13 +95,18 @@ def run_methods(
         raise ValueError(f"Expected at least one job, got {jobs}.")
     if jobs > 1 and world_size() > 1:
         raise ValueError("Under torchrun the processes share one run at a time. Use --jobs 1.")
+    check_settings([config for config, _ in methods])
+    methods = [(only_used(config), output) for config, output in methods]
     plan = []
     for config, output in methods:
         for i in range(n_seeds):
             order_seed = config.order_seed + (i if vary_order else 0)
             one = replace(config, seed=config.seed + i, order_seed=order_seed)
             plan.append((one, output if n_seeds == 1 else output / f"seed-{one.seed}"))
-    done = iter(_execute(plan, min(jobs, len(plan)), resume=resume, progress=progress))
+    for _, output in plan:
+        check_free(output, resume=resume, overwrite=overwrite)
+    go_on = {"resume": resume, "overwrite": overwrite}
+    done = iter(_execute(plan, min(jobs, len(plan)), go_on, progress=progress))
 
     grouped = []
     for config, output in methods:
@@ -146,16 +159,16 @@ def _start_worker(threads: int, number: Any) -> None:
             number.value += 1
 
 
-def _run_in_worker(config: RunConfig, output: Path, resume: bool) -> Results:
+def _run_in_worker(config: RunConfig, output: Path, go_on: dict[str, bool]) -> Results:
     try:
         with ending_cleanly(signal.SIGTERM):
-            return run(config, output, resume=resume, progress=False)
+            return run(config, output, **go_on, progress=False)
     except Terminated:
         os._exit(128 + signal.SIGTERM)  # and take no other run
 
 
 def _execute(
-    plan: Sequence[tuple[RunConfig, Path]], jobs: int, *, resume: bool, progress: bool
+    plan: Sequence[tuple[RunConfig, Path]], jobs: int, go_on: dict[str, bool], *, progress: bool
 ) -> list[Results | None]:
     """The results of a plan, in its order; None for what failed."""
     results: list[Results | None] = [None] * len(plan)
@@ -163,11 +176,11 @@ def _execute(
     if jobs == 1:
         for i, (config, output) in enumerate(plan):
             try:
-                results[i] = run(config, output, resume=resume, progress=progress)
+                results[i] = run(config, output, **go_on, progress=progress)
             except Exception as error:
                 errors[i] = error
     else:
-        _side_by_side(plan, jobs, results, errors, resume=resume, progress=progress)
+        _side_by_side(plan, jobs, results, errors, go_on, progress=progress)
     if len(errors) == len(plan):
         raise errors[0]
     for i, failure in sorted(errors.items()):
@@ -183,8 +196,8 @@ def _side_by_side(
     jobs: int,
     results: list[Results | None],
     errors: dict[int, Exception],
+    go_on: dict[str, bool],
     *,
-    resume: bool,
     progress: bool,
 ) -> None:
     """Fill in the results and errors of a plan, in processes."""
@@ -198,7 +211,7 @@ def _side_by_side(
         initargs=(threads, spawn.Value("i", 0)),
     ) as pool:
         futures = {
-            pool.submit(_run_in_worker, config, output, resume): i
+            pool.submit(_run_in_worker, config, output, go_on): i
             for i, (config, output) in enumerate(plan)
         }
         try:

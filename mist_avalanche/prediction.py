@@ -18,7 +18,7 @@ from ._safetensors import strict_json
 from ._states import Model
 from .backbones import backbone_defaults, create_backbone
 from .benchmarks._images import read_image
-from .benchmarks._transforms import cars_center_crop, center_crop
+from .benchmarks._transforms import IMAGENET, Statistics, center_crop
 from .benchmarks.omniglot import as_ink, whole_drawing
 from .delta import apply_delta, save_delta
 from .features import in_mode
@@ -159,7 +159,8 @@ def load_run(
                 "scr, or an earlier version wrote it."
             )
     try:
-        config = strict_json((folder / "results.json").read_text())["config"]
+        content = strict_json((folder / "results.json").read_text())
+        config, inputs = content["config"], _inputs_of(content)
         name, benchmark = str(config["backbone"]), str(config["benchmark"])
         kind, class_names, state = _read_head(folder / HEAD)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -171,9 +172,7 @@ def load_run(
     except (KeyError, RuntimeError, IndexError) as error:
         raise ValueError(f"{folder / HEAD} holds no {kind} head: {error}.") from error
     model = BackboneWithHead(backbone, head).to(device).eval()
-    return Classifier(
-        model, class_names, preparation(benchmark, backbone_defaults(name).image_size)
-    )
+    return Classifier(model, class_names, preparation(benchmark, *inputs))
 
 
 def _read_head(file: Path) -> tuple[str, list[str], dict[str, Tensor]]:
@@ -201,11 +200,23 @@ def _head(kind: str, state: Mapping[str, Tensor]) -> nn.Module:
     return head
 
 
-def preparation(benchmark: str, image_size: int) -> Callable[[str | Path], Tensor]:
+def preparation(
+    benchmark: str, image_size: int, statistics: Statistics | None = None
+) -> Callable[[str | Path], Tensor]:
     """What makes a benchmark's test image of an image file."""
     if benchmark == "omniglot":
-        return lambda file: whole_drawing(image_size)(as_ink(read_image(file)))
-    crop = cars_center_crop if benchmark == "cars196" else center_crop
+        return lambda file: whole_drawing(image_size, statistics)(as_ink(read_image(file)))
     if benchmark == "glyphs":
         return lambda file: whole_drawing(image_size)(read_image(file))
-    return lambda file: crop(image_size)(read_image(file))
+    return lambda file: center_crop(image_size, statistics)(read_image(file))
+
+
+def _inputs_of(content: Mapping[str, Any]) -> tuple[int, Statistics | None]:
+    """Size and normalisation of a run's images; earlier versions had the published ones."""
+    config = content["config"]
+    found = content.get("inputs")
+    if found is None:
+        size = backbone_defaults(str(config["backbone"])).image_size
+        return size, IMAGENET if config["benchmark"] == "cars196" else None
+    mean, std = found["mean"], found["std"]
+    return int(found["image_size"]), None if mean is None else (mean, std)

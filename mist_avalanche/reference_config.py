@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,7 @@ from ._safetensors import strict_json
 from .backbones import EMBEDDED
 from .benchmarks._catalog import DATASETS
 from .benchmarks._stream import experience_sizes
-from .runner import RunConfig
+from .config import RunConfig
 
 log = logging.getLogger(__name__)
 _DATASETS = MappingProxyType(
@@ -46,6 +46,15 @@ _BACKBONES = MappingProxyType(
         "vitb16224": "vit_base_patch16_224.augreg2_in21k_ft_in1k",
         "vitbasepatch16224": "vit_base_patch16_224.augreg2_in21k_ft_in1k",
     }
+)
+# what may be another when a run is repeated
+_PLACES = (
+    "dataset_root",
+    "weights",
+    "device",
+    "num_workers",
+    "cache",
+    "checkpoint_every",
 )
 _USED = (
     "dataset",
@@ -90,11 +99,14 @@ _IGNORED = MappingProxyType(
 )
 
 
-def read_reference_config(file: str | Path, base: RunConfig) -> list[RunConfig]:
-    """The runs that a settings file of the reference implementation describes, one a seed.
+def read_config(file: str | Path, base: RunConfig) -> list[RunConfig]:
+    """The runs that a settings file describes: of the reference implementation, one a seed.
 
-    Its ``seed`` orders the classes and nothing else. Its epochs of MIST count the pass that scores,
-    and it scores before every experience.
+    Or the run of a results.json, to be repeated; where the data and the weights are, the device,
+    and what changes no number may be others.
+
+    The reference's ``seed`` orders the classes and nothing else. Its epochs of MIST count the pass
+    that scores, and it scores before every experience.
 
     Args:
         file: JSON.
@@ -110,6 +122,8 @@ def read_reference_config(file: str | Path, base: RunConfig) -> list[RunConfig]:
         raise ValueError(f"{file} is not JSON: {error}.") from error
     if not isinstance(given, dict):
         raise ValueError(f"{file} is not a JSON object of settings.")
+    if {"schema", "config", "metrics"} <= given.keys():
+        return [_again(given, file, base)]
     for key in given:
         if key in _IGNORED:
             log.info("%s: %s is ignored: %s.", file, key, _IGNORED[key])
@@ -122,6 +136,23 @@ def read_reference_config(file: str | Path, base: RunConfig) -> list[RunConfig]:
         return _configs(given, base)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+def _again(given: Mapping[str, Any], file: str | Path, base: RunConfig) -> RunConfig:
+    """The run of a results.json."""
+    try:
+        found = RunConfig.of_results(given)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{file} has no settings of a run: {error}.") from error
+    default, here = RunConfig(), {}
+    for name in (f.name for f in fields(RunConfig)):
+        value = getattr(base, name)
+        if value == getattr(default, name):
+            continue
+        if name not in _PLACES:
+            raise ValueError(f"{file} decides what `{name}` is. Leave it away.")
+        here[name] = value
+    return replace(found, **here)
 
 
 def _idle(given: Mapping[str, Any]) -> list[str]:

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import platform
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
-from avalanche.benchmarks import NCScenario
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.logging import TensorboardLogger
 from avalanche.training.plugins import EvaluationPlugin
@@ -28,144 +21,20 @@ from tqdm.auto import tqdm
 from . import report
 from ._disk import only_one
 from ._states import tensors_of
-from ._version import __version__
-from .backbones import EMBEDDED, backbone_defaults, create_backbone
-from .benchmarks import (
-    SplitCars196,
-    SplitCIFAR100,
-    SplitCUB200,
-    SplitGlyphs,
-    SplitImageNetA,
-    SplitImageNetR,
-    SplitOmniglot,
-)
-from .checkpoint import EVERY, Checkpoint, OtherSettingsError, refuse_other_settings
+from .backbones import backbone_defaults, create_backbone
+from .checkpoint import Checkpoint
+from .config import BENCHMARKS, RunConfig
 from .distributed import processes, rank, world_size
 from .features import in_mode
 from .metrics import accuracy_rows, summarize
 from .pictures import write_board
 from .plugin import MISTPlugin
 from .prediction import save_classifier
-from .strategies.baselines import (
-    COMPUTED_STRATEGIES,
-    build_strategy,
-    check_strategy,
-    mist_arguments,
-)
+from .results import CHECKPOINTS, SCHEMA, check_free, earlier_results, environment
+from .settings_check import check_settings
+from .strategies.baselines import COMPUTED_STRATEGIES, build_strategy
 
 log = logging.getLogger(__name__)
-SCHEMA = 1
-CHECKPOINTS = "checkpoints"  # folder of a run that is not finished
-_NO_NUMBERS = ("name", "num_workers", "cache", "checkpoint_every")  # settings that change none
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Settings of a run; the command's options have the same names.
-
-    Args:
-        benchmark: one of :data:`BENCHMARKS`.
-        strategy: one of :data:`mist_avalanche.strategies.baselines.STRATEGIES`.
-        mist: add a MISTPlugin.
-        mist_args: its arguments, over the defaults of the backbone.
-        strategy_args: arguments of the strategy, such as RanPAC's ``memory``.
-        drift_compensation: let SimpleCIL or RanPAC follow a backbone that is tuned again.
-        benchmark_args: arguments of the benchmark, such as ``alphabets``.
-        dataset_root: where the data is; None for Avalanche's data folder.
-        experiences: number of experiences.
-        seed: of training.
-        order_seed: of the class order.
-        backbone: ``embedded`` or a name of timm.
-        weights: a file with its weights, instead of timm's hub.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        precision: of the backbone, in tuning and in simplecil and ranpac: ``32`` or
-            ``bf16``.
-        compile: use ``torch.compile`` there.
-        num_workers: of the data loaders; it changes no number.
-        cache: of decoded images, ``ram`` or ``disk``; it changes no number. None for none. Glyphs,
-            Omniglot and CIFAR-100 are in memory anyway.
-        name: of the method in tables and pictures; None for one made of the above.
-        checkpoint_every: seconds between two checkpoints while MIST tunes; it changes no number.
-    """
-
-    benchmark: str = "glyphs"
-    strategy: str = "simplecil"
-    mist: bool = False
-    mist_args: Mapping[str, Any] = field(default_factory=dict)
-    strategy_args: Mapping[str, Any] = field(default_factory=dict)
-    drift_compensation: bool = False
-    benchmark_args: Mapping[str, Any] = field(default_factory=dict)
-    dataset_root: str | None = None
-    experiences: int = 10
-    seed: int = 0
-    order_seed: int = 1993
-    backbone: str = EMBEDDED
-    weights: str | None = None
-    device: str = "auto"
-    precision: str = "32"
-    compile: bool = False
-    num_workers: int = 0
-    cache: str | None = None
-    name: str | None = None
-    checkpoint_every: float = EVERY
-
-    def settings(self) -> dict[str, Any]:
-        """All that decides a run's numbers, the backbone's defaults filled in."""
-        defaults = backbone_defaults(self.backbone)
-        mist = defaults.mist_for(drift_compensation=self.drift_compensation)
-        strategy: dict[str, Any] = {}
-        if self.strategy == "ranpac":
-            strategy = {"n_random_features": defaults.n_random_features, "seed": self.seed}
-        return {
-            **{k: v for k, v in asdict(self).items() if k not in _NO_NUMBERS},
-            "mist_args": {**mist, **mist_arguments(self.strategy), **self.mist_args}
-            if self.mist
-            else {},
-            "strategy_args": {**strategy, **self.strategy_args},
-        }
-
-    @property
-    def label(self) -> str:
-        """Name of the method, for tables and folders."""
-        return self.name or (
-            self.strategy
-            + ("+mist" if self.mist else "")
-            + ("+drift" if self.drift_compensation else "")
-        )
-
-
-def _glyphs(config: RunConfig) -> NCScenario:
-    size = backbone_defaults(config.backbone).image_size
-    if size != 32:
-        raise ValueError(f"glyphs are 32 pixels wide, {config.backbone!r} takes {size}.")
-    return SplitGlyphs(config.experiences, seed=config.order_seed, **config.benchmark_args)
-
-
-def _images(benchmark: Callable[..., NCScenario], config: RunConfig) -> NCScenario:
-    size = backbone_defaults(config.backbone).image_size
-    return benchmark(
-        config.experiences,
-        dataset_root=config.dataset_root,
-        seed=config.order_seed,
-        **{"image_size": size, **config.benchmark_args},
-    )
-
-
-def _photos(benchmark: Callable[..., NCScenario], config: RunConfig) -> NCScenario:
-    return _images(partial(benchmark, cache=config.cache), config)
-
-
-BENCHMARKS: Mapping[str, Callable[[RunConfig], NCScenario]] = MappingProxyType(
-    {
-        "glyphs": _glyphs,
-        "omniglot": partial(_images, SplitOmniglot),
-        "cifar100": partial(_photos, SplitCIFAR100),
-        "cub200": partial(_photos, SplitCUB200),
-        "imagenet-r": partial(_photos, SplitImageNetR),
-        "imagenet-a": partial(_photos, SplitImageNetA),
-        "cars196": partial(_photos, SplitCars196),
-    }
-)
 
 
 def choose_device(name: str) -> torch.device:
@@ -182,7 +51,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def run(
-    config: RunConfig, output: str | Path, *, resume: bool = False, progress: bool = True
+    config: RunConfig,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Train on every experience, evaluate on all classes seen, write the results.
 
@@ -195,11 +69,13 @@ def run(
         output: folder, made when missing.
         resume: go on where a run with the same settings was stopped; take results.json as it is
             where it was finished.
+        overwrite: replace a finished run.
         progress: show progress bars.
 
     Raises:
-        ValueError: settings that do not fit, or with ``resume`` other ones than the run's that is
-            there, or only damaged checkpoints of it.
+        ValueError: settings that do not fit or have no effect; a finished run is there, and neither
+            ``resume`` nor ``overwrite`` says what to do with it; with ``resume`` other settings
+            than the run's that is there, or only damaged checkpoints of it.
         RuntimeError: another run is writing to ``output``.
 
     Returns:
@@ -213,9 +89,11 @@ def run(
             raise ValueError(
                 f"Unknown benchmark {config.benchmark!r}. Use one of {', '.join(BENCHMARKS)}."
             )
-        if resume and (finished := _finished(config, output)):
+        check_settings([config])
+        if resume and (finished := earlier_results(config, output)):
             log.info("%s is finished already", output)
             return finished
+        check_free(output, resume=resume, overwrite=overwrite)
         with only_one(output, "run") if rank() == 0 else nullcontext():
             return _run(config, output, resume=resume, progress=progress and rank() == 0)
 
@@ -224,7 +102,6 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     """:func:`run`, in one of the processes that share it."""
     start = time.perf_counter()
     settings = config.settings()
-    check_strategy(config.strategy, config.strategy_args, drift=config.drift_compensation)
     if world_size() > 1 and config.strategy not in COMPUTED_STRATEGIES:
         raise ValueError(
             f"Several processes share the work on {' and '.join(COMPUTED_STRATEGIES)} only. Run "
@@ -302,6 +179,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
             [len(e.classes_in_this_experience) for e in benchmark.train_stream]
         ).tolist(),
         "test_images": counts,
+        "inputs": config.inputs,
         "timing": {**timing, "total": round(earlier + time.perf_counter() - start, 3)},
         "parameters": {
             "trainable": sum(p.numel() for p in strategy.model.parameters() if p.requires_grad),
@@ -326,6 +204,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     boards[0].writer.close()
     write_board({config.label: [results]}, output / "tensorboard")
     report.write_json(results, output / "results.json")  # last: with it the run is finished
+    (output / "error.txt").unlink(missing_ok=True)
     checkpoint.remove()
     return results
 
@@ -341,39 +220,3 @@ def _width(backbone: torch.nn.Module, image_size: int) -> int:
 def _correct(metrics: Mapping[str, float], experience: int, count: int) -> int:
     key = f"Top1_Acc_Exp/eval_phase/test_stream/Task000/Exp{experience:03d}"
     return round(metrics[key] * count)
-
-
-def _finished(config: RunConfig, output: Path) -> dict[str, Any] | None:
-    """results.json of an earlier run with the same settings, unless a later one was stopped."""
-    file = output / "results.json"
-    if any((output / CHECKPOINTS).glob("experience-*.pt")):
-        return None
-    try:
-        earlier: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        known = {k: v for k, v in earlier["config"].items() if k != "split"}
-        refuse_other_settings(output, known, config.settings())
-        _ = [earlier[key].keys() for key in ("metrics", "timing", "parameters", "environment")]
-    except FileNotFoundError:
-        return None
-    except OtherSettingsError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"{file} is damaged ({error}). Delete it, or leave --resume away to replace it."
-        ) from error
-    return earlier
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and machine, for the record."""
-    packages = ("torch", "torchvision", "timm", "avalanche-lib", "numpy")
-    return {
-        "python": platform.python_version(),
-        "mist_avalanche": __version__,
-        **{package: version(package) for package in packages},
-        "system": platform.system(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processes": world_size(),
-    }

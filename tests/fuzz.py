@@ -26,14 +26,15 @@ from avalanche.training.supervised import Replay
 from conftest import make_benchmark
 from torch import nn
 
-from mist_avalanche import MISTPlugin, runner
+from mist_avalanche import MISTPlugin
 from mist_avalanche._checksummed import read_checksummed, write_checksummed
 from mist_avalanche._delta_file import read_delta
 from mist_avalanche._safetensors import strict_json
 from mist_avalanche.checkpoint import Checkpoint
+from mist_avalanche.config import RunConfig
 from mist_avalanche.delta import save_delta
-from mist_avalanche.reference_config import read_reference_config
-from mist_avalanche.runner import RunConfig
+from mist_avalanche.reference_config import read_config
+from mist_avalanche.results import earlier_results
 
 LONGEST = 10  # seconds an input
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.")
@@ -372,7 +373,7 @@ class Settings(Texts):
     }
 
     def read(self):
-        read_reference_config(self.file, RunConfig())
+        read_config(self.file, RunConfig())
 
 
 class Results(Texts):
@@ -393,7 +394,7 @@ class Results(Texts):
         self.file, self.named = folder / "results.json", str(folder)
 
     def read(self):
-        runner._finished(RunConfig(), self.file.parent)
+        earlier_results(RunConfig(), self.file.parent)
 
 
 READERS = {

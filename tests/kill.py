@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from mist_avalanche import cli, runner
+from mist_avalanche import cli, config, runner
 from mist_avalanche.prediction import DELTA, HEAD
 
 MIST = ("tune_epochs=3", "later_epochs=2", "projection_epochs=2", "score_on=every")
@@ -47,7 +47,7 @@ class Few:
 
 def few_glyphs(n_experiences):
     """Let the command's glyphs be few, drawn once."""
-    whole = runner.BENCHMARKS["glyphs"](runner.RunConfig(experiences=50))
+    whole = config.BENCHMARKS["glyphs"](config.RunConfig(experiences=50))
     glyphs = Few(whole, n_experiences)
     runner.BENCHMARKS = {"glyphs": lambda _: glyphs}
 

@@ -9,8 +9,9 @@ from torch import nn
 
 from mist_avalanche import cli, runner
 from mist_avalanche.benchmarks import SplitGlyphs
+from mist_avalanche.config import RunConfig
 from mist_avalanche.prediction import DELTA, HEAD, load_run, save_classifier
-from mist_avalanche.runner import RunConfig, run
+from mist_avalanche.runner import run
 
 MIST = {"tune_epochs": 1, "projection_epochs": 0, "lr": 0.05}
 

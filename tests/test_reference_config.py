@@ -5,8 +5,8 @@ import pytest
 from data_layouts import class_folders, photos
 
 from mist_avalanche import cli
-from mist_avalanche.reference_config import read_reference_config
-from mist_avalanche.runner import RunConfig
+from mist_avalanche.config import RunConfig
+from mist_avalanche.reference_config import read_config
 
 PUBLISHED = {  # dataset in the reference's words, classes an experience, ours
     "cifar224": (10, "cifar100", 10),
@@ -44,7 +44,7 @@ def settings(**changes):
 def read(tmp_path, content, base=None):
     file = tmp_path / "settings.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
-    return read_reference_config(file, base or RunConfig(dataset_root="data"))
+    return read_config(file, base or RunConfig(dataset_root="data"))
 
 
 @pytest.mark.parametrize("method", ["ranpac", "simplecil"])

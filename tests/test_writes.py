@@ -12,9 +12,10 @@ from test_page import results
 from tiny_runs import MIST, tiny, tiny_benchmark
 
 from mist_avalanche._checksummed import read_checksummed, write_checksummed
+from mist_avalanche.config import RunConfig
 from mist_avalanche.page import write_page
 from mist_avalanche.report import plot_accuracy
-from mist_avalanche.runner import RunConfig, run
+from mist_avalanche.runner import run
 from mist_avalanche.tables import write_tables
 
 CONFIG = RunConfig(mist=True, mist_args={**MIST, "tune_epochs": 1}, checkpoint_every=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from avalanche.benchmarks import NCScenario
 
@@ -13,7 +13,7 @@ from ._catalog import DatasetFacts
 from ._decoded import check_cache, kept_decoded
 from ._find import find, split_name
 from ._stream import Source, Transform, class_incremental
-from ._transforms import center_crop, random_crops
+from ._transforms import Statistics, center_crop, random_crops, statistics_for
 
 
 class ImageBenchmark(Protocol):
@@ -26,6 +26,8 @@ class ImageBenchmark(Protocol):
         dataset_root: str | Path | None = None,
         split: str | None = None,
         image_size: int = 224,
+        normalize: str | Statistics | None = "published",
+        backbone: Any = None,
         seed: int | None = 1993,
         fixed_class_order: Sequence[int] | None = None,
         shuffle: bool = True,
@@ -44,6 +46,11 @@ class ImageBenchmark(Protocol):
                 for 80 % of each class by the hash of the names, where there is no official split.
                 None for the first of the dataset's that is there.
             image_size: pixels a side that the default transforms give.
+            normalize: what the default transforms do to images in [0, 1]. ``"published"``: what
+                the published runs on the dataset do, with a ViT pretrained on ImageNet-21k.
+                ``"pretrained"``: the mean and std that ``backbone`` was pretrained with.
+                (mean, std) of three channels: these. None: nothing.
+            backbone: for ``"pretrained"``: a name, or a model of timm.
             seed: of the class order; 1993 gives the published one.
             fixed_class_order: class ids by appearance. Ids are the ranks of the sorted folder
                 names, or the official labels from 0.
@@ -62,7 +69,8 @@ class ImageBenchmark(Protocol):
 
         Raises:
             FileNotFoundError: no copy, or none with that split; the message says what to get.
-            ValueError: broken data, or an impossible order or number of experiences.
+            ValueError: broken data, an impossible order or number of experiences, or a
+                normalisation that is not known.
             OSError: no permission, no space or no network.
         """
 
@@ -71,8 +79,8 @@ def image_benchmark(
     name: str,
     doc: str,
     facts: DatasetFacts,
-    train: Callable[[int], Transform] = random_crops,
-    evaluate: Callable[[int], Transform] = center_crop,
+    train: Callable[[int, Statistics | None], Transform] = random_crops,
+    published: Statistics | None = None,
 ) -> ImageBenchmark:
     """The benchmark of a dataset.
 
@@ -80,8 +88,8 @@ def image_benchmark(
         name: of the function.
         doc: what the dataset is, before the arguments.
         facts: where and how it is found.
-        train: the published training transform, for an image size.
-        evaluate: the published one of test images.
+        train: the published training transform, for an image size and a normalisation.
+        published: the mean and std of the published runs; None for images in [0, 1].
     """
 
     def split_images(
@@ -90,6 +98,8 @@ def image_benchmark(
         dataset_root: str | Path | None = None,
         split: str | None = None,
         image_size: int = 224,
+        normalize: str | Statistics | None = "published",
+        backbone: Any = None,
         seed: int | None = 1993,
         fixed_class_order: Sequence[int] | None = None,
         shuffle: bool = True,
@@ -99,6 +109,12 @@ def image_benchmark(
         cache: str | None = None,
     ) -> NCScenario:
         check_cache(cache)
+        if normalize != "published" and train_transform and eval_transform:
+            raise ValueError(
+                "`normalize` acts in the default transforms, and both are replaced. Leave it away, "
+                "or normalise in `train_transform` and `eval_transform`."
+            )
+        statistics = statistics_for(normalize, published, backbone)
         found = find(facts, dataset_root, split=split, download=download)
         train_images, test_images = kept_decoded(cache, found.train, found.test)
         return class_incremental(
@@ -107,8 +123,8 @@ def image_benchmark(
             seed=seed,
             fixed_class_order=fixed_class_order,
             shuffle=shuffle,
-            train_transform=train(image_size) if train_transform is None else train_transform,
-            eval_transform=evaluate(image_size) if eval_transform is None else eval_transform,
+            train_transform=train_transform or train(image_size, statistics),
+            eval_transform=eval_transform or center_crop(image_size, statistics),
         )
 
     contract = inspect.getdoc(ImageBenchmark.__call__) or ""

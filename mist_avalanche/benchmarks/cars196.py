@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from ._catalog import CARS196
 from ._image_benchmark import image_benchmark
-from ._transforms import cars_center_crop, cars_crops
+from ._transforms import IMAGENET, cars_crops
 
 SplitCars196 = image_benchmark(
     "SplitCars196",
-    """16185 photographs of 196 models of cars, normalised with ImageNet's mean and deviation.
+    """16185 photographs of 196 models of cars; as published, with ImageNet's mean and std.
 
     The official split, 8144 / 8041, is that of torchvision's layout. The official source is gone:
     ``download=True`` says where copies are.""",
     CARS196,
     cars_crops,
-    cars_center_crop,
+    IMAGENET,
 )

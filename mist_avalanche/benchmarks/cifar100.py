@@ -7,7 +7,7 @@ from ._image_benchmark import image_benchmark
 
 SplitCIFAR100 = image_benchmark(
     "SplitCIFAR100",
-    """60000 photographs of 100 classes, 32 pixels a side, enlarged, in [0, 1].
+    """60000 photographs of 100 classes, 32 pixels a side, enlarged; as published, in [0, 1].
 
     The official split, 50000 / 10000, is that of the python version.""",
     CIFAR100,

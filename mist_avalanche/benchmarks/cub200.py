@@ -7,7 +7,7 @@ from ._image_benchmark import image_benchmark
 
 SplitCUB200 = image_benchmark(
     "SplitCUB200",
-    """11788 photographs of 200 species of birds, in [0, 1].
+    """11788 photographs of 200 species of birds; as published, in [0, 1].
 
     The official split is 5994 / 5794; PILOT's copy has train and test folders of another one,
     9430 / 2358.""",

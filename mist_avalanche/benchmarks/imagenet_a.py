@@ -7,7 +7,7 @@ from ._image_benchmark import image_benchmark
 
 SplitImageNetA = image_benchmark(
     "SplitImageNetA",
-    """7500 photographs of 200 classes that ResNet-50 gets wrong, in [0, 1].
+    """7500 photographs of 200 classes that ResNet-50 gets wrong; as published, in [0, 1].
 
     PILOT's copy has train and test folders, 5981 / 1519; the official archive has no split and is
     split by hash.""",

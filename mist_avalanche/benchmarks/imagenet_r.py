@@ -7,7 +7,7 @@ from ._image_benchmark import image_benchmark
 
 SplitImageNetR = image_benchmark(
     "SplitImageNetR",
-    """30000 paintings, cartoons, toys and other renditions of 200 classes, in [0, 1].
+    """30000 paintings, cartoons, toys and other renditions of 200 classes; as published, in [0, 1].
 
     PILOT's copy has train and test folders, 24000 / 6000; the official archive has no split and is
     split by hash.""",

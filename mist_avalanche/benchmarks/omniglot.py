@@ -19,6 +19,7 @@ from torchvision.datasets import Omniglot
 from torchvision.transforms import v2
 
 from ._stream import Source, Transform, class_incremental, slight_affine
+from ._transforms import Statistics, statistics_for
 
 SETS = (
     "images_background",
@@ -49,16 +50,17 @@ def as_ink(image: Image.Image) -> Image.Image:
     return ImageOps.invert(image.convert("L")).convert("RGB")
 
 
-def whole_drawing(image_size: int) -> Transform:
-    """A test image: the whole of it, ``image_size`` pixels a side, in [0, 1]."""
-    transform: Transform = v2.Compose([v2.PILToTensor(), *_resized(image_size)])
+def whole_drawing(image_size: int, statistics: Statistics | None = None) -> Transform:
+    """A test image: the whole of it, ``image_size`` pixels a side."""
+    transform: Transform = v2.Compose([v2.PILToTensor(), *_resized(image_size, statistics)])
     return transform
 
 
-def _resized(image_size: int) -> list[Transform]:
+def _resized(image_size: int, statistics: Statistics | None) -> list[Transform]:
     return [
         v2.Resize((image_size, image_size), antialias=True),
         v2.ToDtype(torch.float32, scale=True),
+        *([v2.Normalize(*statistics)] if statistics else []),
     ]
 
 
@@ -99,6 +101,8 @@ def SplitOmniglot(
     subset: str | None = None,
     alphabets: str | Sequence[str] | None = None,
     image_size: int = 32,
+    normalize: str | Statistics | None = None,
+    backbone: Any = None,
     seed: int | None = 1993,
     fixed_class_order: Sequence[int] | None = None,
     shuffle: bool = True,
@@ -117,6 +121,8 @@ def SplitOmniglot(
         subset: which of them, when there are several; None takes the first.
         alphabets: only these, for example ``["Greek", "Latin"]``; None for all.
         image_size: pixels a side that the default transforms give.
+        normalize: as for the image benchmarks; nothing is published here, and None leaves [0, 1].
+        backbone: for ``normalize="pretrained"``: a name, or a model of timm.
         seed: of the class order.
         fixed_class_order: class ids in their order of appearance.
         shuffle: False keeps the order of the ids.
@@ -160,8 +166,11 @@ def SplitOmniglot(
         ]
         return _Drawings([content for content, _ in chosen], [label for _, label in chosen])
 
-    eval_default = whole_drawing(image_size)
-    train_default = v2.Compose([v2.PILToTensor(), slight_affine(), *_resized(image_size)])
+    statistics = statistics_for(normalize, None, backbone)
+    eval_default = whole_drawing(image_size, statistics)
+    train_default = v2.Compose(
+        [v2.PILToTensor(), slight_affine(), *_resized(image_size, statistics)]
+    )
     return class_incremental(
         Source(
             split(test=False),

@@ -55,6 +55,12 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         **kwargs: Any,
     ) -> None:
         check_integer("cache_mb", cache_mb, 0)
+        for argument in ("optimizer", "train_epochs"):
+            if argument in kwargs:
+                raise TypeError(
+                    f"{type(self).__name__} has no argument {argument!r}: its classifier is "
+                    "computed, not trained. Leave it away."
+                )
         if (name := take_off_classifier(model)) is not None:
             warnings.warn(
                 f"{type(model).__name__} still had its classifier, {name!r}. "

@@ -32,6 +32,7 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 from torchvision.transforms import v2
 
+from .._checks import nearest_first
 from ..heads import BackboneWithHead
 from .ranpac import RanPAC
 from .simplecil import SimpleCIL
@@ -141,9 +142,8 @@ def check_strategy(name: str, settings: Collection[str] = (), *, drift: bool = F
         if setting in _ELSEWHERE:
             raise ValueError(f"{setting!r} is not an argument here. Use {_ELSEWHERE[setting]}.")
         if setting not in (possible := arguments_of(name)):
-            raise ValueError(
-                f"{name!r} has no argument {setting!r}. Use one of {', '.join(sorted(possible))}."
-            )
+            near = nearest_first(setting, possible)
+            raise ValueError(f"{name!r} has no argument {setting!r}. It has {near}.")
     if drift and name not in COMPUTED_STRATEGIES:
         raise ValueError(
             f"{name!r} has no drift to compensate; only {' and '.join(COMPUTED_STRATEGIES)} store "
