@@ -8,6 +8,7 @@ import os
 import platform
 import random
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -28,6 +29,7 @@ from tqdm.auto import tqdm
 from . import report
 from ._disk import only_one
 from ._memory_use import PeakMemory
+from ._settings import OtherSettingsError, refuse_other_settings
 from ._states import tensors_of
 from ._version import __version__
 from .backbones import EMBEDDED, backbone_defaults, create_backbone
@@ -40,7 +42,7 @@ from .benchmarks import (
     SplitImageNetR,
     SplitOmniglot,
 )
-from .checkpoint import EVERY, Checkpoint, OtherSettingsError, refuse_other_settings
+from .checkpoint import EVERY, Checkpoint, NotResumableWarning
 from .distributed import processes, rank, world_size
 from .features import in_mode
 from .metrics import accuracy_rows, summarize
@@ -270,7 +272,12 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     pretrained = {name: t.detach().clone() for name, t in tensors_of(backbone).items()}
     counts = [len(e.dataset) for e in benchmark.test_stream]
     every, folder = config.checkpoint_every, output / CHECKPOINTS
-    checkpoint = Checkpoint(folder, strategy, benchmark, settings=settings, every=every)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotResumableWarning)
+        checkpoint = Checkpoint(folder, strategy, benchmark, settings=settings, every=every)
+    if resume and checkpoint.unsaved:
+        unsaved = ", ".join(checkpoint.unsaved)
+        log.warning("%s starts over: %s keeps state that cannot be saved.", output, unsaved)
     if not resume:
         checkpoint.remove()
     done = checkpoint.load({"correct": [], "train": [], "eval": [], "total": 0.0})
