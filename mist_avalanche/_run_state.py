@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from avalanche.evaluation.metric_definitions import GenericPluginMetric
+from avalanche.evaluation.metrics import StreamConfusionMatrix
 from avalanche.models.dynamic_modules import avalanche_model_adaptation
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.plugins.clock import Clock
@@ -49,7 +50,8 @@ def unsaved(strategy: Any) -> list[str]:
     metrics = [
         metric
         for metric in strategy.evaluator.metrics
-        if not isinstance(metric, GenericPluginMetric) or metric._reset_at == "never"
+        if type(metric) is not StreamConfusionMatrix
+        and not (isinstance(metric, GenericPluginMetric) and metric._reset_at != "never")
     ]
     found = [part for part in (*plugins, *metrics) if vars(part) and not _has_pair(part)]
     if not _has_pair(strategy) and not vars(strategy).keys() <= _of_every_strategy():
