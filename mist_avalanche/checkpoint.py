@@ -47,11 +47,9 @@ class Checkpoint:
     Made right after the strategy and its benchmark, which have to be built in the same way each
     time. The strategy is restored in place: the objects it was made of remain its own.
 
-    It works for :class:`~mist_avalanche.strategies.SimpleCIL`,
-    :class:`~mist_avalanche.strategies.RanPAC`, Avalanche's Naive, and all strategies, plugins and
-    metrics that keep no state of their own or have ``state_dict`` and ``load_state_dict``. What
-    keeps state and has no such pair, as ReplayPlugin, is named by a warning: nothing is saved, and
-    a run that is stopped starts over.
+    It works for SimpleCIL, RanPAC, Naive, and all strategies, plugins and metrics that keep no
+    state of their own or have ``state_dict`` and ``load_state_dict``. What keeps state without, as
+    ReplayPlugin, is named by a warning: nothing is saved, and a stopped run starts over.
 
     Where saving takes over a second, :meth:`save` saves only when twenty times as long has passed
     since it last did; a run that is stopped then may repeat an experience.
@@ -89,8 +87,7 @@ class Checkpoint:
         self.done = 0
         self._saved = -1  # experiences done in the last file
         self._tuning: dict[str, Any] | None = None  # to be taken up in the next experience
-        self._number = 0  # of the files saved in the midst of tuning
-        self._steps = 0
+        self._number = self._steps = 0  # of files saved in the midst of tuning; of its steps
         self._last, self._took = time.monotonic(), 0.0  # when and how long a file was written
         self._warned = False
         plugins = [p for p in strategy.plugins if isinstance(p, MISTPlugin)]
@@ -174,12 +171,9 @@ class Checkpoint:
         names = self.unsaved
         if names and not self._warned:
             self._warned = True
-            warnings.warn(
-                f"{', '.join(names)} may keep state between experiences and cannot save it (no "
-                "state_dict and load_state_dict): a run that is stopped starts over.",
-                NotResumableWarning,
-                stacklevel=3,
-            )
+            what = f"{', '.join(names)} may keep state between experiences and cannot save it"
+            why = "(no state_dict and load_state_dict): a run that is stopped starts over."
+            warnings.warn(f"{what} {why}", NotResumableWarning, stacklevel=3)
         return not names
 
     def _too_soon(self) -> bool:
@@ -279,7 +273,7 @@ class Checkpoint:
             except DamagedFileError:
                 continue
             if i:
-                names = ", ".join(str(f) for f in files[-i:])
+                names = ", ".join(map(str, files[-i:]))
                 warnings.warn(f"Damaged: {names}. Going on from {file.name}.", stacklevel=3)
             version = content.get("format") if isinstance(content, dict) else None
             if type(version) is not int or version != FORMAT:
