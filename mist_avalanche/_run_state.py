@@ -167,15 +167,20 @@ def _grow(model: nn.Module, saved: Mapping[str, Tensor], benchmark: Any, done: i
 # ---- Optimizer, by the names of the model's parameters ---------------------------------------
 
 
+def _optimised(strategy: Any) -> dict[str, Any] | None:
+    """What Avalanche remembers of what it gave to the optimizer, by name."""
+    return getattr(strategy, "optimized_param_id", None)
+
+
 def _names(strategy: Any) -> list[str] | None:
     """The names of what is optimised, in order; None where something has no name.
 
     A parameter that the model has replaced since has the name of its successor.
     """
-    known = {id(p): name for name, p in (strategy.optimized_param_id or {}).items()}
+    known = {id(p): name for name, p in (_optimised(strategy) or {}).items()}
     known |= {id(p): name for name, p in strategy.model.named_parameters()}
-    optimised = [p for group in strategy.optimizer.param_groups for p in group["params"]]
-    names = [known.get(id(p)) for p in optimised]
+    groups = strategy.optimizer.param_groups
+    names = [known.get(id(p)) for group in groups for p in group["params"]]
     return None if None in names else [name for name in names if name is not None]
 
 
@@ -192,7 +197,7 @@ def _optimizer_state(strategy: Any) -> dict[str, Any]:
         for i, p in zip(group["params"], live["params"], strict=True):
             if id(p) not in current:
                 state["state"].pop(i, None)
-    optimised = strategy.optimized_param_id
+    optimised = _optimised(strategy)
     return {
         "groups": groups,
         "state": {names[i]: value for i, value in state["state"].items()},

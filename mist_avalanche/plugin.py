@@ -30,9 +30,10 @@ from .views import View, second_view
 
 _SCORE, _TUNE, _HOST, _WARM = 0, 1, 2, 4  # purposes of random numbers; the objective has 3
 _SMALLER = "Lower chunk_size (the same gradient) or batch_size, or use precision='bf16'."
-_PLAIN: Mapping[str, type]  # attributes that state_dict has as they are
-_PLAIN = {"seed": int, "sensitivity": dict, "tuning_losses": list, "overlaps": list}
-_PLAIN |= {"_experience": int, "_warm": bool, "_tuned": bool}
+_PLAIN: Mapping[str, type] = {  # attributes that state_dict has as they are
+    **{"seed": int, "sensitivity": dict, "tuning_losses": list, "overlaps": list},
+    **{"_experience": int, "_warm": bool, "_tuned": bool},
+}
 SELECT_BY = ("mi", "gradient", "magnitude", "random")
 
 
