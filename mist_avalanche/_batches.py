@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ._values import check_positions, plain_state
 from .distributed import share
 
 
@@ -44,9 +43,11 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
 
 def rng_state() -> dict[str, Any]:
     """The state of python's, numpy's and torch's global generators, as plain data."""
+    numpy: Any = np.random.get_state(legacy=False)
+    inner = {**numpy["state"], "key": numpy["state"]["key"].tolist()}
     return {
         "python": random.getstate(),
-        "numpy": plain_state(np.random.get_state(legacy=False)),
+        "numpy": {**numpy, "state": inner},
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
@@ -54,7 +55,9 @@ def rng_state() -> dict[str, Any]:
 
 def set_rng_state(saved: dict[str, Any]) -> None:
     """Continue the global random streams of :func:`rng_state`."""
-    check_positions(saved["numpy"])
+    inner = saved["numpy"]["state"]
+    if not 0 <= inner["pos"] <= len(inner["key"]) == 624:  # which numpy does not check
+        raise ValueError("a random generator is at an impossible position")
     np.random.set_state(saved["numpy"])
     random.setstate(saved["python"])
     torch.set_rng_state(saved["torch"].cpu())

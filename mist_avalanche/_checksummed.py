@@ -56,6 +56,11 @@ def write_checksummed(content: Any, path: Path) -> None:
         file.write(hashing.digest.digest() + _MARK)
 
 
+def _here(storage: Any, location: str) -> Any:
+    """What was on a GPU, on this process's own; on the CPU where there is none."""
+    return storage.cuda() if location != "cpu" and torch.cuda.is_available() else storage
+
+
 def read_checksummed(path: Path) -> Any:
     """What :func:`write_checksummed` has written; nothing in it is executed.
 
@@ -71,8 +76,7 @@ def read_checksummed(path: Path) -> Any:
         if size <= 0 or file.read() != digest.digest() + _MARK:
             raise DamagedFileError(f"{path} is damaged.")
         file.seek(0)
-        where = None if torch.cuda.is_available() else "cpu"
         try:
-            return torch.load(file, weights_only=True, map_location=where)
+            return torch.load(file, weights_only=True, map_location=_here)
         except Exception as error:  # torch raises errors of many kinds
             raise DamagedFileError(f"{path} is no checkpoint: {error}") from error

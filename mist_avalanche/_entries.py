@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +31,27 @@ class Entries:
             return cls(mask.shape, None, mask.device)
         dtype = torch.int32 if mask.numel() < 2**31 else torch.int64
         return cls(mask.shape, mask.flatten().nonzero().squeeze(1).to(dtype), mask.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Shape and positions; no positions are all of them."""
+        everything = self.positions is None
+        none = torch.empty(0, dtype=torch.int32, device=self.device)
+        positions = none if self.positions is None else self.positions
+        return {"shape": [*self.shape], "all": everything, "positions": positions}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Entries:
+        """The entries of a :meth:`state_dict`, on the device of its positions.
+
+        Raises:
+            ValueError: a position is none of the tensor's.
+        """
+        shape, positions = torch.Size(state["shape"]), state["positions"].detach()
+        if positions.dtype not in (torch.int32, torch.int64) or positions.ndim != 1:
+            raise ValueError("positions of entries are no integers")
+        if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < shape.numel():
+            raise ValueError(f"positions of entries are beyond {shape.numel()}")
+        return cls(shape, None if state["all"] else positions, positions.device)
 
     def __len__(self) -> int:
         return self.shape.numel() if self.positions is None else len(self.positions)

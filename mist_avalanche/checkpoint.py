@@ -1,10 +1,10 @@
 """Runs that go on where they were stopped, with the numbers of a run that never was.
 
-A checkpoint holds all that a strategy, its plugins, its model and its optimizer have, and the
-states of python's, numpy's and torch's random streams. Data, transforms, functions and loggers are
-not in it: they come from the benchmark and the strategy that the new process builds. Reading one
-executes nothing that the file names. While :class:`~mist_avalanche.MISTPlugin` tunes, the steps
-that are done are saved too, every few minutes.
+A checkpoint holds the state of a strategy's model, of its optimizer by parameter names, of its
+plugins and its own, each by ``state_dict`` as PyTorch has it, and those of Avalanche's clock and of
+python's, numpy's and torch's random streams. Reading one executes nothing that the file names.
+While :class:`~mist_avalanche.MISTPlugin` tunes, the steps that are done are saved too, every few
+minutes.
 
 What is restored is bit for bit what was saved. The run that goes on from there gives the numbers of
 the uninterrupted one where its computations repeat: on a CPU with the same versions and the same
@@ -21,23 +21,24 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.hooks import RemovableHandle
-
 from ._batches import rng_state, set_rng_state
 from ._checksummed import DamagedFileError, read_checksummed, write_checksummed
 from ._disk import remove_leftovers
-from ._graph import flatten
-from ._live import restore
+from ._run_state import load_model, model_state, restore, state_of, unsaved
+from ._settings import computed_by, refuse_other_settings, warn_of_other
 from ._signals import pausing, stop, stop_asked
-from ._surroundings import Surroundings
 from .distributed import of_first, over_processes, own, rank, world_size
 from .plugin import MISTPlugin
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2  # files of each kind
 EVERY = 300.0  # seconds
 _ASK_EVERY = 20  # steps of tuning after which several processes agree on whether to save
+_QUICK, _SHARE = 1.0, 0.05  # saving that takes longer (s) may take this share of the time
+
+
+class NotResumableWarning(UserWarning):
+    """A part of a strategy keeps state that cannot be saved."""
 
 
 class Checkpoint:
@@ -46,20 +47,22 @@ class Checkpoint:
     Made right after the strategy and its benchmark, which have to be built in the same way each
     time. The strategy is restored in place: the objects it was made of remain its own.
 
-    It works for Avalanche's strategies and for one's own that keep their state in attributes.
-    Open files, locks and the like cannot be saved; :meth:`save` says where they are. An endless
-    loader of Avalanche's that is in use between two experiences, as FeatureReplay's after an
-    evaluation, starts anew with every :meth:`save`, in the running strategy too.
+    It works for SimpleCIL, RanPAC, Naive, and all strategies, plugins and metrics that keep no
+    state of their own or have ``state_dict`` and ``load_state_dict``. What keeps state without, as
+    ReplayPlugin, is named by a warning: nothing is saved, and a stopped run starts over.
+
+    Where saving takes over a second, :meth:`save` saves only when twenty times as long has passed
+    since it last did; a run that is stopped then may repeat an experience.
 
     Args:
         folder: for the files; it is made.
         strategy: just built.
-        benchmark: whose data the strategy may keep references to.
+        benchmark: whose experiences the model has grown with.
         settings: JSON-able; what is saved with others is not taken up.
         every: seconds between two files while MIST tunes; 0 for one after every step.
 
     Attributes:
-        done: experiences that were trained and saved.
+        done: experiences that were trained.
 
     Example:
         >>> checkpoint = Checkpoint("checkpoints", strategy, benchmark)
@@ -82,15 +85,21 @@ class Checkpoint:
         self.folder, self.strategy, self.benchmark = Path(folder), strategy, benchmark
         self.settings, self.every = settings, every
         self.done = 0
+        self._saved = -1  # experiences done in the last file
         self._tuning: dict[str, Any] | None = None  # to be taken up in the next experience
-        self._number = 0  # of the files saved in the midst of tuning
-        self._steps = 0
-        self._last = time.monotonic()
+        self._number = self._steps = 0  # of files saved in the midst of tuning; of its steps
+        self._last, self._took = time.monotonic(), 0.0  # when and how long a file was written
+        self._warned = False
         plugins = [p for p in strategy.plugins if isinstance(p, MISTPlugin)]
         self._mist = plugins[0] if len(plugins) == 1 else None
         if self._mist is not None:
             self._mist.keeper = self
-        self._around = Surroundings(strategy, benchmark)
+        self._can_save()
+
+    @property
+    def unsaved(self) -> list[str]:
+        """Classes of what keeps state that cannot be saved; empty for a run that can go on."""
+        return unsaved(self.strategy)
 
     def load(self, default: Any = None) -> Any:
         """Restore the last state that was saved; where there is none, save the present one.
@@ -104,8 +113,9 @@ class Checkpoint:
         Raises:
             ValueError: the run has other settings, or is of another benchmark or strategy; every
                 file is damaged.
-            TypeError: the strategy has something that cannot be saved; it is named.
         """
+        if not self._can_save():
+            return default
         if rank() == 0:
             remove_leftovers(self.folder)
         files = of_first(self._files("experience"))
@@ -119,19 +129,13 @@ class Checkpoint:
                 raise ValueError("its settings are none")
         refuse_other_settings(self.folder, settings, self.settings)
         with _fitting(file):
-            _warn_of_other(saved["computed_by"])
-            done, experiences = saved["done"], self.benchmark.train_stream
-            if type(done) is not int or not 0 <= done <= len(experiences):
-                raise ValueError(f"it has {str(done)[:20]} of {len(experiences)} experiences")
-            for experience in experiences[:done]:
-                _ = experience.dataset  # which some benchmarks make when it is asked for
-            self._around.look_at(self.benchmark)
-            restore(saved["strategy"], self.strategy, self._around)
-            if self._mist is not None and not any(p is self._mist for p in self.strategy.plugins):
-                raise ValueError("its plugins are others, or in another order")
-            RemovableHandle.next_id = max(RemovableHandle.next_id, int(saved["hooks"]))
+            warn_of_other(saved["computed_by"])
+            done, experiences = saved["done"], len(self.benchmark.train_stream)
+            if type(done) is not int or not 0 <= done <= experiences:
+                raise ValueError(f"it has {str(done)[:20]} of {experiences} experiences")
+            restore(saved["strategy"], self.strategy, self.benchmark, done)
             set_rng_state(own(saved["random"]))
-            self.done = done
+            self.done = self._saved = done
         self._tuning = self._newest_tuning()
         self._last = time.monotonic()
         return values
@@ -143,10 +147,12 @@ class Checkpoint:
             values: JSON-able; :meth:`load` gives them back.
 
         Raises:
-            TypeError: the strategy has something that cannot be saved, or ``values`` has.
+            TypeError: ``values`` are not.
             OSError: the disk is full, the folder cannot be written to.
         """
         self.done += 1
+        if not self._can_save() or of_first(self._too_soon()):
+            return
         self._save(values)
         if rank() == 0:
             self._remove([*self._files("tuning"), *self._files("experience")[:-KEPT]])
@@ -160,10 +166,25 @@ class Checkpoint:
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
 
+    def _can_save(self) -> bool:
+        """Whether all state can be saved; a warning, once, where it cannot."""
+        names = self.unsaved
+        if names and not self._warned:
+            self._warned = True
+            what = f"{', '.join(names)} may keep state between experiences and cannot save it"
+            why = "(no state_dict and load_state_dict): a run that is stopped starts over."
+            warnings.warn(f"{what} {why}", NotResumableWarning, stacklevel=3)
+        return not names
+
+    def _too_soon(self) -> bool:
+        """Whether saving again would take too much of the run's time."""
+        passed = time.monotonic() - self._last
+        return self._took > _QUICK and self._took > _SHARE * passed
+
     def _save(self, values: Any) -> None:
         if self._mist is not None:
             self._mist.settle()
-        self._around.look_at(self.benchmark)
+        began = time.monotonic()
         try:
             written = json.dumps(values)
         except TypeError as error:
@@ -173,14 +194,15 @@ class Checkpoint:
             "done": self.done,
             "settings": json.dumps(self.settings, default=dict),
             "values": written,
-            "computed_by": _computed_by(),
+            "computed_by": computed_by(),
             "random": over_processes(rng_state()),
-            "hooks": RemovableHandle.next_id,  # those that come later get other numbers
-            "strategy": flatten(self.strategy, self._around),
         }
         if rank() == 0:
+            content["strategy"] = state_of(self.strategy)
             write_checksummed(content, self.folder / f"experience-{self.done:04d}.pt")
-        self._last, self._number = time.monotonic(), 0
+        self._saved, self._number = self.done, 0
+        self._last = time.monotonic()
+        self._took = self._last - began
 
     # ---- In the midst of tuning: what MISTPlugin asks of its keeper ---------------------------
 
@@ -195,7 +217,7 @@ class Checkpoint:
             return
         late = time.monotonic() - self._last >= self.every
         late, signal = of_first((late, stop_asked()))
-        if late or signal:
+        if (late or signal) and self._saved == self.done:  # else there is nothing to go on from
             self._save_tuning(strategy, stage, state())
         if signal:
             stop(signal)
@@ -203,31 +225,29 @@ class Checkpoint:
     def take_up(self, strategy: Any) -> dict[str, Any]:
         """Put MIST and the model back to where a tuning was stopped; its state by stage."""
         saved, self._tuning = self._tuning, None
-        if saved is None:
+        if saved is None or self._mist is None:
             return {}
         with _fitting(self.folder / "tuning-*.pt"):
-            restore(saved["plugin"], self._mist, self._around)
-            with torch.no_grad():
-                for name, tensor in _tensors(strategy.model).items():
-                    if tensor.shape != saved["model"][name].shape:
-                        raise ValueError(f"{name} has another shape")
-                    tensor.copy_(saved["model"][name])
+            load_model(strategy, saved["model"])
+            self._mist.load_state_dict(saved["plugin"])
             return {saved["stage"]: saved["state"]}
 
     def _save_tuning(self, strategy: Any, stage: str, state: dict[str, Any]) -> None:
-        content = {
-            "format": FORMAT,
-            "stage": stage,
-            "state": state,
-            "plugin": flatten(self._mist, self._around),
-            "model": _tensors(strategy.model),
-        }
+        began = time.monotonic()
         self._number += 1
-        if rank() == 0:
+        if rank() == 0 and self._mist is not None:
+            content = {
+                "format": FORMAT,
+                "stage": stage,
+                "state": state,
+                "plugin": self._mist.state_dict(),
+                "model": model_state(strategy),
+            }
             name = f"tuning-{self.done:04d}-{self._number:06d}.pt"
             write_checksummed(content, self.folder / name)
             self._remove(self._files(f"tuning-{self.done:04d}")[:-KEPT])
         self._last = time.monotonic()
+        self._took = max(self._took, self._last - began)
 
     def _newest_tuning(self) -> dict[str, Any] | None:
         """What an earlier process has done of the next experience's tuning."""
@@ -255,7 +275,7 @@ class Checkpoint:
             except DamagedFileError:
                 continue
             if i:
-                names = ", ".join(str(f) for f in files[-i:])
+                names = ", ".join(map(str, files[-i:]))
                 warnings.warn(f"Damaged: {names}. Going on from {file.name}.", stacklevel=3)
             version = content.get("format") if isinstance(content, dict) else None
             if type(version) is not int or version != FORMAT:
@@ -269,15 +289,6 @@ class Checkpoint:
             file.unlink(missing_ok=True)
 
 
-class OtherSettingsError(ValueError):
-    """An earlier run had other settings."""
-
-
-def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by name."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
 @contextmanager
 def _fitting(file: Path) -> Iterator[None]:
     """Whatever a file that was not written for this strategy causes, as a ValueError."""
@@ -289,49 +300,3 @@ def _fitting(file: Path) -> Iterator[None]:
             f"{file} does not fit this strategy and benchmark ({what}{str(error)[:300]}). Build "
             "them as in the run that saved it, or start anew."
         ) from error
-
-
-def _computed_by() -> dict[str, Any]:
-    """What a number's last bits depend on."""
-    return {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
-
-
-def _warn_of_other(saved: Mapping[str, Any]) -> None:
-    different = {k: v for k, v in _computed_by().items() if saved[k] != v}
-    if different:
-        was = ", ".join(f"{k} {saved[k]}, now {v}" for k, v in different.items())
-        warnings.warn(
-            f"The run was computed with {was}: it goes on with numbers that may differ in their "
-            "last bits.",
-            stacklevel=4,
-        )
-
-
-def refuse_other_settings(
-    folder: Path, saved: Mapping[str, Any] | None, wanted: Mapping[str, Any] | None
-) -> None:
-    """An error that names what differs between the settings of an earlier run and of this one."""
-    there = _leaves(saved or {})
-    here = _leaves(json.loads(json.dumps(wanted, default=dict)) or {})
-    different = [
-        f"{name}: {there.get(name, 'nothing')!s:.60} there, {here.get(name, 'nothing')!s:.60} here"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name)
-    ]
-    if different:
-        more = f" and {len(different) - 6} more" if len(different) > 6 else ""
-        raise OtherSettingsError(
-            f"{folder} holds a run with other settings ({'; '.join(different[:6])}{more}). Choose "
-            "another folder (--output), or start anew (without --resume)."
-        )
-
-
-def _leaves(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings within settings as ``outer.inner``."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found.update(_leaves(value, f"{prefix}{name}."))
-        else:
-            found[f"{prefix}{name}"] = value
-    return found

@@ -30,8 +30,6 @@ class Forward:
             fails there is a warning, and the backbone runs as it is.
     """
 
-    _transient = ("_compiled",)  # not saved
-
     def __init__(
         self, precision: str = "32", chunk_size: int | None = None, *, compile: bool = False
     ) -> None:

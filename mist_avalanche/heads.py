@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ._buffers import GrowingBuffers
 from ._checks import classes_of
+from ._triangle import mirror
 from .drift import AffineMap
 from .memory import Memory
 from .ridge import BLOCK, choose_ridge, ridge_for_few, solve_ridge, too_few
@@ -156,6 +157,12 @@ class RidgeHead(StatisticsHead):
         more = len(self.counts) - self.cross.shape[1]
         self.cross, self.weight = F.pad(self.cross, (0, more)), F.pad(self.weight, (0, more))
 
+    def drawn(self, n_features: int) -> Tensor:
+        """W (D, M), of the seed."""
+        generator = torch.Generator().manual_seed(self.seed)
+        size = n_features, self.n_random_features
+        return torch.randn(*size, generator=generator, dtype=torch.float32)
+
     def expand(self, features: Tensor, columns: slice = slice(None)) -> Tensor:
         """Random features (B, m), the chosen columns of relu(f W), of features (B, D)."""
         f = features.to(torch.promote_types(features.dtype, torch.float32))
@@ -186,6 +193,7 @@ class RidgeHead(StatisticsHead):
             h = self.expand(f).to(self.gram.dtype)  # (b, M)
             self.gram.addmm_(h.T, h)
             self.cross.index_add_(1, y, h.T)
+        mirror(self.gram)
 
     @torch.no_grad()
     def choose_ridge(
@@ -240,7 +248,7 @@ class RidgeHead(StatisticsHead):
         a, b = drift.weight.to(self.gram.dtype), drift.bias.to(self.gram.dtype)
         n = self.counts.to(self.gram.dtype)
         mixed = torch.outer(a.T @ self.cross.sum(1), b)
-        self.gram = a.T @ self.gram @ a + mixed + mixed.T + n.sum() * torch.outer(b, b)
+        self.gram = mirror(a.T @ self.gram @ a + mixed + mixed.T + n.sum() * torch.outer(b, b))
         self.cross = a.T @ self.cross + torch.outer(b, n)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -268,9 +276,7 @@ class RidgeHead(StatisticsHead):
             return
         n_features, m = features.shape[1], self.n_random_features
         if m:
-            generator = torch.Generator().manual_seed(self.seed)
-            w = torch.randn(n_features, m, generator=generator, dtype=torch.float32)
-            self.projection = w.to(features.device)
+            self.projection = self.drawn(n_features).to(features.device)
         m = m or n_features
         self.gram = self.gram.new_zeros(m, m)
         self.cross = self.cross.new_zeros(m, len(self.counts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,21 @@ class SelectionHistory:
     def protected(self) -> dict[str, Tensor]:
         """Name to the entries (bool) that move no more."""
         return {name: entries.mask() for name, entries in self._protected.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted, and what is protected, by name."""
+        return {
+            "counted": {n: (entries.state_dict(), c) for n, (entries, c) in self._counted.items()},
+            "protected": {n: entries.state_dict() for n, entries in self._protected.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the history of a :meth:`state_dict`."""
+        counted = {n: (Entries.from_state_dict(e), c) for n, (e, c) in state["counted"].items()}
+        if any(c.dtype != torch.uint8 or c.shape != (len(e),) for e, c in counted.values()):
+            raise ValueError("counts of entries are not one for each")
+        self._protected = {n: Entries.from_state_dict(e) for n, e in state["protected"].items()}
+        self._counted = counted
 
     def record(self, selection: Selection) -> None:
         """Count a selection that a new one takes the place of."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +75,14 @@ class Objective(ABC):
     def loss(self, z: Tensor, labels: Tensor, classes: list[int]) -> Tensor:
         """Scalar loss of the head's outputs z (2B, P) for labels (B,)."""
 
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What it has learned: its head, if there is one by now."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a :meth:`state_dict`; a head that is missing is made."""
+
     @contextmanager
     def on(
         self,
@@ -130,6 +138,18 @@ class Objective(ABC):
         return linear.to(example.device, dtype)
 
 
+def _linear_of(state: Mapping[str, Any] | None) -> nn.Linear | None:
+    """A layer of the sizes, dtype and device of a saved one."""
+    if state is None:
+        return None
+    weight = state["weight"]
+    width, n_features = weight.shape
+    layer = nn.Linear(n_features, width, device="meta", dtype=weight.dtype)
+    layer.to_empty(device=weight.device)
+    layer.load_state_dict(state)
+    return layer
+
+
 def _check_processes(model: nn.Module) -> None:
     """ValueError where processes would normalise their own images instead of the whole batch."""
     alone = [
@@ -165,6 +185,14 @@ class MIObjective(Objective):
             self.projection = self._linear(example, PROJECTION_WIDTH)
         return self.projection
 
+    def state_dict(self) -> dict[str, Any]:
+        """The projection."""
+        return {"projection": None if self.projection is None else self.projection.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a projection."""
+        self.projection = _linear_of(state["projection"])
+
     def loss(self, z: Tensor, labels: Tensor, classes: list[int]) -> Tensor:
         """Supervised InfoNCE."""
         loss: Tensor = self.info_nce(z, labels)
@@ -188,6 +216,15 @@ class CrossEntropyObjective(Objective):
             self.classifier = self._linear(example, len(classes), 1, *classes)
             self._classes = classes
         return self.classifier
+
+    def state_dict(self) -> dict[str, Any]:
+        """The classifier and its classes."""
+        classifier = None if self.classifier is None else self.classifier.state_dict()
+        return {"classifier": classifier, "classes": self._classes}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a classifier and its classes."""
+        self.classifier, self._classes = _linear_of(state["classifier"]), [*state["classes"]]
 
     def loss(self, z: Tensor, labels: Tensor, classes: list[int]) -> Tensor:
         """Mean cross-entropy over both views."""

@@ -41,6 +41,10 @@ from .views import View, second_view
 
 _SCORE, _TUNE, _HOST, _WARM = 0, 1, 2, 4  # purposes of random numbers; the objective has 3
 _SMALLER = "Lower chunk_size (the same gradient) or batch_size, or use precision='bf16'."
+_PLAIN: Mapping[str, type] = {  # attributes that state_dict has as they are
+    **{"seed": int, "sensitivity": dict, "tuning_losses": list, "overlaps": list},
+    **{"_experience": int, "_warm": bool, "_tuned": bool},
+}
 SELECT_BY = ("mi", "gradient", "magnitude", "random")
 
 
@@ -132,8 +136,6 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         * ``tune_epochs`` counts tuning epochs. There, the score pass is the first of ``mi_epochs``.
         * A last batch of one image, which has nothing to contrast, is left out.
     """
-
-    _transient = ("_begun", "_guard", "_owner", "keeper")  # not saved
 
     def __init__(
         self,
@@ -231,6 +233,35 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         if self._guard is not None and self._guard.changed is not None:
             return float(self._guard.changed) / self._guard.entries.total
         return float(self._updated)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the plugin knows between two experiences, as tensors and plain data."""
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        return {
+            **plain,
+            "updated": self.updated_fraction,
+            "scored": {name: [*shape] for name, shape in self._scored.items()},
+            "selection": self.selection and self.selection.state_dict(),
+            "to_protect": {n: entries.state_dict() for n, entries in self._to_protect.items()},
+            "history": self.history.state_dict(),
+            "objective": self.objective.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of a plugin with the same arguments."""
+        self._release()
+        saved = state["selection"]
+        self.selection = None if saved is None else Selection.from_state_dict(saved)
+        self._to_protect = {n: Entries.from_state_dict(e) for n, e in state["to_protect"].items()}
+        self.history.load_state_dict(state["history"])
+        self.objective.load_state_dict(state["objective"])
+        self._scored = {name: torch.Size(shape) for name, shape in state["scored"].items()}
+        self._updated = float(state["updated"])
+        for name, kind in _PLAIN.items():
+            if not isinstance(state[name], kind):
+                raise ValueError(f"{name.lstrip('_')} is no {kind.__name__}")
+            setattr(self, name, kind(state[name]))
+        self.objective.seed = self.seed
 
     # ---- Avalanche's hooks -------------------------------------------------------------------
 

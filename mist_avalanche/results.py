@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from ._settings import refuse_other_settings
 from ._version import __version__
-from .checkpoint import refuse_other_settings
 from .config import RunConfig
 from .distributed import world_size
 

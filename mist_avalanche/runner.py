@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,7 +23,7 @@ from . import report
 from ._disk import only_one
 from ._states import tensors_of
 from .backbones import backbone_defaults, create_backbone
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, NotResumableWarning
 from .config import BENCHMARKS, RunConfig
 from .distributed import processes, rank, world_size
 from .features import in_mode
@@ -145,7 +146,12 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     pretrained = {name: t.detach().clone() for name, t in tensors_of(backbone).items()}
     counts = [len(e.dataset) for e in benchmark.test_stream]
     every, folder = config.checkpoint_every, output / CHECKPOINTS
-    checkpoint = Checkpoint(folder, strategy, benchmark, settings=settings, every=every)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotResumableWarning)
+        checkpoint = Checkpoint(folder, strategy, benchmark, settings=settings, every=every)
+    if resume and checkpoint.unsaved:
+        unsaved = ", ".join(checkpoint.unsaved)
+        log.warning("%s starts over: %s keeps state that cannot be saved.", output, unsaved)
     if not resume:
         checkpoint.remove()
     done = checkpoint.load({"correct": [], "train": [], "eval": [], "total": 0.0})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -137,6 +137,18 @@ class Selection:
     def __init__(self, masks: Mapping[str, Tensor], always: frozenset[str] = frozenset()) -> None:
         self.entries = {name: Entries.of(mask) for name, mask in masks.items()}
         self.always = always
+
+    def state_dict(self) -> dict[str, Any]:
+        """Entries by name, and which names were selected whole."""
+        entries = {name: entries.state_dict() for name, entries in self.entries.items()}
+        return {"entries": entries, "always": sorted(self.always)}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Selection:
+        """The selection of a :meth:`state_dict`."""
+        made = cls({}, frozenset(state["always"]))
+        made.entries = {k: Entries.from_state_dict(v) for k, v in state["entries"].items()}
+        return made
 
     @property
     def masks(self) -> dict[str, Tensor]:

@@ -1,9 +1,9 @@
 """A small run, killed at random moments and resumed until its end: the same bits every time?
 
 ``python tests/kill.py --kills 30`` prints what each kill has hit; ``--signals KILL,TERM,INT`` asks
-two of three runs to stop instead. RanPAC with MIST before every
-experience and drift compensation, on some experiences of glyphs, in processes that are forked, so
-that a moment is one of the run and not of imports.
+two of three runs to stop instead. RanPAC or another ``--strategy`` on some experiences of glyphs,
+with MIST before each unless ``--without-mist``, in processes that are forked, so that a moment is
+one of the run and not of imports.
 """
 
 import argparse
@@ -26,11 +26,15 @@ from mist_avalanche import cli, config, runner
 from mist_avalanche.prediction import DELTA, HEAD
 
 MIST = ("tune_epochs=3", "later_epochs=2", "projection_epochs=2", "score_on=every")
+WITH_MIST = ["--mist", *(part for setting in MIST for part in ("--mist-arg", setting))]
+STRATEGIES = {
+    "ranpac": ["--drift-compensation", "--strategy-arg", "n_random_features=400"],
+    "simplecil": ["--drift-compensation"],
+    "naive": ["--strategy-arg", "train_epochs=2"],
+}
 ARGUMENTS = [
-    *("run", "--benchmark", "glyphs", "--strategy", "ranpac", "--mist", "--drift-compensation"),
-    *("--experiences", "50", "--jobs", "1", "--quiet", "--checkpoint-every", "0"),
-    *(part for setting in MIST for part in ("--mist-arg", setting)),
-    *("--strategy-arg", "n_random_features=400", "--resume"),
+    *("run", "--benchmark", "glyphs", "--experiences", "50", "--jobs", "1", "--quiet"),
+    *("--checkpoint-every", "0", "--resume"),
 ]
 
 
@@ -87,7 +91,7 @@ def outcome(output):
     results = json.loads((output / "results.json").read_text())
     weights = [hashlib.sha256((output / f).read_bytes()).hexdigest() for f in (DELTA, HEAD)]
     kept = ("metrics", "accuracy", "parameters", "mist", "classes_seen")
-    return {**{key: results[key] for key in kept}, "weights": weights}
+    return {**{key: results.get(key) for key in kept}, "weights": weights}
 
 
 def left(output):
@@ -102,7 +106,7 @@ def left(output):
     return (", ".join(names[:1] + names[1:][-2:]) or "nothing") + writing
 
 
-def trial(output, moments, number=signal.SIGKILL):
+def trial(output, moments, more, number=signal.SIGKILL):
     """A run that is ended at some moments after its starts, then goes on; what was left each time.
 
     Returns:
@@ -111,12 +115,12 @@ def trial(output, moments, number=signal.SIGKILL):
     output.mkdir(parents=True)
     codes, found = [], []
     for seconds in moments:
-        codes.append(end_of(start(output), seconds, number))
+        codes.append(end_of(start(output, more), seconds, number))
         found.append(left(output))
         if codes[-1] == 0:
             break
     if not codes or codes[-1] != 0:
-        code = end_of(start(output))
+        code = end_of(start(output, more))
         assert code == 0, (output / "stderr.txt").read_text()
     assert not (output / "checkpoints").exists()
     return codes, found
@@ -129,14 +133,18 @@ def main():
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--signals", default="KILL", help="in turn")
     arguments.add_argument("--experiences", type=int, default=4)
+    arguments.add_argument("--strategy", choices=STRATEGIES, default="ranpac")
+    arguments.add_argument("--without-mist", action="store_true")
     given = arguments.parse_args()
+    more = ["--strategy", given.strategy, *STRATEGIES[given.strategy]]
+    more += [] if given.without_mist else WITH_MIST
     few_glyphs(given.experiences)
     numbers = cycle(signal.Signals[f"SIG{name}"] for name in given.signals.split(","))
     draw = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
         began = time.monotonic()
-        trial(whole, [])
+        trial(whole, [], more)
         seconds = time.monotonic() - began
         wanted, kills, different = outcome(whole), 0, 0
         print(f"uninterrupted: {seconds:.1f} s, {json.dumps(wanted['metrics'])}\n")
@@ -149,7 +157,7 @@ def main():
             output = Path(folder) / f"{i}"
             number = next(numbers)
             code = -number if number == signal.SIGKILL else 128 + number
-            codes, found = trial(output, moments, number)
+            codes, found = trial(output, moments, more, number)
             kills += codes.count(code)
             same = outcome(output) == wanted and {*codes} <= {code, 0}
             different += not same

@@ -19,7 +19,7 @@ from unittest import mock
 
 import torch
 from avalanche.benchmarks.scenarios.deprecated.generators import nc_benchmark
-from avalanche.training.plugins import SupervisedPlugin
+from avalanche.training.plugins import ReplayPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 from conftest import Images
 from full_disk import FullDisk
@@ -30,7 +30,7 @@ from tiny_runs import MIST as TINY
 from tiny_runs import tiny_benchmark
 from torch import nn
 
-from mist_avalanche import MISTPlugin, cli, report
+from mist_avalanche import MISTPlugin, cli, report, runner
 from mist_avalanche._checksummed import read_checksummed, write_checksummed
 from mist_avalanche._disk import only_one
 from mist_avalanche.backbones import create_backbone, tiny_vit
@@ -375,7 +375,7 @@ def resume_without_a_run(folder):
 
 def anew_where_one_is_finished(folder):
     small_run(folder, "--seed", "1")
-    stopped(folder)
+    stopped(folder, 1, "--overwrite")
     return f"the later one goes on: {resumed(folder)}"
 
 
@@ -437,11 +437,7 @@ def checkpoint_of_another_version(folder):
 
 
 def checkpoint_that_names_a_function(folder):
-    def change(content):
-        _root, *others = content["strategy"]
-        next(record for record in others if record[0] == "object")[1] = "os:system"
-
-    rewritten(folder, change)
+    rewritten(folder, lambda content: content.update(strategy=os.system))
 
 
 def checkpoint_of_other_settings(folder):
@@ -463,19 +459,19 @@ def checkpoint_of_another_strategy(folder):
 
 
 def something_that_cannot_be_saved(folder):
-    class HoldsAFile(SupervisedPlugin):
-        def after_training_exp(self, strategy, **kwargs):
-            self.log = open(folder / "log", "w")  # noqa: SIM115
+    host = SimpleCIL(model=create_backbone(), plugins=[ReplayPlugin(4)], evaluator=None)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        Checkpoint(folder, host, stream())
+    return f"warning: {seen[-1].message}"
 
-    made = stream()
-    host = SimpleCIL(model=create_backbone(), plugins=[holds := HoldsAFile()], evaluator=None)
-    checkpoint = Checkpoint(folder, host, made)
-    checkpoint.load()
-    host.train(made.train_stream[0])
-    try:
-        checkpoint.save()
-    finally:
-        holds.log.close()
+
+def resumed_without_a_checkpoint(folder):
+    replay = "--strategy", "replay", "--strategy-arg", "train_epochs=1"
+    stopped(folder, 0, *replay)
+    with mock.patch.object(runner.log, "warning") as said:
+        resumed(folder, *replay)
+    return said.call_args.args[0] % said.call_args.args[1:]
 
 
 def values_that_are_not_json(folder):
@@ -703,7 +699,8 @@ CASES = {
         "a checkpoint of other settings": checkpoint_of_other_settings,
         "a checkpoint of another strategy": checkpoint_of_another_strategy,
         "a checkpoint of another backbone": checkpoint_of_another_backbone,
-        "a plugin that holds an open file": something_that_cannot_be_saved,
+        "a plugin that keeps state and cannot save it": something_that_cannot_be_saved,
+        "--resume of a strategy that cannot save its state": resumed_without_a_checkpoint,
         "values that are not JSON": values_that_are_not_json,
         "a second run in the same folder": second_run_in_a_folder,
     },

@@ -2,6 +2,7 @@ import csv
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -121,6 +122,23 @@ def test_resume_keeps_finished_runs_and_refuses_other_settings(tmp_path):
         run(RunConfig(**QUICK, mist=True), tmp_path, resume=True, progress=False)
     with pytest.raises(ValueError, match=r"settings \(seed: 0 there, 1 here\)"):
         run(RunConfig(**QUICK, seed=1), tmp_path, resume=True, progress=False)
+
+
+def test_a_stopped_replay_run_starts_over_and_says_so(tmp_path, caplog):
+    from mist_avalanche import runner
+
+    config = RunConfig(**QUICK, strategy="replay", strategy_args={"train_epochs": 1})
+    whole = run(config, tmp_path / "whole", progress=False)
+    with (
+        mock.patch.object(runner, "save_classifier", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        run(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert "starts over" not in caplog.text
+    again = run(config, tmp_path / "run", resume=True, progress=False)
+    assert "starts over: ReplayPlugin keeps state that cannot be saved" in caplog.text
+    assert again["accuracy"] == whole["accuracy"]
 
 
 @pytest.mark.tensorboard

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -37,10 +37,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
             :class:`~mist_avalanche.strategies.SimpleCIL`.
     """
 
-    # not saved between experiences
-    _transient: tuple[str, ...]
-    _transient = ("_before_tuning", "_evaluated", "_loader", "_unchanged", "_upright")
-    _transient += ("feature_cache",)
+    modules_in_state = ("head",)  # of the model, which state_dict has and a checkpoint need not
 
     def __init__(
         self,
@@ -89,6 +86,20 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
     @abstractmethod
     def fit(self, features: Tensor, labels: Tensor) -> None:
         """Add an experience, features (n, D) of labels (n,), to the head."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The head with what it has seen, not the backbone."""
+        fitted_on = self._fitted_on.hex()
+        return {"head": self.head.state_dict(), "fitted_on": fitted_on, "told": self._told}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of a strategy with the same arguments."""
+        self.head.load_state_dict(state["head"])
+        self._fitted_on, self._told = bytes.fromhex(state["fitted_on"]), bool(state["told"])
+        self._before_tuning = self._upright = self._unchanged = self._loader = None
+        self._evaluated = {}
+        if self.feature_cache is not None:
+            self.feature_cache.clear()
 
     # ---- An experience -----------------------------------------------------------------------
 

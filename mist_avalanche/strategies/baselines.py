@@ -63,6 +63,21 @@ def _features(backbone: nn.Module, n_features: int, n_classes: int) -> nn.Module
     return model
 
 
+class _StreamingLDA(StreamingLDA):
+    """Avalanche's, with its state."""
+
+    _names = ("muK", "cK", "Sigma", "Lambda", "num_updates", "prev_num_updates")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Class means, counts, and covariance."""
+        return {name: getattr(self, name) for name in self._names}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`."""
+        for name in self._names:
+            setattr(self, name, state[name])
+
+
 @dataclass(frozen=True)
 class _Baseline:
     """A strategy of Avalanche's.
@@ -94,7 +109,7 @@ _BASELINES: Mapping[str, _Baseline] = MappingProxyType(
         # Mai et al., arXiv 2103.13885: crops and colours; letters are not mirrored
         "scr": _Baseline(SCR, {"mem_size": MEMORY, "batch_size_mem": 100}, _projecting),
         "streaming_lda": _Baseline(
-            StreamingLDA, model=_features, mist={"classifier": "train_classifier"}
+            _StreamingLDA, model=_features, mist={"classifier": "train_classifier"}
         ),
         "cumulative": _Baseline(Cumulative),
         # the upper bound: from the pretrained weights on all data so far, after each experience
@@ -183,7 +198,7 @@ def build_strategy(
     }
     arguments["plugins"] = [*baseline.plugins(), *plugins]
     if name == "streaming_lda":  # it sees every image once, and has no optimizer
-        return StreamingLDA(
+        return _StreamingLDA(
             slda_model=model.to(device),
             criterion=nn.CrossEntropyLoss(),
             input_size=n_features,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from .._batches import derive_seed
 from .._checks import check_choice, check_integer
+from .._triangle import pack, unpack
 from ..heads import RidgeHead
 from ..memory import FeatureMemory, GaussianMemory, Memory
 from ._computed import ComputedHeadStrategy
+
+_MADE_AGAIN = ("projection", "gram", "weight")  # buffers of the head
 
 
 class RanPAC(ComputedHeadStrategy):
@@ -125,6 +128,30 @@ class RanPAC(ComputedHeadStrategy):
             cache_mb=cache_mb,
             **kwargs,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, G as a triangle. W comes from the seed, the weights from solving again."""
+        state = super().state_dict()
+        width, gram, _ = (state["head"].pop(name) for name in _MADE_AGAIN)
+        about = {"seed": self.seed, "n_random_features": self.head.n_random_features}
+        return {**state, **about, "width": len(width), "gram": pack(gram)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of a RanPAC with the same arguments.
+
+        Raises:
+            ValueError: M, the seed or the dtype is another one.
+        """
+        gram = unpack(state["gram"])
+        there = (state["n_random_features"], state["seed"], gram.dtype)
+        here = (self.head.n_random_features, self.seed, self.head.gram.dtype)
+        if there != here:
+            raise ValueError(f"n_random_features, seed and dtype were {there}, and are {here}")
+        w = self.head.drawn(state["width"]) if state["width"] else self.head.projection[:0, :0]
+        made_again = dict(zip(_MADE_AGAIN, (w, gram, state["head"]["cross"]), strict=True))
+        super().load_state_dict({**state, "head": {**state["head"], **made_again}})
+        if len(gram):
+            self.head.solve()
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
         """Add features (n, D) of labels (n,) to the statistics, and solve."""
