@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from mist_avalanche.config import RunConfig
-from mist_avalanche.experiments import run_methods
-from mist_avalanche.page import write_page
-from mist_avalanche.tables import table, write_tables
+from mist_avalanche.reports import table, write_page, write_tables
+from mist_avalanche.runs import RunConfig, run_methods
 
 OUTPUT = Path("results/my-comparison")
 common = {"benchmark": "glyphs", "experiences": 10}

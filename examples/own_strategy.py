@@ -6,8 +6,8 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
 from mist_avalanche import MISTPlugin
-from mist_avalanche.backbones import create_backbone
 from mist_avalanche.benchmarks import SplitGlyphs
+from mist_avalanche.models import create_backbone
 
 
 class Averaging(SupervisedTemplate):

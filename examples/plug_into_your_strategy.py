@@ -6,8 +6,8 @@ from avalanche.training.supervised import Replay
 from torch import nn
 
 from mist_avalanche import MISTPlugin
-from mist_avalanche.backbones import create_backbone
 from mist_avalanche.benchmarks import SplitGlyphs
+from mist_avalanche.models import create_backbone
 
 benchmark = SplitGlyphs(n_experiences=10)
 model = nn.Sequential(create_backbone(), IncrementalClassifier(96))

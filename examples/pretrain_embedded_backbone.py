@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mist_avalanche.backbones import tiny_vit
-from mist_avalanche.benchmarks import _rendering as rendering
+from mist_avalanche.benchmarks import rendering as rendering
+from mist_avalanche.models.backbones import tiny_vit
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--output", default="embedded.safetensors")

@@ -11,9 +11,9 @@ from avalanche.logging import TensorboardLogger
 from avalanche.training.plugins import EvaluationPlugin
 
 from mist_avalanche import MISTPlugin
-from mist_avalanche.backbones import backbone_defaults, create_backbone
 from mist_avalanche.benchmarks import SplitImageNetR
-from mist_avalanche.metrics import accuracy_rows, summarize
+from mist_avalanche.models import backbone_defaults, create_backbone
+from mist_avalanche.runs import accuracy_rows, summarize
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
 parser = argparse.ArgumentParser(description=__doc__)

@@ -14,8 +14,7 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ._batches import derive_seed
-from ._checks import (
+from ._support.checks import (
     check_choice,
     check_experience,
     check_integer,
@@ -23,21 +22,22 @@ from ._checks import (
     check_rate,
     classes_of,
 )
-from ._entries import Entries
-from ._epochs import Keeper, run_epochs
-from ._memory_use import advice
-from .backbones import backbone_defaults
-from .features import FeatureExtractor, always_selected, feature_extractor
-from .forward import Forward
-from .gradients import SelectedEntries
-from .guard import StepGuard
-from .history import SelectionHistory, most_sensitive
-from .losses import TEMPERATURE
-from .objective import CrossEntropyObjective, MIObjective, Objective
-from .selection import Selection, random_scores, select
-from .sensitivity import fisher_scores, gradient_scores
-from .tuning import ProjectionSGD, ReferenceSGD, SparseSGD
-from .views import View, second_view
+from ._support.memory_use import advice
+from ._support.randomness import derive_seed
+from .method.entries import Entries
+from .method.epochs import Keeper, run_epochs
+from .method.gradients import SelectedEntries
+from .method.guard import StepGuard
+from .method.history import SelectionHistory, most_sensitive
+from .method.losses import TEMPERATURE
+from .method.objective import CrossEntropyObjective, MIObjective, Objective
+from .method.selection import Selection, random_scores, select
+from .method.sensitivity import fisher_scores, gradient_scores
+from .method.tuning import ProjectionSGD, ReferenceSGD, SparseSGD
+from .method.views import View, second_view
+from .models.backbones import backbone_defaults
+from .models.features import FeatureExtractor, always_selected, feature_extractor
+from .models.forward import Forward
 
 _SCORE, _TUNE, _HOST, _WARM = 0, 1, 2, 4  # purposes of random numbers; the objective has 3
 _SMALLER = "Lower chunk_size (the same gradient) or batch_size, or use precision='bf16'."
@@ -100,18 +100,19 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             every entry.
         batch_size: images a batch of scoring and tuning, each in two views.
         chunk_size: views that pass through the backbone at a time, where a batch is too large for
-            the memory, for a second forward pass; see :class:`~mist_avalanche.forward.Forward`.
+            the memory, for a second forward pass; see
+            :class:`~mist_avalanche.models.forward.Forward`.
         precision: of scoring and tuning: ``"32"`` or ``"bf16"`` (autocast; weights, loss and scores
             in float32).
         compile: use ``torch.compile`` for scoring and tuning.
         view: the second view; None for the paper's, ``{"flip": 0}`` for the paper's with another
-            argument of :class:`~mist_avalanche.views.SecondView`, or ``f(batch, generator)``.
+            argument of :class:`~mist_avalanche.method.SecondView`, or ``f(batch, generator)``.
         keep_scores: keep :attr:`sensitivity`, in the CPU's memory, after it was used.
         seed: of the plugin's random draws; None takes ``torch.initial_seed()``.
         verbose: show progress bars.
 
     Attributes:
-        selection: a :class:`~mist_avalanche.selection.Selection`, None before the first score.
+        selection: a :class:`~mist_avalanche.method.Selection`, None before the first score.
         sensitivity: name to scores of the last score pass; empty without ``keep_scores``.
         overlaps: of each selection after the first, the share that the one before had too.
         tuning_losses: mean loss of each epoch of the last tuning.
@@ -220,7 +221,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         """The plugin with the tuning defaults of a backbone, and some of them changed.
 
         Args:
-            name: of :func:`~mist_avalanche.backbones.create_backbone`.
+            name: of :func:`~mist_avalanche.models.backbones.create_backbone`.
             drift_compensation: those for a strategy that compensates drift.
             changes: arguments of the plugin.
         """

@@ -3,8 +3,8 @@ import torch
 from avalanche.benchmarks.scenarios.deprecated.generators import nc_benchmark
 from torch.utils.data import TensorDataset
 
-from mist_avalanche import runner
-from mist_avalanche.backbones import tiny_vit
+from mist_avalanche.models.backbones import tiny_vit
+from mist_avalanche.runs import runner
 
 torch.set_num_threads(1)  # a second thread mostly waits for tensors as small as these
 

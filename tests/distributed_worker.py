@@ -11,8 +11,8 @@ from avalanche.training.plugins import EvaluationPlugin
 from conftest import Images, make_benchmark
 
 from mist_avalanche import MISTPlugin
-from mist_avalanche.backbones import create_backbone
-from mist_avalanche.distributed import processes, rank
+from mist_avalanche._support.distributed import processes, rank
+from mist_avalanche.models.backbones import create_backbone
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
 

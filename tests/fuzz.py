@@ -26,14 +26,14 @@ from conftest import make_benchmark
 from torch import nn
 
 from mist_avalanche import MISTPlugin
-from mist_avalanche._checksummed import read_checksummed, write_checksummed
-from mist_avalanche._delta_file import read_delta
-from mist_avalanche._safetensors import strict_json
-from mist_avalanche.checkpoint import Checkpoint
-from mist_avalanche.config import RunConfig
-from mist_avalanche.delta import save_delta
-from mist_avalanche.reference_config import read_config
-from mist_avalanche.results import earlier_results
+from mist_avalanche._support.checksummed import read_checksummed, write_checksummed
+from mist_avalanche._support.safetensors import strict_json
+from mist_avalanche.deltas.delta import save_delta
+from mist_avalanche.deltas.file import read_delta
+from mist_avalanche.runs.checkpoint import Checkpoint
+from mist_avalanche.runs.config import RunConfig
+from mist_avalanche.runs.reference_config import read_config
+from mist_avalanche.runs.results import earlier_results
 
 LONGEST = 10  # seconds an input
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.")
@@ -284,7 +284,7 @@ class Contents(Reader):
         checkpoint = Checkpoint(self.folder, made, self.benchmark)
         with ExitStack() as patches:
             if self.changed:
-                name = "mist_avalanche.checkpoint.read_checksummed"
+                name = "mist_avalanche.runs.checkpoint.read_checksummed"
                 patches.enter_context(mock.patch(name, side_effect=self._content))
             checkpoint.load()
         if self.kind == "tuning":

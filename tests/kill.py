@@ -22,8 +22,9 @@ from pathlib import Path
 
 import torch
 
-from mist_avalanche import cli, config, runner
-from mist_avalanche.prediction import DELTA, HEAD
+from mist_avalanche.cli import main as cli
+from mist_avalanche.runs import config, runner
+from mist_avalanche.runs.prediction import DELTA, HEAD
 
 MIST = ("tune_epochs=3", "later_epochs=2", "projection_epochs=2", "score_on=every")
 WITH_MIST = ["--mist", *(part for setting in MIST for part in ("--mist-arg", setting))]

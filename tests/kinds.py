@@ -21,8 +21,8 @@ from conftest import Images, make_benchmark
 from torch import nn
 
 from mist_avalanche import MISTPlugin
-from mist_avalanche.backbones import create_backbone
-from mist_avalanche.heads import BackboneWithHead
+from mist_avalanche.models.backbones import create_backbone
+from mist_avalanche.models.heads import BackboneWithHead
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
 N_CLASSES, PER_CLASS = 6, 10

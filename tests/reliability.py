@@ -30,15 +30,18 @@ from tiny_runs import MIST as TINY
 from tiny_runs import tiny_benchmark
 from torch import nn
 
-from mist_avalanche import MISTPlugin, cli, report, runner
-from mist_avalanche._checksummed import read_checksummed, write_checksummed
-from mist_avalanche._disk import only_one
-from mist_avalanche.backbones import create_backbone, tiny_vit
+from mist_avalanche import MISTPlugin
+from mist_avalanche._support.checksummed import read_checksummed, write_checksummed
+from mist_avalanche._support.disk import only_one
 from mist_avalanche.benchmarks import SplitImageNetR
-from mist_avalanche.checkpoint import Checkpoint
-from mist_avalanche.delta import apply_delta, save_delta
-from mist_avalanche.page import write_page
-from mist_avalanche.prediction import HEAD
+from mist_avalanche.cli import main as cli
+from mist_avalanche.deltas.delta import apply_delta, save_delta
+from mist_avalanche.models.backbones import create_backbone, tiny_vit
+from mist_avalanche.reports import report
+from mist_avalanche.reports.page import write_page
+from mist_avalanche.runs import runner
+from mist_avalanche.runs.checkpoint import Checkpoint
+from mist_avalanche.runs.prediction import HEAD
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "reliability.md"

@@ -11,9 +11,10 @@ import torch
 from data_layouts import class_folders, photos
 from safetensors.torch import load_file
 
-from mist_avalanche import backbones, experiments
-from mist_avalanche.backbones import EMBEDDED, EMBEDDED_WEIGHTS
-from mist_avalanche.delta import read_delta
+from mist_avalanche.deltas.delta import read_delta
+from mist_avalanche.models import backbones
+from mist_avalanche.models.backbones import EMBEDDED, EMBEDDED_WEIGHTS
+from mist_avalanche.runs import experiments
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,8 +12,8 @@ from conftest import Images
 from kinds import CELLS, from_datasets, outcome, trained_by_gradients
 
 from mist_avalanche import MISTPlugin
-from mist_avalanche._checks import classes_of
-from mist_avalanche.backbones import create_backbone
+from mist_avalanche._support.checks import classes_of
+from mist_avalanche.models.backbones import create_backbone
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
 

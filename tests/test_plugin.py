@@ -12,7 +12,7 @@ from avalanche.training.supervised import EWC, LwF, Naive, Replay
 from torch import nn
 
 from mist_avalanche import MISTPlugin
-from mist_avalanche.backbones import create_backbone
+from mist_avalanche.models.backbones import create_backbone
 from mist_avalanche.strategies import SimpleCIL
 
 STRATEGIES = {

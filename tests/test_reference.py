@@ -13,17 +13,17 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
 
-from mist_avalanche.benchmarks._stream import class_order, experience_sizes
-from mist_avalanche.features import always_selected
-from mist_avalanche.gradients import SelectedEntries, masked_gradient
-from mist_avalanche.heads import PrototypeHead, RidgeHead
-from mist_avalanche.history import SelectionHistory, most_sensitive
-from mist_avalanche.losses import SupervisedInfoNCE
-from mist_avalanche.ridge import RIDGES, choose_ridge, validation_losses
-from mist_avalanche.selection import Selection, select, top_entries
-from mist_avalanche.sensitivity import fisher_scores
-from mist_avalanche.tuning import ReferenceSGD, tune
-from mist_avalanche.views import LUMA, flip, grayscale, resized_crop
+from mist_avalanche.benchmarks.stream import class_order, experience_sizes
+from mist_avalanche.method.gradients import SelectedEntries, masked_gradient
+from mist_avalanche.method.history import SelectionHistory, most_sensitive
+from mist_avalanche.method.losses import SupervisedInfoNCE
+from mist_avalanche.method.selection import Selection, select, top_entries
+from mist_avalanche.method.sensitivity import fisher_scores
+from mist_avalanche.method.tuning import ReferenceSGD, tune
+from mist_avalanche.method.views import LUMA, flip, grayscale, resized_crop
+from mist_avalanche.models.features import always_selected
+from mist_avalanche.models.heads import PrototypeHead, RidgeHead
+from mist_avalanche.models.ridge import RIDGES, choose_ridge, validation_losses
 
 DIRECTORY = Path(os.environ.get("MIST_REFERENCE_DIR") or Path(__file__).parent / "reference")
 GOLDEN = json.loads((DIRECTORY / "golden.json").read_text())

@@ -8,7 +8,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from mist_avalanche import MISTPlugin
-from mist_avalanche.features import find_classifier
+from mist_avalanche.models.features import find_classifier
 
 
 class Net(nn.Module):

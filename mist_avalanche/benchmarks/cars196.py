@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ._catalog import CARS196
-from ._image_benchmark import image_benchmark
-from ._transforms import IMAGENET, cars_crops
+from .image_benchmark import image_benchmark
+from .storage.catalog import CARS196
+from .transforms import IMAGENET, cars_crops
 
 SplitCars196 = image_benchmark(
     "SplitCars196",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ._catalog import CIFAR100
-from ._image_benchmark import image_benchmark
+from .image_benchmark import image_benchmark
+from .storage.catalog import CIFAR100
 
 SplitCIFAR100 = image_benchmark(
     "SplitCIFAR100",

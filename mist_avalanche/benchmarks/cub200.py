@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ._catalog import CUB200
-from ._image_benchmark import image_benchmark
+from .image_benchmark import image_benchmark
+from .storage.catalog import CUB200
 
 SplitCUB200 = image_benchmark(
     "SplitCUB200",

@@ -10,8 +10,8 @@ from avalanche.benchmarks import NCScenario
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from ._rendering import Style, outlines, render, unseen_glyphs
-from ._stream import Source, Transform, class_incremental
+from .rendering import Style, outlines, render, unseen_glyphs
+from .stream import Source, Transform, class_incremental
 
 HAND_MADE = Style(
     rotation=0.2,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ._catalog import IMAGENET_A
-from ._image_benchmark import image_benchmark
+from .image_benchmark import image_benchmark
+from .storage.catalog import IMAGENET_A
 
 SplitImageNetA = image_benchmark(
     "SplitImageNetA",

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 from torchvision.datasets import Omniglot
 from torchvision.transforms import v2
 
-from ._stream import Source, Transform, class_incremental, slight_affine
-from ._transforms import Statistics, statistics_for
+from .stream import Source, Transform, class_incremental, slight_affine
+from .transforms import Statistics, statistics_for
 
 SETS = (
     "images_background",

@@ -12,15 +12,15 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 
-from .._checks import check_integer, check_not_empty
-from .._memory_use import advice
-from .._snapshot import Snapshot
-from ..distributed import gather_rows, share, world_size
-from ..drift import fit_drift, turned
-from ..feature_cache import FeatureCache, Features, bits_of, fingerprint, look
-from ..features import in_mode, take_off_classifier
-from ..forward import Forward
-from ..heads import BackboneWithHead, StatisticsHead
+from .._support.checks import check_integer, check_not_empty
+from .._support.distributed import gather_rows, share, world_size
+from .._support.memory_use import advice
+from ..models.drift import fit_drift, turned
+from ..models.features import in_mode, take_off_classifier
+from ..models.forward import Forward
+from ..models.heads import BackboneWithHead, StatisticsHead
+from ..models.snapshot import Snapshot
+from .feature_cache import FeatureCache, Features, bits_of, fingerprint, look
 
 
 class ComputedHeadStrategy(SupervisedTemplate, ABC):

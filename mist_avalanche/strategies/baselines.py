@@ -32,8 +32,8 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 from torchvision.transforms import v2
 
-from .._checks import nearest_first
-from ..heads import BackboneWithHead
+from .._support.checks import nearest_first
+from ..models.heads import BackboneWithHead
 from .ranpac import RanPAC
 from .simplecil import SimpleCIL
 

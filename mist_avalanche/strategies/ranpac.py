@@ -10,11 +10,11 @@ from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.plugins.evaluation import default_evaluator
 from torch import Tensor, nn
 
-from .._batches import derive_seed
-from .._checks import check_choice, check_integer
-from .._triangle import pack, unpack
-from ..heads import RidgeHead
-from ..memory import FeatureMemory, GaussianMemory, Memory
+from .._support.checks import check_choice, check_integer
+from .._support.randomness import derive_seed
+from ..models.heads import RidgeHead
+from ..models.memory import FeatureMemory, GaussianMemory, Memory
+from ..models.triangle import pack, unpack
 from ._computed import ComputedHeadStrategy
 
 _MADE_AGAIN = ("projection", "gram", "weight")  # buffers of the head
@@ -61,9 +61,9 @@ class RanPAC(ComputedHeadStrategy):
         cache_mb: megabytes of features of test images that stay in memory, more in a temporary
             file, until the backbone changes. ``mb_x`` are then features in evaluation too. 0 keeps
             none, and every evaluation computes all, from images; needed where features change in a
-            way that :func:`~mist_avalanche.feature_cache.fingerprint` and
-            :func:`~mist_avalanche.feature_cache.look` do not see. Images of a random eval transform
-            are never kept.
+            way that :func:`~mist_avalanche.strategies.feature_cache.fingerprint` and
+            :func:`~mist_avalanche.strategies.feature_cache.look` do not see. Images of a random
+            eval transform are never kept.
 
     Raises:
         ValueError: an argument out of its range, a multi-task model, or a memory of ``"none"`` that

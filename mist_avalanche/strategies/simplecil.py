@@ -10,7 +10,7 @@ from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.plugins.evaluation import default_evaluator
 from torch import Tensor, nn
 
-from ..heads import PrototypeHead
+from ..models.heads import PrototypeHead
 from ._computed import ComputedHeadStrategy
 
 
@@ -43,9 +43,9 @@ class SimpleCIL(ComputedHeadStrategy):
         cache_mb: megabytes of features of test images that stay in memory, more in a temporary
             file, until the backbone changes. ``mb_x`` are then features in evaluation too. 0 keeps
             none, and every evaluation computes all, from images; needed where features change in a
-            way that :func:`~mist_avalanche.feature_cache.fingerprint` and
-            :func:`~mist_avalanche.feature_cache.look` do not see. Images of a random eval transform
-            are never kept.
+            way that :func:`~mist_avalanche.strategies.feature_cache.fingerprint` and
+            :func:`~mist_avalanche.strategies.feature_cache.look` do not see. Images of a random
+            eval transform are never kept.
 
     Raises:
         ValueError: a multi-task model, whose features depend on task labels.

@@ -13,15 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from data_layouts import archive, cars, cifar, class_folders, cub, photos, train_test, tree
 
-from mist_avalanche.benchmarks import (
-    SplitCars196,
-    SplitCIFAR100,
-    SplitCUB200,
-    SplitImageNetR,
-    _archive,
-)
-from mist_avalanche.benchmarks._catalog import IMAGENET_R
-from mist_avalanche.benchmarks._find import find
+from mist_avalanche.benchmarks import SplitCars196, SplitCIFAR100, SplitCUB200, SplitImageNetR
+from mist_avalanche.benchmarks.storage import archive as _archive
+from mist_avalanche.benchmarks.storage.catalog import IMAGENET_R
+from mist_avalanche.benchmarks.storage.find import find
 
 
 @pytest.fixture(autouse=True)

@@ -17,10 +17,11 @@ from data_layouts import N_CLASSES, N_IMAGES, cifar, class_folders, photos
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader
 
-from mist_avalanche import cli
-from mist_avalanche.benchmarks import SplitCIFAR100, SplitImageNetR, _decoded
-from mist_avalanche.benchmarks._decoded import CACHES, DecodedImages, kept_decoded
-from mist_avalanche.benchmarks._images import ImageFiles, read_image
+from mist_avalanche.benchmarks import SplitCIFAR100, SplitImageNetR
+from mist_avalanche.benchmarks.storage import decoded as _decoded
+from mist_avalanche.benchmarks.storage.decoded import CACHES, DecodedImages, kept_decoded
+from mist_avalanche.benchmarks.storage.images import ImageFiles, read_image
+from mist_avalanche.cli import main as cli
 
 N = N_CLASSES * N_IMAGES
 

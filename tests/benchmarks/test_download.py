@@ -9,10 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from data_layouts import archive, class_folders, photos
 
-from mist_avalanche.benchmarks import _download, _find
-from mist_avalanche.benchmarks._catalog import IMAGENET_R, Remote
-from mist_avalanche.benchmarks._download import fetch
-from mist_avalanche.benchmarks._find import find
+from mist_avalanche.benchmarks.storage import download as _download
+from mist_avalanche.benchmarks.storage import find as _find
+from mist_avalanche.benchmarks.storage.catalog import IMAGENET_R, Remote
+from mist_avalanche.benchmarks.storage.download import fetch
+from mist_avalanche.benchmarks.storage.find import find
 
 CONTENT = bytes(range(256)) * 5000
 

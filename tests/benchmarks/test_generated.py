@@ -6,9 +6,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch.utils.data import DataLoader
 
-from mist_avalanche.backbones import create_backbone
 from mist_avalanche.benchmarks import SplitGlyphs, SplitOmniglot
-from mist_avalanche.heads import PrototypeHead
+from mist_avalanche.models.backbones import create_backbone
+from mist_avalanche.models.heads import PrototypeHead
 
 
 def labels_of(stream):

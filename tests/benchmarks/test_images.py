@@ -20,12 +20,14 @@ from torch.utils.data import DataLoader
 from torchvision.datasets.folder import pil_loader
 
 from mist_avalanche import benchmarks
-from mist_avalanche.benchmarks import _decoded, _find, _index
-from mist_avalanche.benchmarks._catalog import IMAGENET_R
-from mist_avalanche.benchmarks._find import find
-from mist_avalanche.benchmarks._images import is_image_name, read_image
-from mist_avalanche.benchmarks._index import list_class_folders
-from mist_avalanche.benchmarks._layouts import split_by_hash
+from mist_avalanche.benchmarks.storage import decoded as _decoded
+from mist_avalanche.benchmarks.storage import find as _find
+from mist_avalanche.benchmarks.storage import index as _index
+from mist_avalanche.benchmarks.storage.catalog import IMAGENET_R
+from mist_avalanche.benchmarks.storage.find import find
+from mist_avalanche.benchmarks.storage.images import is_image_name, read_image
+from mist_avalanche.benchmarks.storage.index import list_class_folders
+from mist_avalanche.benchmarks.storage.layouts import split_by_hash
 
 LAYOUTS = [  # benchmark, folder, how it is made, split
     ("SplitCIFAR100", "cifar-100-python", cifar, "official"),

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mist_avalanche.benchmarks._stream import class_order, experience_sizes
+from mist_avalanche.benchmarks.stream import class_order, experience_sizes
 
 
 @given(n=st.integers(1, 300), experiences=st.integers(1, 300))

@@ -17,9 +17,9 @@ from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from torch import nn
 
 from mist_avalanche import MISTPlugin
-from mist_avalanche.backbones import create_backbone
-from mist_avalanche.losses import TEMPERATURE
-from mist_avalanche.metrics import summarize
+from mist_avalanche.method.losses import TEMPERATURE
+from mist_avalanche.models.backbones import create_backbone
+from mist_avalanche.runs.metrics import summarize
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
 BACKBONE = "deit_tiny_patch16_224"

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
 
 from mist_avalanche.benchmarks import SplitOmniglot
-from mist_avalanche.benchmarks._images import is_image_name
-from mist_avalanche.benchmarks._stream import Source, class_incremental, slight_affine
-from mist_avalanche.benchmarks._transforms import IMAGENET_MEAN, IMAGENET_STD
+from mist_avalanche.benchmarks.storage.images import is_image_name
+from mist_avalanche.benchmarks.stream import Source, class_incremental, slight_affine
+from mist_avalanche.benchmarks.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE = 224
 ARCHIVES = {"cub": "cub100.zip", "cifar": "cifar100_subset.zip", "cars": "cars98.zip"}

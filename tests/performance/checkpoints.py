@@ -19,7 +19,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from mist_avalanche.checkpoint import Checkpoint
+from mist_avalanche.runs.checkpoint import Checkpoint
 from mist_avalanche.strategies import RanPAC
 
 WIDTH, WEIGHTS = 768, 85_800_000

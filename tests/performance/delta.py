@@ -19,8 +19,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from mist_avalanche.backbones import create_backbone
-from mist_avalanche.delta import DeltaSet, apply_delta, revert_delta, save_delta
+from mist_avalanche.deltas.delta import DeltaSet, apply_delta, revert_delta, save_delta
+from mist_avalanche.models.backbones import create_backbone
 
 
 def moved(base, rate, seed):

@@ -27,12 +27,12 @@ import torch
 from torch.nn import functional as F
 
 from mist_avalanche import MISTPlugin
-from mist_avalanche.backbones import DEFAULTS, EMBEDDED, create_backbone
 from mist_avalanche.benchmarks import SplitOmniglot
-from mist_avalanche.drift import AffineMap, fit_drift, turned
-from mist_avalanche.heads import PrototypeHead, RidgeHead
-from mist_avalanche.memory import GaussianMemory
-from mist_avalanche.ridge import choose_ridge, solve_ridge, sums
+from mist_avalanche.models.backbones import DEFAULTS, EMBEDDED, create_backbone
+from mist_avalanche.models.drift import AffineMap, fit_drift, turned
+from mist_avalanche.models.heads import PrototypeHead, RidgeHead
+from mist_avalanche.models.memory import GaussianMemory
+from mist_avalanche.models.ridge import choose_ridge, solve_ridge, sums
 from mist_avalanche.strategies import SimpleCIL
 
 

@@ -9,10 +9,10 @@ from statistics import mean, stdev
 import torch
 from torch.nn import functional as F
 
-from mist_avalanche.backbones import create_backbone
 from mist_avalanche.benchmarks import SplitGlyphs, SplitOmniglot
-from mist_avalanche.heads import RidgeHead
-from mist_avalanche.ridge import choose_ridge
+from mist_avalanche.models.backbones import create_backbone
+from mist_avalanche.models.heads import RidgeHead
+from mist_avalanche.models.ridge import choose_ridge
 
 WAYS = ("published", "ours", 1.0, 1e4, 1e5, 1e6)
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mist_avalanche.backbones import create_backbone
-from mist_avalanche.benchmarks._images import ArrayImages
-from mist_avalanche.benchmarks._stream import Source, class_incremental
-from mist_avalanche.benchmarks._transforms import center_crop
+from mist_avalanche.benchmarks.storage.images import ArrayImages
+from mist_avalanche.benchmarks.stream import Source, class_incremental
+from mist_avalanche.benchmarks.transforms import center_crop
+from mist_avalanche.models.backbones import create_backbone
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
 

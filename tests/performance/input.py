@@ -21,10 +21,10 @@ from tabulate import tabulate
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from mist_avalanche.benchmarks._decoded import kept_decoded
-from mist_avalanche.benchmarks._images import ImageFiles
-from mist_avalanche.benchmarks._stream import Source, class_incremental
-from mist_avalanche.benchmarks._transforms import center_crop, random_crops
+from mist_avalanche.benchmarks.storage.decoded import kept_decoded
+from mist_avalanche.benchmarks.storage.images import ImageFiles
+from mist_avalanche.benchmarks.stream import Source, class_incremental
+from mist_avalanche.benchmarks.transforms import center_crop, random_crops
 
 
 def cpu_seconds():

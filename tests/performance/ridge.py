@@ -13,8 +13,8 @@ import time
 import torch
 from torch.nn import functional as F
 
-from mist_avalanche.heads import RidgeHead
-from mist_avalanche.ridge import RIDGES
+from mist_avalanche.models.heads import RidgeHead
+from mist_avalanche.models.ridge import RIDGES
 
 
 def published_way(h, targets, gram, cross):

@@ -24,8 +24,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from mist_avalanche import MISTPlugin
-from mist_avalanche.backbones import create_backbone
-from mist_avalanche.checkpoint import KEPT, Checkpoint
+from mist_avalanche.models.backbones import create_backbone
+from mist_avalanche.runs.checkpoint import KEPT, Checkpoint
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
 PER_CLASS = 4

@@ -15,14 +15,14 @@ import timm
 import torch
 from torch import nn
 
-from mist_avalanche.backbones import tiny_vit
-from mist_avalanche.features import FeatureExtractor, always_selected
-from mist_avalanche.forward import Forward
-from mist_avalanche.gradients import SelectedEntries
-from mist_avalanche.guard import StepGuard
-from mist_avalanche.losses import SupervisedInfoNCE
-from mist_avalanche.selection import random_scores, select
-from mist_avalanche.tuning import SparseSGD
+from mist_avalanche.method.gradients import SelectedEntries
+from mist_avalanche.method.guard import StepGuard
+from mist_avalanche.method.losses import SupervisedInfoNCE
+from mist_avalanche.method.selection import random_scores, select
+from mist_avalanche.method.tuning import SparseSGD
+from mist_avalanche.models.backbones import tiny_vit
+from mist_avalanche.models.features import FeatureExtractor, always_selected
+from mist_avalanche.models.forward import Forward
 
 
 def seconds(f, device, repeats):

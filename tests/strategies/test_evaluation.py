@@ -8,7 +8,7 @@ from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from torchvision.transforms import RandomErasing
 
 from mist_avalanche import MISTPlugin
-from mist_avalanche.backbones import create_backbone
+from mist_avalanche.models.backbones import create_backbone
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 from mist_avalanche.strategies import _computed as computed
 

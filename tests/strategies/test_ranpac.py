@@ -3,8 +3,8 @@ import torch
 from avalanche.training.plugins import ReplayPlugin
 
 from mist_avalanche import MISTPlugin
-from mist_avalanche.backbones import create_backbone
-from mist_avalanche.ridge import RIDGES
+from mist_avalanche.models.backbones import create_backbone
+from mist_avalanche.models.ridge import RIDGES
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
 M = 200

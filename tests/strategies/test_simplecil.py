@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mist_avalanche.backbones import create_backbone
+from mist_avalanche.models.backbones import create_backbone
 from mist_avalanche.strategies import SimpleCIL
 
 

@@ -5,8 +5,9 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from tiny_runs import MIST, tiny_benchmark
 
-from mist_avalanche import MISTPlugin, cli
-from mist_avalanche.backbones import create_backbone
+from mist_avalanche import MISTPlugin
+from mist_avalanche.cli import main as cli
+from mist_avalanche.models.backbones import create_backbone
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
 BOTH = pytest.mark.parametrize("strategy_class", [SimpleCIL, RanPAC])

@@ -1,0 +1,99 @@
+"""How sensitive each weight is to an objective (pure; section 3 of the paper)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .._support.distributed import sum_over_processes
+from .gradients import gradients_of
+
+Batch = TypeVar("Batch")
+
+
+def fisher_scores(
+    loss_of: Callable[[Batch], Tensor],
+    batches: Iterable[Batch],
+    parameters: Mapping[str, Tensor],
+    protected: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """F_i = mean over mini-batches of (∂L/∂θ_i)², with the gradient of the batch's loss.
+
+    Nothing is changed: gradients are returned by autograd and never stored in ``.grad``.
+
+    Args:
+        loss_of: scalar loss of one batch.
+        batches: one pass over the data.
+        parameters: leaf tensors by name.
+        protected: entries (bool, shaped as the parameter) whose score is zero.
+
+    Returns:
+        Name to scores, each shaped as its parameter, in float32 or better. A parameter that the
+        loss does not depend on is left out: it does not feed the objective.
+
+    Raises:
+        ValueError: there is no batch, or no parameter that the loss depends on.
+        FloatingPointError: a loss that is not finite; the message counts the batches.
+    """
+    return _protect(_mean_over_batches(loss_of, batches, parameters, torch.square), protected)
+
+
+def gradient_scores(
+    loss_of: Callable[[Batch], Tensor],
+    batches: Iterable[Batch],
+    parameters: Mapping[str, Tensor],
+    protected: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """|mean over mini-batches of ∂L/∂θ_i|; all else as for :func:`fisher_scores`."""
+    means = _mean_over_batches(loss_of, batches, parameters, torch.clone)
+    return _protect({name: mean.abs_() for name, mean in means.items()}, protected)
+
+
+def _mean_over_batches(
+    loss_of: Callable[[Batch], Tensor],
+    batches: Iterable[Batch],
+    parameters: Mapping[str, Tensor],
+    term: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """Mean of ``term`` of every gradient."""
+    names, leaves = list(parameters), list(parameters.values())
+    totals: dict[str, Tensor] = {}
+    losses: list[Tensor] = []  # read at the end: reading makes a GPU wait
+    for batch in batches:
+        loss = loss_of(batch)
+        gradients = gradients_of(loss, leaves)
+        for name, gradient in zip(names, gradients, strict=True):
+            if gradient is None:
+                continue
+            dtype = torch.promote_types(gradient.dtype, torch.float32)
+            value = term(sum_over_processes(gradient.detach().to(dtype)))
+            if name in totals:
+                totals[name] += value
+            else:
+                totals[name] = value
+        losses.append(loss.detach())
+    if not losses:
+        raise ValueError("There is no batch of at least two images to score on.")
+    if not totals:
+        raise ValueError("The loss depends on none of the parameters: there is nothing to tune.")
+    for i, value in enumerate(torch.stack(losses).tolist()):
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"The loss is {value} in batch {i} of the score pass. Check the images for NaN or "
+                "Inf, and the weights."
+            )
+    return {name: total.div_(len(losses)) for name, total in totals.items()}
+
+
+def _protect(
+    scores: dict[str, Tensor], protected: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """Zero where an entry is protected."""
+    for name, score in scores.items():
+        if protected and name in protected and protected[name].shape == score.shape:
+            score.masked_fill_(protected[name], 0)
+    return scores

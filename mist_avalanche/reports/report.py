@@ -1,0 +1,38 @@
+"""Files and pictures of runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .._support.disk import replacing
+from .figures import accuracy_figure
+from .tables import Runs
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> None:
+    """Write a JSON file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, default=dict) + "\n")
+
+
+def plot_accuracy(methods: Mapping[str, Runs], path: Path) -> None:
+    """Accuracy on all classes seen, after each experience, as a PNG that is whole or not there."""
+    with replacing(path) as temporary:
+        accuracy_figure(methods).savefig(temporary, dpi=150, format="png")
+
+
+def run_folder(path: str | Path) -> Path:
+    """The folder of one finished run, of itself or its results.json.
+
+    Raises:
+        FileNotFoundError: it has no results.json; the message names a seed's folder if it has one.
+    """
+    folder = Path(path).parent if Path(path).name == "results.json" else Path(path)
+    if not (folder / "results.json").is_file():
+        seeds = sorted(file.parent for file in folder.glob("*/results.json"))
+        one = f"one of its runs, such as {seeds[0]}" if seeds else "the folder of a finished run"
+        raise FileNotFoundError(f"{folder} has no results.json. Give {one}.")
+    return folder

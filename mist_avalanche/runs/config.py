@@ -1,0 +1,166 @@
+"""The settings of a run, and the benchmarks by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from avalanche.benchmarks import NCScenario
+
+from ..benchmarks import (
+    SplitCars196,
+    SplitCIFAR100,
+    SplitCUB200,
+    SplitGlyphs,
+    SplitImageNetA,
+    SplitImageNetR,
+    SplitOmniglot,
+)
+from ..benchmarks.transforms import IMAGENET, statistics_for
+from ..models.backbones import EMBEDDED, backbone_defaults
+from ..strategies.baselines import mist_arguments
+from .checkpoint import EVERY
+
+_NO_NUMBERS = ("name", "num_workers", "cache", "checkpoint_every")  # settings that change none
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of a run; the command's options have the same names.
+
+    Args:
+        benchmark: one of :data:`BENCHMARKS`.
+        strategy: one of :data:`mist_avalanche.strategies.baselines.STRATEGIES`.
+        mist: add a MISTPlugin.
+        mist_args: its arguments, over the defaults of the backbone.
+        strategy_args: arguments of the strategy, such as RanPAC's ``memory``.
+        drift_compensation: let SimpleCIL or RanPAC follow a backbone that is tuned again.
+        benchmark_args: arguments of the benchmark, such as ``alphabets``.
+        dataset_root: where the data is; None for Avalanche's data folder.
+        experiences: number of experiences.
+        seed: of training.
+        order_seed: of the class order.
+        backbone: ``embedded`` or a name of timm.
+        weights: a file with its weights, instead of timm's hub.
+        normalize: of its inputs: ``published``, ``pretrained`` or ``none``; None for what goes with
+            the backbone, see :class:`~mist_avalanche.models.backbones.BackboneDefaults`.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: of the backbone, in tuning and in simplecil and ranpac: ``32`` or
+            ``bf16``.
+        compile: use ``torch.compile`` there.
+        num_workers: of the data loaders; it changes no number.
+        cache: of decoded images, ``ram`` or ``disk``; it changes no number. None for none. Glyphs,
+            Omniglot and CIFAR-100 are in memory anyway.
+        name: of the method in tables and pictures; None for one made of the above.
+        checkpoint_every: seconds between two checkpoints while MIST tunes; it changes no number.
+    """
+
+    benchmark: str = "glyphs"
+    strategy: str = "simplecil"
+    mist: bool = False
+    mist_args: Mapping[str, Any] = field(default_factory=dict)
+    strategy_args: Mapping[str, Any] = field(default_factory=dict)
+    drift_compensation: bool = False
+    benchmark_args: Mapping[str, Any] = field(default_factory=dict)
+    dataset_root: str | None = None
+    experiences: int = 10
+    seed: int = 0
+    order_seed: int = 1993
+    backbone: str = EMBEDDED
+    weights: str | None = None
+    normalize: str | None = None
+    device: str = "auto"
+    precision: str = "32"
+    compile: bool = False
+    num_workers: int = 0
+    cache: str | None = None
+    name: str | None = None
+    checkpoint_every: float = EVERY
+
+    @classmethod
+    def of_results(cls, content: Mapping[str, Any]) -> RunConfig:
+        """The settings of a run, of what its results.json holds.
+
+        Earlier versions had the published normalisation alone.
+
+        Raises:
+            ValueError: it has settings that this version does not know.
+        """
+        config = {k: v for k, v in content["config"].items() if k != "split"}
+        unknown = config.keys() - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"its settings have {sorted(unknown)[0]!r}, which is not known")
+        return cls(**{"normalize": "published", **config})
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Size and normalisation of the images: mean and std None for images in [0, 1]."""
+        defaults = backbone_defaults(self.backbone)
+        setting = self.normalize or defaults.normalize
+        published = IMAGENET if self.benchmark == "cars196" else None
+        mean, std = statistics_for(setting, published, self.backbone) or (None, None)
+        size = self.benchmark_args.get("image_size", defaults.image_size)
+        return {"image_size": size, "normalize": setting, "mean": mean, "std": std}
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides a run's numbers, the backbone's defaults filled in."""
+        defaults = backbone_defaults(self.backbone)
+        mist = defaults.mist_for(drift_compensation=self.drift_compensation)
+        strategy: dict[str, Any] = {}
+        if self.strategy == "ranpac":
+            strategy = {"n_random_features": defaults.n_random_features, "seed": self.seed}
+        return {
+            **{k: v for k, v in asdict(self).items() if k not in _NO_NUMBERS},
+            "mist_args": {**mist, **mist_arguments(self.strategy), **self.mist_args}
+            if self.mist
+            else {},
+            "strategy_args": {**strategy, **self.strategy_args},
+            "normalize": self.normalize or defaults.normalize,
+        }
+
+    @property
+    def label(self) -> str:
+        """Name of the method, for tables and folders."""
+        return self.name or (
+            self.strategy
+            + ("+mist" if self.mist else "")
+            + ("+drift" if self.drift_compensation else "")
+        )
+
+
+def _glyphs(config: RunConfig) -> NCScenario:
+    size = backbone_defaults(config.backbone).image_size
+    if size != 32:
+        raise ValueError(f"glyphs are 32 pixels wide, {config.backbone!r} takes {size}.")
+    return SplitGlyphs(config.experiences, seed=config.order_seed, **config.benchmark_args)
+
+
+def _images(benchmark: Callable[..., NCScenario], config: RunConfig) -> NCScenario:
+    inputs = config.inputs
+    return benchmark(
+        config.experiences,
+        dataset_root=config.dataset_root,
+        seed=config.order_seed,
+        normalize=None if inputs["mean"] is None else (inputs["mean"], inputs["std"]),
+        **{"image_size": inputs["image_size"], **config.benchmark_args},
+    )
+
+
+def _photos(benchmark: Callable[..., NCScenario], config: RunConfig) -> NCScenario:
+    return _images(partial(benchmark, cache=config.cache), config)
+
+
+BENCHMARKS: Mapping[str, Callable[[RunConfig], NCScenario]] = MappingProxyType(
+    {
+        "glyphs": _glyphs,
+        "omniglot": partial(_images, SplitOmniglot),
+        "cifar100": partial(_photos, SplitCIFAR100),
+        "cub200": partial(_photos, SplitCUB200),
+        "imagenet-r": partial(_photos, SplitImageNetR),
+        "imagenet-a": partial(_photos, SplitImageNetA),
+        "cars196": partial(_photos, SplitCars196),
+    }
+)

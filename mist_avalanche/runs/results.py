@@ -1,0 +1,70 @@
+"""What results.json holds, and whether a folder has results already."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .._support.distributed import world_size
+from .._version import __version__
+from .config import RunConfig
+from .settings import refuse_other_settings
+
+SCHEMA = 1
+CHECKPOINTS = "checkpoints"  # folder of a run that is not finished
+
+
+def check_free(output: Path, *, resume: bool, overwrite: bool) -> None:
+    """ValueError where a finished run would be replaced unasked."""
+    if (output / "results.json").exists() and not (resume or overwrite):
+        raise ValueError(
+            f"{output} holds a finished run. --resume (resume=True) keeps it where its settings "
+            "are the same, --overwrite (overwrite=True) replaces it. Or choose another folder."
+        )
+
+
+def earlier_results(config: RunConfig, output: Path) -> dict[str, Any] | None:
+    """results.json of an earlier run with the same settings, unless a later one was stopped."""
+    file = output / "results.json"
+    if any((output / CHECKPOINTS).glob("experience-*.pt")):
+        return None
+    try:
+        earlier: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(earlier["config"], dict) or not isinstance(earlier["metrics"], dict):
+            raise TypeError("no results")
+        made = earlier["schema"], earlier["environment"]["mist_avalanche"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}). Delete it, or replace it with --overwrite."
+        ) from error
+    known = {k: v for k, v in earlier["config"].items() if k != "split"}
+    refuse_other_settings(output, known, config.settings())
+    if made != (SCHEMA, __version__):
+        raise ValueError(
+            f"{file} is of mist_avalanche {made[1]} (schema {made[0]}), this is {__version__} "
+            f"(schema {SCHEMA}). Choose another folder, or replace it with --overwrite."
+        )
+    return earlier
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    packages = ("torch", "torchvision", "timm", "avalanche-lib", "numpy")
+    return {
+        "python": platform.python_version(),
+        "mist_avalanche": __version__,
+        **{package: version(package) for package in packages},
+        "system": platform.system(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": world_size(),
+    }

@@ -1,0 +1,149 @@
+"""Settings that would be ignored, or that nobody knows: an error that names them, before a run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from .._support.checks import nearest_first
+from ..benchmarks import SplitGlyphs, SplitImageNetR, SplitOmniglot
+from ..plugin import MISTPlugin
+from ..strategies.baselines import COMPUTED_STRATEGIES, arguments_of, check_strategy
+from .config import BENCHMARKS, RunConfig
+
+_BENCHMARK_OPTIONS = {
+    "n_experiences": "--experiences",
+    "dataset_root": "--dataset-root",
+    "seed": "--order-seed",
+    "cache": "--cache",
+    "normalize": "--normalize",
+    "backbone": "--backbone",
+}
+_MIST_OPTIONS = {"precision": "--precision", "compile": "--compile"}
+_OF_MIST = ("mist_args", "checkpoint_every")
+_OF_THE_BACKBONE = ("precision", "compile")
+
+
+def check_settings(configs: Sequence[RunConfig]) -> None:
+    """Every setting known, and of effect in at least one of the runs that share it.
+
+    Raises:
+        ValueError: a setting that is not known, with the nearest ones, or one without effect.
+    """
+    for config in configs:
+        if config.benchmark not in BENCHMARKS:
+            raise ValueError(
+                f"Unknown benchmark {config.benchmark!r}. Use one of {', '.join(BENCHMARKS)}."
+            )
+        check_strategy(config.strategy, drift=config.drift_compensation)
+        _check_names("benchmark", config.benchmark_args, _of_benchmark(config), _BENCHMARK_OPTIONS)
+        _check_names("MISTPlugin", config.mist_args, _of(MISTPlugin), _MIST_OPTIONS)
+        for what, why in _idle_benchmark(config):
+            raise ValueError(f"{what} has no effect: {why}. Leave it away.")
+    for name in sorted({name for config in configs for name in config.strategy_args}):
+        if not any(name in arguments_of(config.strategy) for config in configs):
+            check_strategy(configs[0].strategy, [name])  # which says what there is instead
+    for name in (*_OF_MIST, *_OF_THE_BACKBONE):
+        if not any(_uses(config, name) for config in configs):
+            _refuse(name, configs)
+
+
+def plan(configs: Sequence[RunConfig], n_seeds: int, output: Path) -> str:
+    """What is about to run, in a few lines."""
+    first, inputs = configs[0], configs[0].inputs
+    where = f", from {first.dataset_root}" if first.dataset_root else ""
+    scale = "in [0, 1]"
+    if inputs["mean"] is not None:
+        mean, std = (", ".join(f"{v:g}" for v in inputs[key]) for key in ("mean", "std"))
+        scale = f"mean {mean}; std {std}"
+    if first.benchmark == "glyphs":
+        size = "32 pixels, in [0, 1]"
+    else:
+        size = f"{inputs['image_size']} pixels, {inputs['normalize']}: {scale}"
+    rows = [
+        ("benchmark", f"{first.benchmark}, {first.experiences} experiences{where}"),
+        ("backbone", first.backbone + (f", weights {first.weights}" if first.weights else "")),
+        ("inputs", size),
+        ("seeds", f"{first.seed} to {first.seed + n_seeds - 1}" if n_seeds > 1 else first.seed),
+        ("output", output),
+    ]
+    for config in configs:
+        settings = only_used(config).settings()
+        given = {**settings["strategy_args"], **settings["mist_args"]}
+        rows.append((config.label, ", ".join(f"{k}={v}" for k, v in given.items())))
+    return f"{tabulate(rows, tablefmt='plain', disable_numparse=True)}\n"
+
+
+def only_used(config: RunConfig) -> RunConfig:
+    """The settings that a method of several uses, of those that all were given."""
+    default = RunConfig()
+    own = {k: v for k, v in config.strategy_args.items() if k in arguments_of(config.strategy)}
+    idle = [name for name in (*_OF_MIST, *_OF_THE_BACKBONE) if not _uses(config, name)]
+    values = {name: getattr(default, name) for name in idle}
+    return replace(config, strategy_args=own, **values)
+
+
+def _uses(config: RunConfig, name: str) -> bool:
+    """Whether a setting changes anything in a run."""
+    computed = name in _OF_THE_BACKBONE and config.strategy in COMPUTED_STRATEGIES
+    return config.mist or computed
+
+
+def _refuse(name: str, configs: Sequence[RunConfig]) -> None:
+    """An error where a setting that no run uses was given."""
+    default = getattr(RunConfig(), name)
+    given = next((c for c in configs if getattr(c, name) != default), None)
+    if given is None:
+        return
+    if name == "mist_args":
+        what = f"MISTPlugin's {', '.join(sorted(given.mist_args))}"
+    else:
+        what = f"--{name.replace('_', '-')} ({getattr(given, name)})"
+    runs = " and ".join(sorted({c.strategy for c in configs}))
+    needs = "--mist, or a method with '+mist'"
+    if name in _OF_THE_BACKBONE:
+        needs += f", or {' or '.join(COMPUTED_STRATEGIES)}"
+    raise ValueError(f"{what} has no effect in {runs}: it needs {needs}.")
+
+
+def _of(function: Any) -> set[str]:
+    return {*inspect.signature(function).parameters} - {"self"}
+
+
+def _of_benchmark(config: RunConfig) -> set[str]:
+    """Arguments of a benchmark that the command has no option for."""
+    kinds: Mapping[str, Any] = {"glyphs": SplitGlyphs, "omniglot": SplitOmniglot}
+    return _of(kinds.get(config.benchmark, SplitImageNetR)) - {*_BENCHMARK_OPTIONS}
+
+
+def _check_names(
+    what: str, given: Mapping[str, Any], known: set[str], elsewhere: Mapping[str, str]
+) -> None:
+    for name in given:
+        if name in elsewhere:
+            raise ValueError(f"{name!r} is not an argument here. Use {elsewhere[name]}.")
+        if name not in known:
+            raise ValueError(
+                f"{what} has no argument {name!r}. It has {nearest_first(name, known)}."
+            )
+
+
+def _idle_benchmark(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """What was set of the benchmark and has no effect, and why."""
+    if config.benchmark == "glyphs":
+        if config.dataset_root is not None:
+            yield "--dataset-root", "glyphs are drawn, not read"
+        if config.normalize == "published":
+            yield "--normalize", "glyphs are drawn as the embedded backbone was pretrained"
+    if config.cache is not None and config.benchmark in ("glyphs", "omniglot", "cifar100"):
+        yield "--cache", f"{config.benchmark} is in memory anyway"
+    fixed = config.benchmark_args.get("fixed_class_order") is not None
+    if (fixed or config.benchmark_args.get("shuffle") is False) and (
+        config.order_seed != RunConfig.order_seed
+    ):
+        yield "--order-seed", "the class order is fixed by the benchmark's arguments"

@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from mist_avalanche.models import backbones
+from mist_avalanche.models.backbones import EMBEDDED_WEIGHTS, create_backbone, tiny_vit
+
+
+def test_embedded_is_small_and_complete():
+    model = create_backbone().eval()
+    assert EMBEDDED_WEIGHTS.stat().st_size <= 2_500_000
+    assert 4e5 < sum(p.numel() for p in model.parameters()) < 6e5
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 96)
+    saved = load_file(EMBEDDED_WEIGHTS)
+    assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
+
+
+def test_weights_from_a_file(tmp_path):
+    other = tiny_vit().state_dict()
+    save_file(other, tmp_path / "w.safetensors")
+    model = create_backbone(weights=tmp_path / "w.safetensors")
+    assert all(torch.equal(other[name], value) for name, value in model.state_dict().items())
+    with pytest.raises(FileNotFoundError, match=r"w\.pth"):
+        create_backbone(weights=tmp_path / "w.pth")
+
+
+TINY = "vit_tiny_patch16_224.augreg_in21k"  # with a custom loader in timm, as the paper's
+
+
+def jax_arrays(state, heads=3):
+    """A ViT's weights by the names and in the layouts of JAX, as Google publishes them."""
+    arrays = {
+        "cls": state["cls_token"],
+        "embedding/kernel": state["patch_embed.proj.weight"].permute(2, 3, 1, 0),
+        "embedding/bias": state["patch_embed.proj.bias"],
+        "Transformer/posembed_input/pos_embedding": state["pos_embed"],
+        "Transformer/encoder_norm/scale": state["norm.weight"],
+        "Transformer/encoder_norm/bias": state["norm.bias"],
+    }
+    width = state["cls_token"].shape[-1]
+    for i in range(12):
+        block = {k.removeprefix(f"blocks.{i}."): v for k, v in state.items()}
+        there = f"Transformer/encoderblock_{i}"
+        attention = f"{there}/MultiHeadDotProductAttention_1"
+        for j, name in enumerate(("query", "key", "value")):
+            weight = block["attn.qkv.weight"].chunk(3)[j]
+            arrays[f"{attention}/{name}/kernel"] = weight.T.reshape(width, heads, -1)
+            arrays[f"{attention}/{name}/bias"] = block["attn.qkv.bias"].chunk(3)[j].view(heads, -1)
+        arrays[f"{attention}/out/kernel"] = block["attn.proj.weight"].T.reshape(heads, -1, width)
+        arrays[f"{attention}/out/bias"] = block["attn.proj.bias"]
+        for ours, theirs in (("norm1", "LayerNorm_0"), ("norm2", "LayerNorm_2")):
+            arrays[f"{there}/{theirs}/scale"] = block[f"{ours}.weight"]
+            arrays[f"{there}/{theirs}/bias"] = block[f"{ours}.bias"]
+        for ours, theirs in (("fc1", "Dense_0"), ("fc2", "Dense_1")):
+            arrays[f"{there}/MlpBlock_3/{theirs}/kernel"] = block[f"mlp.{ours}.weight"].T
+            arrays[f"{there}/MlpBlock_3/{theirs}/bias"] = block[f"mlp.{ours}.bias"]
+    return {name: array.numpy() for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth", "npz"])
+def test_timm_weights_from_a_file(tmp_path, ending):
+    source = timm.create_model(TINY, num_classes=0).state_dict()
+    path = tmp_path / f"tiny.{ending}"
+    if ending == "npz":
+        np.savez(path, **jax_arrays(source))
+    else:
+        (save_file if ending == "safetensors" else torch.save)(source, path)
+    model = create_backbone(TINY, path)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, source[name], msg=name)
+    assert model(torch.rand(1, 3, 224, 224)).shape == (1, 192)
+
+
+class RunsCode:
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
+def test_files_that_hold_no_weights_are_refused(tmp_path, capsys):
+    torch.save({"norm.weight": RunsCode()}, tmp_path / "code.pth")
+    save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    (tmp_path / "text.npz").write_text("no weights")
+    for file in ("code.pth", "other.safetensors", "text.safetensors", "text.npz"):
+        with pytest.raises(ValueError, match=f"{file} holds no weights of vit_tiny"):
+            create_backbone(TINY, tmp_path / file)
+    with pytest.raises(ValueError, match=r"other.safetensors holds no weights of 'embedded'"):
+        create_backbone(weights=tmp_path / "other.safetensors")
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_unknown_names_are_explained():
+    with pytest.raises(ValueError, match=r"Unknown backbone 'vit_huge'.*list_models"):
+        create_backbone("vit_huge")
+
+
+def test_an_explicit_tag_is_taken_as_it_is(monkeypatch):
+    asked = []
+    monkeypatch.setattr(timm, "create_model", lambda name, **_: asked.append(name))
+    create_backbone("vit_base_patch16_224")
+    create_backbone("vit_base_patch16_224.dino")
+    assert asked == ["vit_base_patch16_224.augreg_in21k", "vit_base_patch16_224.dino"]
+
+
+def test_embedded_takes_safetensors_only(tmp_path):
+    file = tmp_path / "w.pth"
+    file.touch()
+    with pytest.raises(ValueError, match=r"Expected a \.safetensors file"):
+        create_backbone("embedded", weights=file)
+
+
+def test_hub_out_of_reach(monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise FileNotFoundError("cannot find the requested files\nCheck your connection")
+
+    monkeypatch.setattr(backbones.timm, "create_model", refuse)
+    with pytest.raises(
+        OSError, match=r"did not come from timm's hub \(cannot find the requested f.*--weights"
+    ):
+        create_backbone("vit_base_patch16_224")
+
+
+@pytest.mark.parametrize("lost", ["blocks.1.norm1.bias", "blocks.0.attn.qkv.weight"])
+def test_a_file_that_lacks_one_tensor_is_refused(tmp_path, lost):
+    name = "vit_tiny_patch16_224"
+    state = timm.create_model(name, num_classes=0).state_dict()
+    save_file({k: v for k, v in state.items() if k != lost}, tmp_path / "part.safetensors")
+    with pytest.raises(ValueError, match=f"1 tensors are missing, the first {lost}"):
+        create_backbone(name, tmp_path / "part.safetensors")

@@ -1,0 +1,126 @@
+import logging
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mist_avalanche.models import ridge as module
+from mist_avalanche.models.ridge import (
+    RIDGES,
+    choose_ridge,
+    ridge_for_few,
+    solve_ridge,
+    too_few,
+    validation_losses,
+)
+
+
+def columns(features, chosen):
+    return features[:, chosen]
+
+
+def problem(n, width, classes, seed):
+    g = torch.Generator().manual_seed(seed)
+    h = torch.randn(n, width, generator=g, dtype=torch.float64)
+    return h, torch.randn(n, classes, generator=g, dtype=torch.float64)
+
+
+def lstsq(h, y, ridge):
+    """min |h w - y|² + λ|w|², as ordinary least squares on stacked rows."""
+    width = h.shape[1]
+    eye = ridge**0.5 * torch.eye(width, dtype=h.dtype)
+    zeros = torch.zeros(width, y.shape[1], dtype=h.dtype)
+    return torch.linalg.lstsq(torch.cat([h, eye]), torch.cat([y, zeros])).solution
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    n=st.integers(1, 40),
+    width=st.integers(1, 40),
+    exponent=st.integers(-3, 4),
+    seed=st.integers(0, 10**6),
+)
+def test_solution_is_that_of_least_squares(n, width, exponent, seed):
+    h, y = problem(n, width, 3, seed)
+    gram, cross = h.T @ h, h.T @ y
+    kept = gram.clone()
+    solution = solve_ridge(gram, cross, 10.0**exponent)
+    torch.testing.assert_close(solution, lstsq(h, y, 10.0**exponent), atol=1e-8, rtol=1e-6)
+    assert torch.equal(gram, kept)
+
+
+@settings(deadline=None, max_examples=30)
+@given(n=st.integers(2, 50), width=st.integers(1, 50), seed=st.integers(0, 10**6))
+def test_losses_are_those_of_one_fit_a_ridge(n, width, seed):
+    h, y = problem(n, width, 3, seed)
+    losses = validation_losses(columns, width, h, y)
+    assert losses.dtype == torch.float64
+    cut = max(1, int(0.8 * n))
+    for loss, ridge in zip(losses[4:], RIDGES[4:], strict=True):
+        residual = h[cut:] @ lstsq(h[:cut], y[:cut], ridge) - y[cut:]
+        torch.testing.assert_close(loss, residual.square().mean(), atol=1e-6, rtol=1e-5)
+
+
+def test_small_ridges_do_not_turn_to_noise_in_float32():
+    """More columns than rows: LU solves in float32 blow up there."""
+    h, y = problem(60, 200, 2, 0)
+    exact = validation_losses(columns, 200, h, y)
+    single = validation_losses(columns, 200, h.float(), y.float())
+    torch.testing.assert_close(single, exact, rtol=1e-4, atol=0)
+    assert choose_ridge(columns, 200, h.float(), y.float()) == choose_ridge(columns, 200, h, y)
+
+
+def test_ridge_below_the_rounding_of_the_sums_is_raised(caplog):
+    h, y = problem(5, 100, 2, 0)
+    h, y = h.float() * 1000, y.float()
+    with caplog.at_level(logging.WARNING):
+        solution = solve_ridge(h.T @ h, h.T @ y, 1e-8)
+    assert "below the rounding" in caplog.text
+    torch.testing.assert_close(h @ solution, y, atol=1e-2, rtol=0)  # it still fits its rows
+
+
+@pytest.mark.parametrize("share", [2e-6, 1e-4, 1e-1, 10])
+@pytest.mark.parametrize(("n", "width"), [(50, 400), (900, 300)])
+def test_refined_solution_is_as_exact_as_float64(monkeypatch, share, n, width):
+    h, y = problem(n, 20, 5, 0)
+    h = (h @ problem(20, width, 1, 1)[0]).relu()
+    gram, cross = h.T @ h, h.T @ y
+    ridge = share * float(gram.trace())
+    exact = torch.linalg.solve(gram + ridge * torch.eye(width, dtype=h.dtype), cross)
+    monkeypatch.setattr(module, "_factored", None)  # not needed here
+    solution = solve_ridge(gram, cross, ridge)
+    assert (solution - exact).norm() <= 1e-9 * exact.norm()
+    assert solution.dtype == torch.float64
+
+
+def test_small_ridge_takes_a_factor_in_float64(monkeypatch):
+    h, y = problem(50, 20, 5, 0)
+    monkeypatch.setattr(module, "_back_substitute", lambda factor, _cross: factor)
+    assert solve_ridge(h.T @ h, h.T @ y, 1e-6).dtype == torch.float64
+
+
+def test_ridge_for_few_rows_leaves_five_sixths_of_a_row_alone():
+    """Closed form: rows that are orthogonal and as long as each other."""
+    h, y = 3 * torch.eye(6, 2000, dtype=torch.float64), torch.eye(6, dtype=torch.float64)
+    ridge = ridge_for_few(columns, 2000, h)
+    assert ridge == pytest.approx(9 / 5)
+    fitted = h @ solve_ridge(h.T @ h, h.T @ y, ridge)
+    torch.testing.assert_close(fitted, y * 5 / 6)
+    assert ridge_for_few(columns, 5, torch.zeros(2, 5)) == RIDGES[0]
+
+
+@pytest.mark.parametrize(("a_class", "few"), [(1, True), (5, True), (7, True), (10, False)])
+def test_two_held_out_rows_a_class_are_enough(a_class, few):
+    assert all(too_few(a_class * classes, classes) is few for classes in (2, 7, 200))
+
+
+def test_wrong_input():
+    with pytest.raises(ValueError, match="at least two rows"):
+        choose_ridge(columns, 3, torch.zeros(1, 3), torch.zeros(1, 2))
+    with pytest.raises(FloatingPointError, match="NaN or Inf"):
+        solve_ridge(torch.full((2, 2), float("nan")), torch.zeros(2, 1), 1.0)
+    hidden = torch.tensor([[1.0, float("nan")], [float("nan"), 1.0]])
+    with pytest.raises(FloatingPointError, match="NaN or Inf"):
+        solve_ridge(hidden, torch.ones(2, 1), 1.0)
+    assert hidden.diagonal().tolist() == [1, 1]

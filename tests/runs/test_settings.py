@@ -1,0 +1,179 @@
+"""Nothing that a user sets is ignored in silence, and no finished run is replaced unasked."""
+
+import json
+
+import pytest
+import torch
+from data_layouts import class_folders, photos
+from tiny_runs import tiny_benchmark
+from torch import nn
+
+from mist_avalanche.benchmarks import SplitCars196, SplitImageNetR, SplitOmniglot
+from mist_avalanche.cli import main as cli
+from mist_avalanche.models.backbones import create_backbone, input_statistics
+from mist_avalanche.runs.config import RunConfig
+from mist_avalanche.runs.experiments import run_methods
+from mist_avalanche.runs.runner import run
+from mist_avalanche.runs.settings_check import check_settings
+from mist_avalanche.strategies import RanPAC, SimpleCIL
+
+QUICK = {"benchmark": "glyphs"}
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.fixture(autouse=True)
+def tiny_glyphs():
+    with tiny_benchmark():
+        yield
+
+
+def error_of(capsys, *arguments):
+    assert cli.main([*arguments, "--quiet", "--jobs", "1"]) == 1
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mist-arg", "lr=99"], "MISTPlugin's lr has no effect in simplecil: it needs --mist"),
+        (["--lr", "0.1"], "MISTPlugin's lr has no effect"),
+        (["--mist", "--mist-arg", "lrr=0.1"], "MISTPlugin has no argument 'lrr'. It has lr, "),
+        (["--mist", "--lr", "1", "--mist-arg", "lr=2"], "'lr' is given twice"),
+        (["--mist", "--mist-arg", "precision=bf16"], "Use --precision"),
+        (["--strategy-arg", "sede=1"], "'simplecil' has no argument 'sede'. It has "),
+        (
+            ["--benchmark-arg", "data_sede=1"],
+            "benchmark has no argument 'data_sede'. It has d",
+        ),
+        (["--benchmark-arg", "seed=1"], "'seed' is not an argument here. Use --order-seed"),
+        (["--dataset-root", "x"], "--dataset-root has no effect: glyphs are drawn"),
+        (["--normalize", "published"], "--normalize has no effect: glyphs are drawn"),
+        (["--cache", "ram"], "--cache has no effect: glyphs is in memory anyway"),
+        (["--checkpoint-every", "7"], "--checkpoint-every (7.0) has no effect in simplecil"),
+        (
+            ["--strategy", "naive", "--precision", "bf16"],
+            "--precision (bf16) has no effect in naive: it needs --mist, or a method with '+mist', "
+            "or simplecil or ranpac",
+        ),
+        (
+            ["--benchmark-arg", "shuffle=false", "--order-seed", "3"],
+            "--order-seed has no effect: the class order is fixed",
+        ),
+    ],
+)
+def test_what_would_be_ignored_is_named(arguments, message, tmp_path, capsys):
+    assert message in error_of(capsys, "run", *arguments, "--output", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_in_a_comparison_one_method_is_enough():
+    naive, mist = RunConfig(strategy="naive"), RunConfig(mist=True, mist_args={"lr": 0.1})
+    check_settings([naive, mist])
+    with pytest.raises(ValueError, match="MISTPlugin's lr has no effect in naive and simplecil"):
+        check_settings([naive, RunConfig(mist_args={"lr": 0.1})])
+
+
+@pytest.mark.parametrize("strategy", [SimpleCIL, RanPAC])
+def test_strategies_without_optimizer_say_so(strategy):
+    with pytest.raises(TypeError, match="has no argument 'optimizer': its classifier is computed"):
+        strategy(model=create_backbone(), optimizer=torch.optim.SGD([torch.zeros(1)], 1.0))
+
+
+def test_finished_runs_are_replaced_when_asked_only(tmp_path):
+    run(RunConfig(**QUICK), tmp_path, progress=False)
+    (tmp_path / "error.txt").write_text("of an earlier try")
+    before = (tmp_path / "results.json").read_text()
+    for again in (lambda c: run(c, tmp_path), lambda c: run_methods([(c, tmp_path)])):
+        with pytest.raises(ValueError, match=r"holds a finished run\. --resume .* --overwrite"):
+            again(RunConfig(**QUICK, seed=1))
+    assert (tmp_path / "results.json").read_text() == before
+    run(RunConfig(**QUICK, seed=1), tmp_path, overwrite=True, progress=False)
+    assert json.loads((tmp_path / "results.json").read_text())["config"]["seed"] == 1
+    assert not (tmp_path / "error.txt").exists()
+
+
+@pytest.mark.parametrize(("key", "value"), [("schema", 2), ("schema", 0), ("version", "0.0.1")])
+def test_results_of_another_version_are_not_taken_up(key, value, tmp_path):
+    run(RunConfig(**QUICK), tmp_path, progress=False)
+    content = json.loads((tmp_path / "results.json").read_text())
+    if key == "version":
+        content["environment"]["mist_avalanche"] = value
+    else:
+        content[key] = value
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"{value}.*replace it with --overwrite"):
+        run(RunConfig(**QUICK), tmp_path, resume=True, progress=False)
+
+
+def test_a_run_is_repeated_from_its_results(tmp_path, capsys):
+    common = ["--quiet", "--jobs", "1"]
+    first = ["run", "--mist", "--experiences", "50", "--tune-epochs", "1", "--select-rate", "0.02"]
+    assert cli.main([*first, *common, "--output", str(tmp_path / "a")]) == 0
+    file = str(tmp_path / "a" / "results.json")
+    assert cli.main(["run", "--config", file, *common, "--output", str(tmp_path / "b")]) == 0
+    a, b = (json.loads((tmp_path / f / "results.json").read_text()) for f in "ab")
+    assert (a["config"], a["accuracy"]) == (b["config"], b["accuracy"])
+    assert b["config"]["mist_args"]["select_rate"] == 0.02
+    capsys.readouterr()
+    other = error_of(capsys, "run", "--config", file, "--backbone", "resnet18")
+    assert "decides what `backbone` is" in other
+
+
+def test_a_dry_run_shows_the_plan_and_does_nothing(tmp_path, capsys):
+    output = tmp_path / "out"
+    arguments = ["--benchmark", "cub200", "--backbone", "deit_tiny_patch16_224", "--dry-run"]
+    arguments += ["--strategies", "simplecil,simplecil+mist", "--output", str(output)]
+    assert cli.main(["compare", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "224 pixels, pretrained: mean 0.485, 0.456, 0.406; std 0.229, 0.224, 0.225" in shown
+    assert "simplecil+mist" in shown
+    assert not output.exists()
+
+
+# ---- Normalisation ---------------------------------------------------------------------------
+
+
+def test_the_backbone_decides_unless_told_otherwise():
+    paper, other = "vit_base_patch16_224", "deit_tiny_patch16_224"
+    half = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    for name, benchmark, normalize, statistics in (
+        (paper, "cub200", None, (None, None)),
+        (paper, "cars196", None, IMAGENET),
+        (paper, "cub200", "pretrained", half),
+        (other, "cub200", None, IMAGENET),
+        (other, "cub200", "published", (None, None)),
+        (other, "omniglot", None, IMAGENET),
+        (other, "cub200", "none", (None, None)),
+        ("embedded", "cars196", None, (None, None)),
+    ):
+        inputs = RunConfig(benchmark=benchmark, backbone=name, normalize=normalize).inputs
+        assert (inputs["mean"], inputs["std"]) == statistics, (name, benchmark, normalize)
+
+
+def first_image(benchmark):
+    return benchmark.test_stream[0].dataset[0][0]
+
+
+def test_normalisation_of_a_benchmark(tmp_path):
+    class_folders(tmp_path / "imagenet-r", photos())
+    arguments = {"dataset_root": tmp_path, "image_size": 32}
+    plain = first_image(SplitImageNetR(2, **arguments))
+    assert torch.equal(plain, first_image(SplitImageNetR(2, normalize=None, **arguments)))
+    for choice in (
+        {"normalize": IMAGENET},
+        {"normalize": "pretrained", "backbone": "deit_tiny_patch16_224"},
+    ):
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in IMAGENET)
+        found = first_image(SplitImageNetR(2, **choice, **arguments))
+        torch.testing.assert_close(found, (plain - mean) / std)
+    for kind in (SplitImageNetR, SplitCars196, SplitOmniglot):
+        assert kind.__doc__.count("normalize")
+    with pytest.raises(ValueError, match="needs the backbone"):
+        SplitImageNetR(2, normalize="pretrained", **arguments)
+    with pytest.raises(ValueError, match="Expected `normalize`"):
+        SplitImageNetR(2, normalize="imagenet", **arguments)
+    own = {"train_transform": nn.Identity(), "eval_transform": nn.Identity()}
+    with pytest.raises(ValueError, match="`normalize` acts in the default transforms"):
+        SplitImageNetR(2, normalize=None, **own, **arguments)
+    with pytest.raises(ValueError, match="No mean and std are known"):
+        input_statistics("nothing")
