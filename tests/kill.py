@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from mist_avalanche.cli import main as cli
+from mist_avalanche.cli import command as cli
 from mist_avalanche.runs import config, runner
 from mist_avalanche.runs.prediction import DELTA, HEAD
 

@@ -34,7 +34,7 @@ from mist_avalanche import MISTPlugin
 from mist_avalanche._support.checksummed import read_checksummed, write_checksummed
 from mist_avalanche._support.disk import only_one
 from mist_avalanche.benchmarks import SplitImageNetR
-from mist_avalanche.cli import main as cli
+from mist_avalanche.cli import command as cli
 from mist_avalanche.deltas.delta import apply_delta, save_delta
 from mist_avalanche.models.backbones import create_backbone, tiny_vit
 from mist_avalanche.reports import report

@@ -12,7 +12,7 @@ RUN = """
 import sys
 import psutil  # which needs them on Linux, and not elsewhere
 sys.modules.update(dict.fromkeys(("fcntl", "resource")))  # None: importing them fails
-from mist_avalanche.cli import main as cli
+from mist_avalanche.cli import command as cli
 sys.exit(cli.main(sys.argv[1:]))
 """
 

@@ -6,7 +6,7 @@ from unittest import mock
 
 from conftest import make_benchmark
 
-from mist_avalanche.cli import main as cli
+from mist_avalanche.cli import command as cli
 from mist_avalanche.runs import runner
 
 MIST = {"tune_epochs": 2, "projection_epochs": 0, "batch_size": 8}

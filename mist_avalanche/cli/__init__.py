@@ -10,6 +10,6 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    from .main import main as run
+    from .command import main as run
 
     return run(arguments)

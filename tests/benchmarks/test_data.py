@@ -6,7 +6,7 @@ from data_layouts import class_folders, photos, train_test
 
 from mist_avalanche.benchmarks.storage import datasets as data
 from mist_avalanche.benchmarks.storage.catalog import IMAGENET_R
-from mist_avalanche.cli import main as cli
+from mist_avalanche.cli import command as cli
 
 
 @pytest.fixture(autouse=True)

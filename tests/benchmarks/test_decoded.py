@@ -21,7 +21,7 @@ from mist_avalanche.benchmarks import SplitCIFAR100, SplitImageNetR
 from mist_avalanche.benchmarks.storage import decoded as _decoded
 from mist_avalanche.benchmarks.storage.decoded import CACHES, DecodedImages, kept_decoded
 from mist_avalanche.benchmarks.storage.images import ImageFiles, read_image
-from mist_avalanche.cli import main as cli
+from mist_avalanche.cli import command as cli
 
 N = N_CLASSES * N_IMAGES
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from mist_avalanche._support.safetensors import read_vectors
 from mist_avalanche._support.states import DTYPES, INTEGERS
-from mist_avalanche.cli import main as cli
+from mist_avalanche.cli import command as cli
 from mist_avalanche.deltas import patches as _patches
 from mist_avalanche.deltas.delta import DeltaSet, apply_delta, read_delta, revert_delta, save_delta
 from mist_avalanche.deltas.index_codes import decode, encode

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from mist_avalanche.benchmarks import SplitGlyphs
-from mist_avalanche.cli import main as cli
+from mist_avalanche.cli import command as cli
 from mist_avalanche.runs import runner
 from mist_avalanche.runs.config import RunConfig
 from mist_avalanche.runs.prediction import DELTA, HEAD, load_run, save_classifier

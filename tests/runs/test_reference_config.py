@@ -4,7 +4,7 @@ import logging
 import pytest
 from data_layouts import class_folders, photos
 
-from mist_avalanche.cli import main as cli
+from mist_avalanche.cli import command as cli
 from mist_avalanche.runs.config import RunConfig
 from mist_avalanche.runs.reference_config import read_config
 

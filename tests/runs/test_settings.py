@@ -9,7 +9,7 @@ from tiny_runs import tiny_benchmark
 from torch import nn
 
 from mist_avalanche.benchmarks import SplitCars196, SplitImageNetR, SplitOmniglot
-from mist_avalanche.cli import main as cli
+from mist_avalanche.cli import command as cli
 from mist_avalanche.models.backbones import create_backbone, input_statistics
 from mist_avalanche.runs.config import RunConfig
 from mist_avalanche.runs.experiments import run_methods

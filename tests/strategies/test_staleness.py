@@ -6,7 +6,7 @@ from avalanche.training.plugins import SupervisedPlugin
 from tiny_runs import MIST, tiny_benchmark
 
 from mist_avalanche import MISTPlugin
-from mist_avalanche.cli import main as cli
+from mist_avalanche.cli import command as cli
 from mist_avalanche.models.backbones import create_backbone
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
