@@ -36,7 +36,7 @@ from .method.sensitivity import fisher_scores, gradient_scores
 from .method.tuning import ProjectionSGD, ReferenceSGD, SparseSGD
 from .method.views import View, second_view
 from .models.backbones import backbone_defaults
-from .models.features import FeatureExtractor, always_selected, feature_extractor
+from .models.features import FeatureExtractor, always_selected, feature_extractor, model_to_tune
 from .models.forward import Forward
 
 _SCORE, _TUNE, _HOST, _WARM = 0, 1, 2, 4  # purposes of random numbers; the objective has 3
@@ -75,8 +75,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             which costs classes to come; see Kumar et al., arXiv 2202.10054.
         score_on: ``"first"``: score before the first experience only; ``"every"``: before each.
         tune_on: before which experiences to tune: ``"every"`` as in the paper's algorithm, or
-            ``"first"``. What a strategy has stored of earlier features does not follow by itself;
-            see ``docs/drift.md``.
+            ``"first"``; None for ``"every"``, or what the strategy's ``tune_on`` says. What a
+            strategy stored of earlier features does not follow by itself; see ``docs/drift.md``.
         lr: of the backbone while tuning (the paper's for ViT-B/16).
         projection_lr: of the projection while tuning.
         temperature: τ of the objective.
@@ -147,7 +147,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         later_epochs: int | None = None,
         projection_epochs: int = 0,
         score_on: Literal["first", "every"] = "first",
-        tune_on: Literal["first", "every"] = "every",
+        tune_on: Literal["first", "every"] | None = None,
         lr: float = 1e-4,
         projection_lr: float = 1e-2,
         temperature: float = TEMPERATURE,
@@ -176,7 +176,9 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         )
         self.projection_epochs = check_integer("projection_epochs", projection_epochs, 0)
         self.score_on = check_choice("score_on", score_on, ("first", "every"))
-        self.tune_on = check_choice("tune_on", tune_on, ("first", "every"))
+        if tune_on is not None:
+            check_choice("tune_on", tune_on, ("first", "every"))
+        self.tune_on = tune_on
         self.lr = check_rate("lr", lr, "(0, inf)")
         self.projection_lr = check_rate("projection_lr", projection_lr, "(0, inf)")
         self.overlap_decay = check_rate("overlap_decay", overlap_decay, "(0, 1]")
@@ -281,7 +283,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             self._start_guard(strategy, extract)  # the strategy has frozen what MIST tuned
             return
         extract.check_trainable()
-        score, epochs = self._due(strategy.experience)
+        score, epochs = self._due(strategy)
         with advice("MIST's batches", _SMALLER):
             if self.projection_epochs and not self._warm and (score or epochs):
                 self._warm_up(strategy, extract, num_workers)
@@ -309,7 +311,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Guard the step, also of an optimizer or a model that was exchanged."""
         if self._guard is not None and strategy.optimizer is not None:
-            self._guard.before_update(strategy.model, strategy.optimizer)
+            self._guard.before_update(model_to_tune(strategy), strategy.optimizer)
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         """End the step, also of an optimizer that calls no hooks, or of a second one."""
@@ -319,14 +321,14 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """See that the rest is as it was, and log what the strategy's last step changed."""
         if self._guard is not None:
-            self._guard.verify(strategy.model)
+            self._guard.verify(model_to_tune(strategy))
             if self._guard.changed is not None:
                 self._publish(strategy, "updated_fraction", self.updated_fraction)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Protect the most sensitive entries, and let go of the optimizer."""
         if self._guard is not None:
-            self._guard.verify(strategy.model)
+            self._guard.verify(model_to_tune(strategy))
             self._guard.detach()
         self.history.protect(self._to_protect)
 
@@ -369,7 +371,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             scores = random_scores(scores, self._seed_for(_SCORE))
         elif self.select_by == "magnitude":
             scores = {name: backbone[name].detach().abs() for name in scores}
-        fixed = always_selected(strategy.model)
+        fixed = always_selected(extract.model)
         always = {name for name in scores if id(backbone[name]) in fixed}
         if (earlier := self.selection) is not None:
             self.history.record(earlier)
@@ -390,10 +392,12 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         if earlier is not None:
             self.overlaps.append(self.selection.overlap(earlier))
 
-    def _due(self, experience: Any) -> tuple[bool, int]:
+    def _due(self, strategy: Any) -> tuple[bool, int]:
         """Whether to score before this experience, and passes of tuning."""
+        experience = strategy.experience
         if not isinstance(experience, OnlineCLExperience):
-            score, epochs = self.score_on == "every" or self.selection is None, self._epochs_due()
+            score = self.score_on == "every" or self.selection is None
+            epochs = self._epochs_due(strategy)
             if score or epochs:
                 check_experience(experience, self._experience)
             return score, epochs
@@ -413,11 +417,11 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             )
         return False, 0
 
-    def _epochs_due(self) -> int:
+    def _epochs_due(self, strategy: Any) -> int:
         """Passes of tuning before this experience."""
         if not self._tuned:
             return self.tune_epochs
-        if self.tune_on == "first":
+        if (self.tune_on or getattr(strategy, "tune_on", "every")) == "first":
             return 0
         return self.tune_epochs if self.later_epochs is None else self.later_epochs
 
@@ -453,6 +457,8 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
 
     def _start_guard(self, strategy: Any, extract: FeatureExtractor) -> None:
         """From here on nothing before the classifier moves but what is selected."""
+        if not getattr(strategy, "masks_steps", True):
+            return  # the strategy trains the whole backbone itself, and says so
         dropping = self._dropping(extract, _HOST, strategy.device, frozen=True)
         names = {*dropping["entries"].names}
         self._guard = StepGuard(

@@ -33,7 +33,7 @@ from ..runs.config import BENCHMARKS, RunConfig
 from ..runs.experiments import default_jobs, hide_avalanche_warnings, run_methods
 from ..runs.reference_config import read_config
 from ..runs.settings_check import check_settings, plan
-from ..strategies.baselines import COMPARED, COMPUTED_STRATEGIES, STRATEGIES
+from ..strategies.registry import COMPARED, COMPUTED_STRATEGIES, STRATEGIES
 from .delta import add_delta, execute_delta
 from .predict import add_predict, execute_predict
 

@@ -45,6 +45,7 @@ class BackboneDefaults:
         mist: arguments of :class:`~mist_avalanche.MISTPlugin` that suit this backbone.
         mist_with_drift: those that differ where the strategy compensates drift.
         n_random_features: M of :class:`~mist_avalanche.strategies.RanPAC`.
+        strategies: other arguments that suit it, by the strategy's name.
     """
 
     timm_name: str | None = None
@@ -53,6 +54,14 @@ class BackboneDefaults:
     mist: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     mist_with_drift: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     n_random_features: int = 10000
+    strategies: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+
+    def strategy_for(self, name: str) -> dict[str, Any]:
+        """Arguments of one of our strategies."""
+        own = {"n_random_features": self.n_random_features} if name == "ranpac" else {}
+        return {**own, **self.strategies.get(name, {})}
 
     def mist_for(self, *, drift_compensation: bool) -> dict[str, Any]:
         """Arguments of MISTPlugin, for a strategy that compensates drift or not."""

@@ -281,6 +281,16 @@ class FeatureExtractor:
         return features
 
 
+def model_to_tune(strategy: Any) -> nn.Module:
+    """What MISTPlugin scores and tunes: ``strategy.model_to_tune``, or the strategy's model.
+
+    A strategy whose model is more than a backbone and a classifier (prompts, adapters) gives the
+    two alone.
+    """
+    model: nn.Module = getattr(strategy, "model_to_tune", None) or strategy.model
+    return model
+
+
 def feature_extractor(strategy: Any, classifier: str | None, seed: int) -> FeatureExtractor:
     """The strategy's model seen from its features.
 
@@ -294,5 +304,6 @@ def feature_extractor(strategy: Any, classifier: str | None, seed: int) -> Featu
     """
     with isolated_rng(seed, strategy.device):
         x = strategy.experience.dataset.eval()[0][0].unsqueeze(0).to(strategy.device)
-        name = find_classifier(strategy.model, x, classifier)
-    return FeatureExtractor(strategy.model, name)
+        model = model_to_tune(strategy)
+        name = find_classifier(model, x, classifier)
+    return FeatureExtractor(model, name)

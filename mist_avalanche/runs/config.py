@@ -21,7 +21,7 @@ from ..benchmarks import (
 )
 from ..benchmarks.transforms import IMAGENET, statistics_for
 from ..models.backbones import EMBEDDED, backbone_defaults
-from ..strategies.baselines import mist_arguments
+from ..strategies.registry import mist_arguments, takes
 from .checkpoint import EVERY
 
 _NO_NUMBERS = ("name", "num_workers", "cache", "checkpoint_every")  # settings that change none
@@ -33,7 +33,7 @@ class RunConfig:
 
     Args:
         benchmark: one of :data:`BENCHMARKS`.
-        strategy: one of :data:`mist_avalanche.strategies.baselines.STRATEGIES`.
+        strategy: one of :data:`mist_avalanche.strategies.registry.STRATEGIES`.
         mist: add a MISTPlugin.
         mist_args: its arguments, over the defaults of the backbone.
         strategy_args: arguments of the strategy, such as RanPAC's ``memory``.
@@ -109,9 +109,9 @@ class RunConfig:
         """All that decides a run's numbers, the backbone's defaults filled in."""
         defaults = backbone_defaults(self.backbone)
         mist = defaults.mist_for(drift_compensation=self.drift_compensation)
-        strategy: dict[str, Any] = {}
-        if self.strategy == "ranpac":
-            strategy = {"n_random_features": defaults.n_random_features, "seed": self.seed}
+        strategy = defaults.strategy_for(self.strategy)
+        if takes(self.strategy, "seed"):
+            strategy["seed"] = self.seed
         return {
             **{k: v for k, v in asdict(self).items() if k not in _NO_NUMBERS},
             "mist_args": {**mist, **mist_arguments(self.strategy), **self.mist_args}

@@ -27,7 +27,7 @@ from ..models.features import in_mode
 from ..plugin import MISTPlugin
 from ..reports import report
 from ..reports.pictures import write_board
-from ..strategies.baselines import COMPUTED_STRATEGIES, build_strategy
+from ..strategies.registry import COMPUTED_STRATEGIES, build_strategy, takes
 from .checkpoint import Checkpoint, NotResumableWarning
 from .config import BENCHMARKS, RunConfig
 from .metrics import accuracy_rows, summarize
@@ -126,8 +126,8 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     strategy_args = settings["strategy_args"]
     if config.drift_compensation:
         strategy_args = {**strategy_args, "drift_compensation": True}
-    if config.strategy in COMPUTED_STRATEGIES:
-        strategy_args = {**computation, **strategy_args}
+    own = {k: v for k, v in computation.items() if takes(config.strategy, k)}
+    strategy_args = {**own, **strategy_args}
     boards = []
     if rank() == 0:
         boards = [TensorboardLogger(output / "tensorboard")]

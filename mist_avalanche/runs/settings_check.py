@@ -13,7 +13,7 @@ from tabulate import tabulate
 from .._support.checks import nearest_first
 from ..benchmarks import SplitGlyphs, SplitImageNetR, SplitOmniglot
 from ..plugin import MISTPlugin
-from ..strategies.baselines import COMPUTED_STRATEGIES, arguments_of, check_strategy
+from ..strategies.registry import OWN_STRATEGIES, arguments_of, check_strategy, takes
 from .config import BENCHMARKS, RunConfig
 
 _BENCHMARK_OPTIONS = {
@@ -90,8 +90,7 @@ def only_used(config: RunConfig) -> RunConfig:
 
 def _uses(config: RunConfig, name: str) -> bool:
     """Whether a setting changes anything in a run."""
-    computed = name in _OF_THE_BACKBONE and config.strategy in COMPUTED_STRATEGIES
-    return config.mist or computed
+    return config.mist or (name in _OF_THE_BACKBONE and takes(config.strategy, name))
 
 
 def _refuse(name: str, configs: Sequence[RunConfig]) -> None:
@@ -107,7 +106,7 @@ def _refuse(name: str, configs: Sequence[RunConfig]) -> None:
     runs = " and ".join(sorted({c.strategy for c in configs}))
     needs = "--mist, or a method with '+mist'"
     if name in _OF_THE_BACKBONE:
-        needs += f", or {' or '.join(COMPUTED_STRATEGIES)}"
+        needs += f", or {' or '.join(s for s in OWN_STRATEGIES if takes(s, name))}"
     raise ValueError(f"{what} has no effect in {runs}: it needs {needs}.")
 
 

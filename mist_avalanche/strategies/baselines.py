@@ -8,8 +8,7 @@ another source, it stands beside it.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -32,10 +31,7 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 from torchvision.transforms import v2
 
-from .._support.checks import nearest_first
 from ..models.heads import BackboneWithHead
-from .ranpac import RanPAC
-from .simplecil import SimpleCIL
 
 LR, MOMENTUM, EPOCHS, BATCH_SIZE, MEMORY = 0.01, 0.9, 10, 32, 200
 
@@ -79,7 +75,7 @@ class _StreamingLDA(StreamingLDA):
 
 
 @dataclass(frozen=True)
-class _Baseline:
+class Baseline:
     """A strategy of Avalanche's.
 
     Args:
@@ -98,108 +94,50 @@ class _Baseline:
 
 
 _REHEARSAL = {"mem_size": MEMORY, "batch_size_mem": BATCH_SIZE}
-_BASELINES: Mapping[str, _Baseline] = MappingProxyType(
+BASELINES: Mapping[str, Baseline] = MappingProxyType(
     {
-        "naive": _Baseline(Naive),
-        "replay": _Baseline(Replay, {"mem_size": MEMORY}),
-        "ewc": _Baseline(EWC, {"ewc_lambda": 0.4}),  # Avalanche's example on split MNIST
-        "lwf": _Baseline(LwF, {"alpha": 1.0, "temperature": 2.0}),  # Li & Hoiem, 1606.09282
-        "er_ace": _Baseline(ER_ACE, _REHEARSAL, _whole),
-        "der": _Baseline(DER, _REHEARSAL, _whole),
+        "naive": Baseline(Naive),
+        "replay": Baseline(Replay, {"mem_size": MEMORY}),
+        "ewc": Baseline(EWC, {"ewc_lambda": 0.4}),  # Avalanche's example on split MNIST
+        "lwf": Baseline(LwF, {"alpha": 1.0, "temperature": 2.0}),  # Li & Hoiem, 1606.09282
+        "er_ace": Baseline(ER_ACE, _REHEARSAL, _whole),
+        "der": Baseline(DER, _REHEARSAL, _whole),
         # Mai et al., arXiv 2103.13885: crops and colours; letters are not mirrored
-        "scr": _Baseline(SCR, {"mem_size": MEMORY, "batch_size_mem": 100}, _projecting),
-        "streaming_lda": _Baseline(
+        "scr": Baseline(SCR, {"mem_size": MEMORY, "batch_size_mem": 100}, _projecting),
+        "streaming_lda": Baseline(
             _StreamingLDA, model=_features, mist={"classifier": "train_classifier"}
         ),
-        "cumulative": _Baseline(Cumulative),
+        "cumulative": Baseline(Cumulative),
         # the upper bound: from the pretrained weights on all data so far, after each experience
-        "joint": _Baseline(Cumulative, plugins=lambda: [FromScratchTrainingPlugin()]),
+        "joint": Baseline(Cumulative, plugins=lambda: [FromScratchTrainingPlugin()]),
     }
 )
-COMPUTED_STRATEGIES: Mapping[str, Callable[..., SupervisedTemplate]] = MappingProxyType(
-    {"simplecil": SimpleCIL, "ranpac": RanPAC}
-)
-STRATEGIES = (*COMPUTED_STRATEGIES, *_BASELINES)
-# What `compare` compares unless told otherwise: all but Cumulative, a second upper bound.
-COMPARED = (
-    *(name for strategy in COMPUTED_STRATEGIES for name in (strategy, f"{strategy}+mist")),
-    *(name for name in _BASELINES if name != "cumulative"),
-)
 
 
-_ELSEWHERE = {
-    "drift_compensation": "--drift-compensation",
-    "device": "--device",
-    "precision": "--precision",
-    "compile": "--compile",
-    "plugins": "--mist",
-    "model": "--backbone",
-}
-
-
-def arguments_of(name: str) -> set[str]:
-    """What a strategy takes besides what the command gives it."""
-    strategy = COMPUTED_STRATEGIES.get(name) or _BASELINES[name].strategy
-    taken = {*_ELSEWHERE, "self", "evaluator", "optimizer", "criterion", "kwargs", "base_kwargs"}
-    taken |= {"slda_model", "input_size", "num_classes", "augmentations"}
-    return {*inspect.signature(strategy).parameters} - taken
-
-
-def check_strategy(name: str, settings: Collection[str] = (), *, drift: bool = False) -> None:
-    """A strategy by its name, with some arguments set and drift compensation or not.
-
-    Raises:
-        ValueError: there is no such strategy, not these arguments, or no drift to follow.
-    """
-    if name not in STRATEGIES:
-        raise ValueError(f"Unknown strategy {name!r}. Use one of {', '.join(STRATEGIES)}.")
-    for setting in settings:
-        if setting in _ELSEWHERE:
-            raise ValueError(f"{setting!r} is not an argument here. Use {_ELSEWHERE[setting]}.")
-        if setting not in (possible := arguments_of(name)):
-            near = nearest_first(setting, possible)
-            raise ValueError(f"{name!r} has no argument {setting!r}. It has {near}.")
-    if drift and name not in COMPUTED_STRATEGIES:
-        raise ValueError(
-            f"{name!r} has no drift to compensate; only {' and '.join(COMPUTED_STRATEGIES)} store "
-            "features."
-        )
-
-
-def mist_arguments(name: str) -> Mapping[str, Any]:
-    """Arguments of MISTPlugin that a strategy's model needs."""
-    return _BASELINES[name].mist if name in _BASELINES else {}
-
-
-def build_strategy(
+def build_baseline(
     name: str,
     backbone: nn.Module,
     n_features: int,
     n_classes: int,
     *,
-    device: torch.device,
-    plugins: Sequence[Any],
-    evaluator: Any,
     image_size: int,
-    settings: Mapping[str, Any] = MappingProxyType({}),
+    plugins: Sequence[Any],
+    **arguments: Any,
 ) -> SupervisedTemplate:
-    """A strategy that :func:`check_strategy` passes, with some of its arguments changed."""
-    common = {"device": device, "plugins": list(plugins), "evaluator": evaluator, **settings}
-    if name in COMPUTED_STRATEGIES:
-        return COMPUTED_STRATEGIES[name](model=backbone, **common)
-    baseline = _BASELINES[name]
+    """One of :data:`BASELINES`, with some of its arguments changed."""
+    baseline = BASELINES[name]
     model = baseline.model(backbone, n_features, n_classes)
     arguments = {
         "train_mb_size": BATCH_SIZE,
         "train_epochs": EPOCHS,
         "eval_mb_size": 64,
         **baseline.settings,
-        **common,
+        **arguments,
+        "plugins": [*baseline.plugins(), *plugins],
     }
-    arguments["plugins"] = [*baseline.plugins(), *plugins]
     if name == "streaming_lda":  # it sees every image once, and has no optimizer
         return _StreamingLDA(
-            slda_model=model.to(device),
+            slda_model=model.to(arguments["device"]),
             criterion=nn.CrossEntropyLoss(),
             input_size=n_features,
             num_classes=n_classes,
