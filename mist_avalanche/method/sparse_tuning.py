@@ -120,7 +120,8 @@ class SparseTuning:
     ) -> None:
         """Train the projection alone, so that scores and steps have a direction."""
         seed, epochs = self._seed_for(_WARM), self.options.projection_epochs
-        with self.objective.on(strategy, extract, seed, num_workers, training=False) as run:
+        alone = {"training": False, "head_only": True}
+        with self.objective.on(strategy, extract, seed, num_workers, **alone) as run:
             sgd = ProjectionSGD(
                 list(run.head.parameters()), projection_lr=self.options.projection_lr
             )
