@@ -1,0 +1,20 @@
+"""Prompts for a frozen ViT: three modules that make them, and what attaches them by hooks.
+
+Pure torch and timm. :class:`PromptedViT` is the door; the strategies L2P, DualPrompt and CODAPrompt
+train what is in it.
+"""
+
+from .base import Attached, PromptModule
+from .components import ComponentPrompts
+from .experts import GeneralExpertPrompts
+from .pool import PromptPool
+from .prompted_vit import PromptedViT
+
+__all__ = [
+    "Attached",
+    "ComponentPrompts",
+    "GeneralExpertPrompts",
+    "PromptModule",
+    "PromptPool",
+    "PromptedViT",
+]
