@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from .._support.memory_use import advice
 from ..models.features import take_off_classifier
 from ..models.heads import BackboneWithHead
 from ..models.linear_head import GrowingLinear
-from ..models.prompts import PromptedViT, PromptModule
+from ..models.prompts import PromptedViT, PromptModule, check_blocks, vit_depth
 from ..plugin import MISTPlugin
 from .feature_cache import FeatureCache, Features, fingerprint, look
 
@@ -273,17 +273,35 @@ def rate_of_epoch(schedule: str, epoch: int, epochs: int) -> float:
     return math.cos(99 * math.pi * max(epoch - 1, 0) / (200 * (epochs - 1)))
 
 
-def without_classifier(model: nn.Module, strategy: str) -> nn.Module:
-    """The ViT without the classifier that it still has, with a warning."""
+def plain_vit(model: nn.Module, strategy: str) -> tuple[int, int]:
+    """Width D and number of blocks of a ViT; the classifier that it still has is taken off.
+
+    Raises:
+        ValueError: prompts cannot be attached to the model.
+    """
+    depth = vit_depth(model)
     if (name := take_off_classifier(model)) is not None:
         warnings.warn(
             f"{type(model).__name__} still had its classifier, {name!r}. {strategy} needs features "
             "and has taken it off. Give timm.create_model(NAME, num_classes=0).",
             stacklevel=4,  # Avalanche wraps each constructor
         )
-    return model
+    vit: Any = model
+    return int(vit.embed_dim), depth
 
 
-def width_of(model: Any) -> int:
-    """D of a ViT."""
-    return int(model.embed_dim)
+def blocks_of(
+    name: str, blocks: Sequence[int] | None, published: Sequence[int], depth: int
+) -> tuple[int, ...]:
+    """The blocks asked for, or of the published ones those that a ViT of some depth has.
+
+    Raises:
+        ValueError: the ViT does not have them, or has none.
+    """
+    chosen = [b for b in published if b < depth] if blocks is None else blocks
+    if not chosen:
+        raise ValueError(
+            f"Got no `{name}`; the published ones are {list(published)}, and this ViT has {depth} "
+            f"blocks. Give `{name}`, numbers from 0 to {depth - 1}."
+        )
+    return check_blocks(name, chosen, depth)

@@ -11,8 +11,7 @@ from avalanche.training.plugins.evaluation import default_evaluator
 from torch import nn
 
 from ..models.prompts import PromptPool
-from ..models.prompts.prompted_vit import vit_depth
-from ._prompting import PromptStrategy, without_classifier
+from ._prompting import PromptStrategy, plain_vit
 
 
 class L2P(PromptStrategy):
@@ -88,17 +87,8 @@ class L2P(PromptStrategy):
         cache_mb: int = 2000,
         **kwargs: Any,
     ) -> None:
-        without_classifier(model, "L2P")
-        vit_depth(model)
-        prompts = PromptPool(
-            model.embed_dim,  # type: ignore[arg-type]
-            size,
-            length,
-            top_k,
-            pull,
-            batchwise,
-            seed,
-        )
+        n_features, _ = plain_vit(model, "L2P")
+        prompts = PromptPool(n_features, size, length, top_k, pull, batchwise, seed)
         super().__init__(
             model=model,
             prompts=prompts,

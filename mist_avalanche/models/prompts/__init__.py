@@ -4,11 +4,11 @@ Pure torch and timm. :class:`PromptedViT` is the door; the strategies L2P, DualP
 train what is in it.
 """
 
-from .base import Attached, PromptModule
+from .base import Attached, PromptModule, check_blocks
 from .components import ComponentPrompts
 from .experts import GeneralExpertPrompts
 from .pool import PromptPool
-from .prompted_vit import PromptedViT
+from .prompted_vit import PromptedViT, vit_depth
 
 __all__ = [
     "Attached",
@@ -17,4 +17,6 @@ __all__ = [
     "PromptModule",
     "PromptPool",
     "PromptedViT",
+    "check_blocks",
+    "vit_depth",
 ]
