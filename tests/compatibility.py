@@ -493,7 +493,7 @@ def outcome(table, name):
             moved += int(change.sum())
     assert moved > 0, f"{name}: nothing moved"
     assert mist.selection.fraction <= 0.05
-    kept = mist.selection.selected * (1 - mist.drop_rate)
+    kept = mist.selection.selected * (1 - mist.options.drop_rate)
     assert mist.largest * mist.selection.total <= kept + 5 * kept**0.5
     return "runs", case.note
 

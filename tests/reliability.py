@@ -25,9 +25,8 @@ from conftest import Images
 from full_disk import FullDisk
 from PIL import Image
 from safetensors.torch import save_file
-from test_page import results
 from tiny_runs import MIST as TINY
-from tiny_runs import tiny_benchmark
+from tiny_runs import results, tiny_benchmark
 from torch import nn
 
 from mist_avalanche import MISTPlugin
@@ -279,7 +278,13 @@ def damaged_results(folder):
 
 def results_of_other_settings(folder):
     (folder / "out").mkdir()
-    (folder / "out" / "results.json").write_text(json.dumps({"schema": 1, "config": {"seed": 3}}))
+    earlier = {
+        **results(),
+        "schema": 1,
+        "config": {"seed": 3},
+        "environment": {"mist_avalanche": "0"},
+    }
+    (folder / "out" / "results.json").write_text(json.dumps(earlier))
     run_command(folder, "--resume")
 
 

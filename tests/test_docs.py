@@ -42,7 +42,7 @@ def test_readme_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
         few = SimpleNamespace(train_stream=train[:n_experiences], test_stream=test[:1])
         exec(compile(resume, "README.md", "exec"), names := {**names, "benchmark": few})
         assert names["checkpoint"].done == len(names["results"]) == n_experiences
-    assert names["mist"]._experience == 1
+    assert names["mist"].method.experience == 1
 
 
 @pytest.mark.usefixtures("short_tuning")

@@ -42,7 +42,9 @@ QUICK = {"tune_epochs": 1, "seed": 0, "verbose": False, "score_on": "every", "tu
 def test_in_an_online_stream_mist_scores_and_tunes_once():
     mist = MISTPlugin(batch_size=8, **QUICK)
     tunings = []
-    mist._tune = lambda *args, tune=mist._tune: tunings.append(mist._experience) or tune(*args)
+    method = mist.method
+    tune = method.tune
+    method.tune = lambda *x, **y: tunings.append(method.experience) or tune(*x, **y)
     _, selections = trained_online(mist, 12)
     assert tunings == [0]
     assert all(selection is selections[0] for selection in selections)

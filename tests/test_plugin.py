@@ -12,6 +12,7 @@ from avalanche.training.supervised import EWC, LwF, Naive, Replay
 from torch import nn
 
 from mist_avalanche import MISTPlugin
+from mist_avalanche.method.sparse_tuning import SparseTuning
 from mist_avalanche.models.backbones import create_backbone
 from mist_avalanche.strategies import SimpleCIL
 
@@ -221,18 +222,18 @@ def test_same_seed_same_numbers_whatever_the_workers(benchmark_of, small_vit):
 
 def test_when_it_scores_and_tunes(benchmark_of, small_vit, monkeypatch):
     events = []
-    for hook in ("_score", "_tune"):
-        original = getattr(MISTPlugin, hook)
+    for step in ("score", "tune"):
+        original = getattr(SparseTuning, step)
 
-        def note(self, *args, _hook=hook, _original=original):
-            events.append((_hook, self._experience))
-            return _original(self, *args)
+        def note(self, *args, _step=step, _original=original, **more):
+            events.append((_step, self.experience))
+            return _original(self, *args, **more)
 
-        monkeypatch.setattr(MISTPlugin, hook, note)
+        monkeypatch.setattr(SparseTuning, step, note)
     for score_on, tune_on, expected in (
-        ("first", "first", [("_score", 0), ("_tune", 0)]),
-        ("first", "every", [("_score", 0), ("_tune", 0), ("_tune", 1)]),
-        ("every", "first", [("_score", 0), ("_tune", 0), ("_score", 1)]),
+        ("first", "first", [("score", 0), ("tune", 0)]),
+        ("first", "every", [("score", 0), ("tune", 0), ("tune", 1)]),
+        ("every", "first", [("score", 0), ("tune", 0), ("score", 1)]),
     ):
         events.clear()
         mist = MISTPlugin(
@@ -482,10 +483,10 @@ def test_loggers_receive_loss_and_fractions(benchmark_of):
 
 
 def test_for_backbone_takes_its_defaults():
-    assert MISTPlugin.for_backbone("embedded").tune_on == "first"
-    assert MISTPlugin.for_backbone("embedded", tune_on="every").tune_on == "every"
-    assert MISTPlugin.for_backbone("embedded", drift_compensation=True).tune_on == "every"
-    assert MISTPlugin.for_backbone("vit_base_patch16_224").lr == MISTPlugin().lr == 1e-4
+    assert MISTPlugin.for_backbone("embedded").options.tune_on == "first"
+    assert MISTPlugin.for_backbone("embedded", tune_on="every").options.tune_on == "every"
+    assert MISTPlugin.for_backbone("embedded", drift_compensation=True).options.tune_on == "every"
+    assert MISTPlugin.for_backbone("vit_base_patch16_224").options == MISTPlugin().options
 
 
 def tensors_of(thing, seen):

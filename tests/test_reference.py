@@ -19,7 +19,8 @@ from mist_avalanche.method.history import SelectionHistory, most_sensitive
 from mist_avalanche.method.losses import SupervisedInfoNCE
 from mist_avalanche.method.selection import Selection, select, top_entries
 from mist_avalanche.method.sensitivity import fisher_scores
-from mist_avalanche.method.tuning import ReferenceSGD, tune
+from mist_avalanche.method.sgd import ReferenceSGD
+from mist_avalanche.method.tuning import tune
 from mist_avalanche.method.views import LUMA, flip, grayscale, resized_crop
 from mist_avalanche.models.features import always_selected
 from mist_avalanche.models.heads import PrototypeHead, RidgeHead

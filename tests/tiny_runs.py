@@ -34,3 +34,21 @@ def tiny_benchmark(made=tiny):
             yield
         finally:
             gc.unfreeze()
+
+
+def results(t=4, mist=False):
+    """What a run of t experiences could have written to results.json, made up."""
+    rows = [[90.0 - 10 * (k - i) for i in range(k + 1)] for k in range(t)]
+    found = {
+        "metrics": {"A_T": 75.0, "A_bar": 80.0, "A_new": 90.0, "forgetting": 15.0},
+        "accuracy": rows,
+        "test_images": [10] * t,
+        "classes_seen": [5 * (k + 1) for k in range(t)],
+        "timing": {"total": 3.0},
+        "config": {"strategy": "<simplecil>"},
+        "environment": {"torch": "2"},
+    }
+    if mist:
+        layers = [["blocks.0.attn.qkv.weight", 5, 100, False], ["norm.bias", 10, 10, True]]
+        found["mist"] = {"selected_fraction": 0.04, "overlaps": [0.5], "layers": layers}
+    return found

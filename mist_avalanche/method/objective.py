@@ -93,6 +93,7 @@ class Objective(ABC):
         num_workers: int = 0,
         *,
         training: bool,
+        head_only: bool = False,
     ) -> Iterator[ExperiencePass]:
         """Bound to a strategy's experience, with the host's mode and random streams left alone.
 
@@ -102,6 +103,7 @@ class Objective(ABC):
             seed: of order, transforms and views.
             num_workers: of the data loader; it changes no number.
             training: mode of the model inside.
+            head_only: losses have gradients with regard to the head alone.
         """
         if training:
             _check_processes(strategy.model)
@@ -123,7 +125,8 @@ class Objective(ABC):
                 second = self.view(whole, views)[share(len(whole)).start :][: len(x)]
                 if not n:
                     second = x
-                features = self.forward(extract, torch.cat([x, second]))
+                with torch.set_grad_enabled(not head_only):
+                    features = self.forward(extract, torch.cat([x, second]))
                 both = torch.split(features, len(x))
                 joined = torch.cat([join_rows(view[:n]) for view in both])  # (2B, D)
                 return self.loss(head(joined.to(head.weight.dtype)), gather_rows(y), classes)

@@ -46,7 +46,7 @@ def always_selected(model: nn.Module) -> set[int]:
     }
 
 
-def _is_layer(module: nn.Module) -> bool:
+def is_layer(module: nn.Module) -> bool:
     """Linear layers, and look-alikes such as cosine classifiers: one matrix of their own."""
     if "weight" not in {*module._parameters, *getattr(module, "parametrizations", ())}:
         return isinstance(module, nn.Linear)  # as the older weight_norm leaves it
@@ -54,13 +54,13 @@ def _is_layer(module: nn.Module) -> bool:
     return isinstance(weight, Tensor) and weight.ndim == 2
 
 
-def _leaves_some(model: nn.Module, name: str) -> bool:
+def leaves_some(model: nn.Module, name: str) -> bool:
     """True when the model has parameters besides those of the named module."""
     head = {id(p) for p in model.get_submodule(name).parameters()}
     return any(id(p) not in head for p in model.parameters())
 
 
-def _check_single_head(model: nn.Module) -> None:
+def check_single_head(model: nn.Module) -> None:
     """ValueError where features depend on task labels."""
     if any(isinstance(module, MultiTaskModule) for module in model.modules()):
         raise ValueError(
@@ -68,78 +68,6 @@ def _check_single_head(model: nn.Module) -> None:
             "labels, which MISTPlugin, SimpleCIL and RanPAC do without. Use a single-head model, "
             "for example with avalanche.models.IncrementalClassifier."
         )
-
-
-# What torchvision and Avalanche call the last part of their models.
-_HEADS = ("fc", "classifier", "heads", "head", "linear", "output", "train_classifier")
-
-
-def attached_classifier(model: nn.Module) -> str | None:
-    """The name of the classifier that a timm, torchvision or Avalanche model still has, if any.
-
-    It is known by sight, without a batch, and the one of :func:`find_classifier`. A model inside
-    modules that add no parameter to it (normalisation, ``torch.compile``) counts as well.
-    """
-    path, module = "", model
-    while True:
-        name = _own_classifier(module)
-        if name is not None and _leaves_some(module, name):
-            return path + name
-        parts = [
-            name for name, part in module.named_children() if any(True for _ in part.parameters())
-        ]
-        if len(parts) != 1 or module._parameters:
-            return None
-        path, module = f"{path}{parts[0]}.", module.get_submodule(parts[0])
-
-
-def _own_classifier(module: nn.Module) -> str | None:
-    """The classifier by the habits of the library that a model's class comes from."""
-    if isinstance(module, nn.Sequential) and len(module):
-        return str(len(module) - 1) if isinstance(module[-1], DynamicModule) else None
-    origin = {kind.__module__.split(".")[0] for kind in type(module).__mro__}
-    get_classifier: Any = getattr(module, "get_classifier", None)
-    if "timm" in origin and get_classifier is not None:
-        heads = get_classifier() if getattr(module, "num_classes", 0) else ()
-        heads = heads if isinstance(heads, (tuple, list)) else [heads]  # two where distilled
-        left = [head for head in heads if not isinstance(head, nn.Identity)]
-        names = (name for name, part in module.named_modules() if part in left)
-        return next(names, None)
-    if not origin & {"torchvision", "avalanche", __name__.split(".")[0]}:
-        return None
-    for name in _HEADS:
-        part = module._modules.get(name)
-        if isinstance(part, DynamicModule):
-            return name
-        inner: list[tuple[str, nn.Module]] = [*part.named_modules(prefix=name)] if part else []
-        if inner and _is_layer(inner[-1][1]):  # what comes last; a cut one ends in another layer
-            return inner[-1][0]
-        for inside, layer in inner:  # SqueezeNet's is a convolution
-            if getattr(layer, "out_channels", None) == getattr(module, "num_classes", 0):
-                return inside
-    return None
-
-
-def take_off_classifier(model: nn.Module) -> str | None:
-    """Leave a model without the classifier that it still has, and give its name.
-
-    Timm's models do it themselves; in others the identity takes its place.
-
-    Raises:
-        ValueError: the model's features depend on task labels.
-    """
-    _check_single_head(model)
-    name = attached_classifier(model)
-    if name is None:
-        return None
-    parts = name.split(".")
-    owners = (model.get_submodule(".".join(parts[:i])) for i in range(len(parts)))
-    reset: Any = next((m.reset_classifier for m in owners if hasattr(m, "reset_classifier")), None)
-    if reset is not None:
-        reset(0)
-    else:
-        model.set_submodule(name, nn.Identity())
-    return name
 
 
 def find_classifier(model: nn.Module, x: Tensor, name: str | None = None) -> str:
@@ -157,7 +85,7 @@ def find_classifier(model: nn.Module, x: Tensor, name: str | None = None) -> str
         ValueError: no such module, or no module that is surely the classifier; the message lists
             the candidates.
     """
-    _check_single_head(model)
+    check_single_head(model)
     if isinstance(model, (TrainEvalModel, SCRModel)):
         raise ValueError(
             "MISTPlugin cannot tune a model that has another classifier in evaluation than in "
@@ -197,10 +125,10 @@ def find_classifier(model: nn.Module, x: Tensor, name: str | None = None) -> str
         for hook in hooks:
             hook.remove()
     final = [n for n, out in outputs.items() if out is result]
-    growing = [n for n in final if isinstance(modules[n], DynamicModule) and _leaves_some(model, n)]
+    growing = [n for n in final if isinstance(modules[n], DynamicModule) and leaves_some(model, n)]
     if growing:
         return max(growing, key=len)
-    layers = [n for n in final if _is_layer(modules[n])] or (linear if len(linear) == 1 else [])
+    layers = [n for n in final if is_layer(modules[n])] or (linear if len(linear) == 1 else [])
     if layers:
         return max(layers, key=len)
     if not isinstance(result, Tensor) or result.ndim != 2:

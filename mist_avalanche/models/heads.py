@@ -15,7 +15,7 @@ from .buffers import GrowingBuffers
 from .drift import AffineMap
 from .memory import Memory
 from .ridge import BLOCK, choose_ridge, ridge_for_few, solve_ridge, too_few
-from .triangle import mirror
+from .triangle import add_products, mirror
 
 UNSEEN = -1000.0  # the logit of a class without data, as in Avalanche's IncrementalClassifier
 
@@ -191,7 +191,7 @@ class RidgeHead(StatisticsHead):
         """Add features (B, D) of labels (B,) to G and Q."""
         for f, y in zip(*(torch.split(part, BLOCK) for part in (features, labels)), strict=True):
             h = self.expand(f).to(self.gram.dtype)  # (b, M)
-            self.gram.addmm_(h.T, h)
+            add_products(self.gram, h)
             self.cross.index_add_(1, y, h.T)
         mirror(self.gram)
 

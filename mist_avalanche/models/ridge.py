@@ -8,8 +8,7 @@ Differences from the reference code
       an LU solve in float32, whose result is noise where λ is below the rounding of G.
     * With fewer than two held-out images a class the ridge is a share of the mean |h|². There, what
       one image a class is held out for has no image to fit: an infinite ridge looks best.
-    * The solve is a Cholesky factorisation, refined to float64 where that is faster, and a ridge
-      below the rounding of G is raised to it.
+    * The solve is a Cholesky factorisation, and a ridge below the rounding of G is raised to it.
 """
 
 from __future__ import annotations
@@ -20,12 +19,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .triangle import add_products, mirror
+
 log = logging.getLogger(__name__)
 RIDGES = tuple(10.0**exponent for exponent in range(-8, 9))
 TRAIN_SHARE = 0.8
 HELD_OUT = 2  # images a class; with fewer they cannot tell ridges apart
 FEW_SHARE = 0.2  # of the mean |h|²
-_REFINEMENTS = 8
 _NOT_FINITE = "The ridge statistics hold NaN or Inf. Check the features."
 BLOCK = 1024  # rows, or columns, of H that exist at a time
 
@@ -120,16 +120,13 @@ def sums(
     cross = torch.zeros(width, targets.shape[1], dtype=dtype, device=features.device)
     for f, y in zip(*(torch.split(part, BLOCK) for part in (features, targets)), strict=True):
         h = expand(f, slice(0, width)).to(dtype)  # (b, M)
-        gram.addmm_(h.T, h)
+        add_products(gram, h)
         cross.addmm_(h.T, y.to(dtype))
-    return gram, cross
+    return mirror(gram), cross
 
 
 def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
     """(G + λI)⁻¹ Q by Cholesky, with one copy of G, which is left as it was to the bit.
-
-    In float64, a λ far above the rounding of float32 lets the factor be of float32, and refines
-    the solution to float64 with it, in half the time (a small part of it on many GPUs).
 
     A λ below eps · trace(G), the rounding of G in its precision, would divide noise by noise and
     is raised to that. Should the factorisation still fail, λ is raised tenfold until it succeeds.
@@ -150,11 +147,8 @@ def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
     if not (abs(trace) < float("inf") and bool(torch.isfinite(cross).all())):
         raise FloatingPointError(_NOT_FINITE)
     raised = max(ridge, torch.finfo(gram.dtype).eps * trace)
-    weights = _refined(gram, cross, raised, trace) if gram.dtype == torch.float64 else None
-    while weights is None:
-        weights = _factored(gram, cross, raised)
-        if weights is None:
-            raised *= 10
+    while (weights := _factored(gram, cross, raised)) is None:
+        raised *= 10
         if raised > trace * len(gram) + ridge:  # beyond any rounding
             raise FloatingPointError(_NOT_FINITE)
     if raised != ridge:
@@ -171,31 +165,6 @@ def _factored(gram: Tensor, cross: Tensor, ridge: float) -> Tensor | None:
     finally:
         gram.diagonal().copy_(diagonal)
     return _back_substitute(factor, cross) if int(info) == 0 else None
-
-
-def _refined(gram: Tensor, cross: Tensor, ridge: float, trace: float) -> Tensor | None:
-    """(G + λI)⁻¹ Q in float64 from a factor in float32; None where that is too coarse.
-
-    Iterative refinement (Wilkinson 1963; Higham, Accuracy and Stability of Numerical Algorithms,
-    chapter 12), until the residual is at the rounding of float64.
-    """
-    single = torch.finfo(torch.float32)
-    if ridge < 8 * single.eps * trace or not 1e6 * single.tiny < trace < single.max:
-        return None
-    shifted = gram.to(torch.float32)
-    shifted.diagonal().add_(ridge)
-    factor, info = torch.linalg.cholesky_ex(shifted)
-    del shifted
-    if int(info) != 0:
-        return None
-    weights, residual = torch.zeros_like(cross), cross
-    for _ in range(_REFINEMENTS):
-        scale = float(residual.abs().max()) or 1.0
-        weights = weights + scale * _back_substitute(factor, (residual / scale).float())
-        residual = cross - gram @ weights - ridge * weights
-        if residual.norm() <= torch.finfo(torch.float64).eps * (trace + ridge) * weights.norm():
-            return weights
-    return None
 
 
 def _back_substitute(factor: Tensor, cross: Tensor) -> Tensor:

@@ -1,13 +1,29 @@
-"""Symmetric matrices: kept symmetric to the bit, and stored as a triangle (pure)."""
+"""Symmetric matrices: summed and stored as a triangle, and symmetric to the bit (pure)."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+from scipy.linalg import blas
 from torch import Tensor
 
 _BLOCK = 1024
+_RANK_K = {torch.float64: blas.dsyrk, torch.float32: blas.ssyrk}
+
+
+def add_products(matrix: Tensor, rows: Tensor) -> None:
+    """Add HᵀH of rows H (n, M) to the lower triangle of a matrix (M, M), in place.
+
+    On the CPU it is a symmetric rank-k update, which computes half of the products; elsewhere the
+    upper triangle gets its share, too. :func:`mirror` makes the upper one of the lower one.
+    """
+    rank_k = _RANK_K.get(matrix.dtype)
+    if rank_k is None or matrix.device.type != "cpu" or not matrix.is_contiguous():
+        matrix.addmm_(rows.T, rows)
+        return
+    # to Fortran a matrix in C's order is its transpose, and so its lower triangle the upper one
+    rank_k(1.0, rows.numpy().T, 1.0, matrix.numpy().T, overwrite_c=1)
 
 
 def mirror(matrix: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from .._support.randomness import rng_state, set_rng_state
 from .._support.signals import pausing, stop, stop_asked
 from ..plugin import MISTPlugin
 from .settings import computed_by, refuse_other_settings, warn_of_other
-from .state import load_model, model_state, restore, state_of, unsaved
+from .state import fitting, load_model, model_state, restore, state_of, unsaved
 
 FORMAT = 2
 KEPT = 2  # files of each kind
@@ -123,12 +123,12 @@ class Checkpoint:
             self._save(default)
             return default
         file, saved = self._newest(files, "Start anew (without --resume).")
-        with _fitting(file):
+        with fitting(file):
             values, settings = json.loads(saved["values"]), json.loads(saved["settings"])
             if not isinstance(settings, dict | None):
                 raise ValueError("its settings are none")
         refuse_other_settings(self.folder, settings, self.settings)
-        with _fitting(file):
+        with fitting(file):
             warn_of_other(saved["computed_by"])
             done, experiences = saved["done"], len(self.benchmark.train_stream)
             if type(done) is not int or not 0 <= done <= experiences:
@@ -227,7 +227,7 @@ class Checkpoint:
         saved, self._tuning = self._tuning, None
         if saved is None or self._mist is None:
             return {}
-        with _fitting(self.folder / "tuning-*.pt"):
+        with fitting(self.folder / "tuning-*.pt"):
             load_model(strategy, saved["model"])
             self._mist.load_state_dict(saved["plugin"])
             return {saved["stage"]: saved["state"]}
@@ -287,16 +287,3 @@ class Checkpoint:
     def _remove(files: list[Path]) -> None:
         for file in files:
             file.unlink(missing_ok=True)
-
-
-@contextmanager
-def _fitting(file: Path) -> Iterator[None]:
-    """Whatever a file that was not written for this strategy causes, as a ValueError."""
-    try:
-        yield
-    except Exception as error:
-        what = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(
-            f"{file} does not fit this strategy and benchmark ({what}{str(error)[:300]}). Build "
-            "them as in the run that saved it, or start anew."
-        ) from error

@@ -47,7 +47,7 @@ def refuse_other_settings(
         more = f" and {len(different) - 6} more" if len(different) > 6 else ""
         raise OtherSettingsError(
             f"{folder} holds a run with other settings ({'; '.join(different[:6])}{more}). Choose "
-            "another folder (--output), or start anew (without --resume)."
+            "another folder (--output), or start anew (--overwrite, without --resume)."
         )
 
 

@@ -8,8 +8,10 @@ named by :func:`unsaved`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from avalanche.evaluation.metric_definitions import GenericPluginMetric
@@ -222,3 +224,16 @@ def _load_optimizer(strategy: Any, saved: Mapping[str, Any]) -> None:
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     names = saved["optimised"]
     strategy.optimized_param_id = None if names is None else {n: parameters[n] for n in names}
+
+
+@contextmanager
+def fitting(file: Path) -> Iterator[None]:
+    """Whatever a file that was not written for this strategy causes, as a ValueError."""
+    try:
+        yield
+    except Exception as error:
+        what = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(
+            f"{file} does not fit this strategy and benchmark ({what}{str(error)[:300]}). Build "
+            "them as in the run that saved it, or start anew."
+        ) from error

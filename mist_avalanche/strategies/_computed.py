@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset, DataLoader
 
 from .._support.checks import check_integer, check_not_empty
-from .._support.distributed import gather_rows, share, world_size
+from .._support.distributed import gather_rows, world_size
 from .._support.memory_use import advice
+from ..models.attached import take_off_classifier
 from ..models.drift import fit_drift, turned
-from ..models.features import in_mode, take_off_classifier
+from ..models.features import in_mode
 from ..models.forward import Forward
 from ..models.heads import BackboneWithHead, StatisticsHead
 from ..models.snapshot import Snapshot
+from ._batches import FeatureBatches, OwnShare, own_share
 from .feature_cache import FeatureCache, Features, bits_of, fingerprint, look
 
 
@@ -115,7 +116,9 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         if world_size() == 1:
             super().make_train_dataloader(**{**kwargs, "shuffle": False, "drop_last": False})
         else:
-            self.dataloader = self._own_share([self.adapted_dataset], self.train_mb_size, **kwargs)
+            self.dataloader = own_share(
+                [self.adapted_dataset], self.train_mb_size, self.device, **kwargs
+            )
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """There is nothing to optimise."""
@@ -200,32 +203,8 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         found = Features(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
         if world_size() == 1:
             return found
-        n = batches.count if isinstance(batches, _OwnShare) else len(found.labels)
+        n = batches.count if isinstance(batches, OwnShare) else len(found.labels)
         return Features(*(gather_rows(part[:n]) for part in found))
-
-    def _own_share(
-        self, datasets: list[Any], batch_size: int, num_workers: int = 0, **kwargs: Any
-    ) -> _OwnShare:
-        """A loader of this process's share of some datasets together, in order.
-
-        No batch has images of two datasets: features have the same bits whatever is computed along.
-        """
-        whole: Any = ConcatDataset(datasets)
-        own = share(len(whole))
-        ends = {own.stop, *(end for end in whole.cumulative_sizes if end in own)}
-        batches, start = [], own.start
-        for end in sorted(ends):
-            batches += [range(i, min(i + batch_size, end)) for i in range(start, end, batch_size)]
-            start = end
-        return _OwnShare(
-            len(own),
-            whole,
-            batch_sampler=batches or [[0]],  # one image, which does not count, for the width
-            num_workers=num_workers,
-            pin_memory=self.device.type == "cuda",
-            collate_fn=datasets[0].collate_fn,
-            generator=torch.Generator(),  # the global one goes on alike where features are kept
-        )
 
     def _run(self, x: Tensor) -> Tensor:
         """Features (B, D) of images."""
@@ -254,7 +233,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
 
         def compute(new: list[Any]) -> list[Features]:
             evaluated = [dataset.eval() for dataset in new]
-            loader = self._own_share(evaluated, self.eval_mb_size, num_workers)
+            loader = own_share(evaluated, self.eval_mb_size, self.device, num_workers)
             sizes = [len(dataset) for dataset in new]
             parts = (torch.split(part, sizes) for part in self._features_of(loader))
             return [Features(*rows) for rows in zip(*parts, strict=True)]
@@ -289,25 +268,3 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
     def head(self) -> Any:
         """The classifier."""
         return self.model.head
-
-
-class _OwnShare(DataLoader[Any]):
-    """A loader of which the first ``count`` images count."""
-
-    def __init__(self, count: int, *args: Any, **kwargs: Any) -> None:
-        self.count = count
-        super().__init__(*args, **kwargs)
-
-
-class FeatureBatches:
-    """Batches [features, labels, task labels] of what was extracted, in order."""
-
-    def __init__(self, found: Features, batch_size: int) -> None:
-        self.found, self.batch_size = found, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.found.labels) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[Tensor]]:
-        for batch in zip(*(torch.split(p, self.batch_size) for p in self.found), strict=True):
-            yield list(batch)

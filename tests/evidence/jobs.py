@@ -92,8 +92,8 @@ def run(job: Job, weights: Path, cache: Path, device: str, precision: str) -> di
     mist = None
     if job.mist is not None:
         view = {"view": {"flip": 0.0}} if job.set == "omniglot" else {}
-        mist = MISTPlugin(**{**view, "seed": job.seed, "precision": precision, **job.mist})
-        mist.verbose, mist.keep_scores = False, False
+        quiet = {"verbose": False, "keep_scores": False, "precision": precision}
+        mist = MISTPlugin(**{**view, **quiet, "seed": job.seed, **job.mist})
     common = {"train_mb_size": 128, "eval_mb_size": 128, "device": device}
     if job.tune_on is not None:
         other = sets.benchmark(job.tune_on, cache, job.order)

@@ -4,7 +4,8 @@ import torch
 from mist_avalanche.method import tuning
 from mist_avalanche.method.gradients import SelectedEntries
 from mist_avalanche.method.selection import Selection
-from mist_avalanche.method.tuning import ProjectionSGD, SparseSGD, tune
+from mist_avalanche.method.sgd import ProjectionSGD, SparseSGD
+from mist_avalanche.method.tuning import tune
 
 
 def problem(spoilt, spoil):

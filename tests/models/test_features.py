@@ -13,12 +13,11 @@ from avalanche.models import (
 )
 from torch import nn
 
+from mist_avalanche.models.attached import attached_classifier, take_off_classifier
 from mist_avalanche.models.features import (
     FeatureExtractor,
     always_selected,
-    attached_classifier,
     find_classifier,
-    take_off_classifier,
 )
 from mist_avalanche.models.heads import BackboneWithHead
 

@@ -45,8 +45,8 @@ class Images(TensorDataset):
 
 def build(name):
     """A strategy with MIST before every experience."""
-    mist = MISTPlugin(score_on="every", tune_epochs=1, batch_size=8, protect_rate=1e-4, seed=0)
-    mist.verbose = False
+    quick = {"score_on": "every", "tune_epochs": 1, "batch_size": 8, "verbose": False}
+    mist = MISTPlugin(protect_rate=1e-4, seed=0, **quick)
     backbone = create_backbone()
     common = {
         "plugins": [mist],

@@ -19,7 +19,7 @@ from mist_avalanche.method.gradients import SelectedEntries
 from mist_avalanche.method.guard import StepGuard
 from mist_avalanche.method.losses import SupervisedInfoNCE
 from mist_avalanche.method.selection import random_scores, select
-from mist_avalanche.method.tuning import SparseSGD
+from mist_avalanche.method.sgd import SparseSGD
 from mist_avalanche.models.backbones import tiny_vit
 from mist_avalanche.models.features import FeatureExtractor, always_selected
 from mist_avalanche.models.forward import Forward

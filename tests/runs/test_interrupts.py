@@ -15,7 +15,8 @@ from torch import nn
 from mist_avalanche import MISTPlugin
 from mist_avalanche._support.randomness import rng_state
 from mist_avalanche.method.guard import StepGuard
-from mist_avalanche.method.tuning import SparseSGD
+from mist_avalanche.method.sgd import SparseSGD
+from mist_avalanche.method.sparse_tuning import SparseTuning
 from mist_avalanche.runs.checkpoint import Checkpoint
 from mist_avalanche.strategies import RanPAC
 from mist_avalanche.strategies.feature_cache import FeatureCache
@@ -30,15 +31,15 @@ OF_MIST = (
     "after_update",
     "after_training_epoch",
     "after_training_exp",
-    "_score",
-    "_select",
-    "_tune",
 )
 # What is interrupted: a plugin's hook, before MIST's or after it; a method, when it is through
 POINTS = {
     "training": [f"{w}_{p}" for p in (*PARTS, "update") for w in ("before", "after")],
     "evaluation": [f"{w}_{p}" for p in EVALUATION for w in ("before", "after")],
-    "MIST": [(MISTPlugin, name) for name in OF_MIST],
+    "MIST": [
+        *((MISTPlugin, name) for name in OF_MIST),
+        *((SparseTuning, name) for name in ("score", "select", "tune")),
+    ],
     "within": [
         (SparseSGD, "step"),
         (StepGuard, "before_step"),

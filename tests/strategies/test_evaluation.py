@@ -9,8 +9,7 @@ from torchvision.transforms import RandomErasing
 
 from mist_avalanche import MISTPlugin
 from mist_avalanche.models.backbones import create_backbone
-from mist_avalanche.strategies import RanPAC, SimpleCIL
-from mist_avalanche.strategies import _computed as computed
+from mist_avalanche.strategies import RanPAC, SimpleCIL, _batches
 
 
 def counting(backbone):
@@ -50,12 +49,12 @@ def test_every_test_image_passes_once_through_a_frozen_backbone(benchmark_of):
 def test_one_loader_for_a_whole_evaluation(benchmark_of, monkeypatch):
     made = []
 
-    class Loader(computed._OwnShare):
+    class Loader(_batches.OwnShare):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             made.append(len(self.dataset))
 
-    monkeypatch.setattr(computed, "_OwnShare", Loader)
+    monkeypatch.setattr(_batches, "OwnShare", Loader)
     benchmark = benchmark_of(n_classes=6, n_experiences=6)
     strategy = build(SimpleCIL, create_backbone())
     strategy.train(benchmark.train_stream)

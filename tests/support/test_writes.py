@@ -8,8 +8,7 @@ import torch
 from full_disk import FULL, KINDS, FullDisk
 from kill import outcome
 from safetensors.torch import load_file
-from test_page import results
-from tiny_runs import MIST, tiny, tiny_benchmark
+from tiny_runs import MIST, results, tiny, tiny_benchmark
 
 from mist_avalanche._support.checksummed import read_checksummed, write_checksummed
 from mist_avalanche.reports.page import write_page

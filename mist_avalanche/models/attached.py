@@ -1,0 +1,82 @@
+"""Models of timm, torchvision and Avalanche that still have their classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from avalanche.models import DynamicModule
+from torch import nn
+
+from .features import check_single_head, is_layer, leaves_some
+
+# What torchvision and Avalanche call the last part of their models.
+_HEADS = ("fc", "classifier", "heads", "head", "linear", "output", "train_classifier")
+
+
+def attached_classifier(model: nn.Module) -> str | None:
+    """The name of the classifier that a timm, torchvision or Avalanche model still has, if any.
+
+    It is known by sight, without a batch, and the one that
+    :func:`~mist_avalanche.models.features.find_classifier` finds. A model inside modules
+    that add no parameter to it (normalisation, ``torch.compile``) counts as well.
+    """
+    path, module = "", model
+    while True:
+        name = _own_classifier(module)
+        if name is not None and leaves_some(module, name):
+            return path + name
+        parts = [
+            name for name, part in module.named_children() if any(True for _ in part.parameters())
+        ]
+        if len(parts) != 1 or module._parameters:
+            return None
+        path, module = f"{path}{parts[0]}.", module.get_submodule(parts[0])
+
+
+def _own_classifier(module: nn.Module) -> str | None:
+    """The classifier by the habits of the library that a model's class comes from."""
+    if isinstance(module, nn.Sequential) and len(module):
+        return str(len(module) - 1) if isinstance(module[-1], DynamicModule) else None
+    origin = {kind.__module__.split(".")[0] for kind in type(module).__mro__}
+    get_classifier: Any = getattr(module, "get_classifier", None)
+    if "timm" in origin and get_classifier is not None:
+        heads = get_classifier() if getattr(module, "num_classes", 0) else ()
+        heads = heads if isinstance(heads, (tuple, list)) else [heads]  # two where distilled
+        left = [head for head in heads if not isinstance(head, nn.Identity)]
+        names = (name for name, part in module.named_modules() if part in left)
+        return next(names, None)
+    if not origin & {"torchvision", "avalanche", __name__.split(".")[0]}:
+        return None
+    for name in _HEADS:
+        part = module._modules.get(name)
+        if isinstance(part, DynamicModule):
+            return name
+        inner: list[tuple[str, nn.Module]] = [*part.named_modules(prefix=name)] if part else []
+        if inner and is_layer(inner[-1][1]):  # what comes last; a cut one ends in another layer
+            return inner[-1][0]
+        for inside, layer in inner:  # SqueezeNet's is a convolution
+            if getattr(layer, "out_channels", None) == getattr(module, "num_classes", 0):
+                return inside
+    return None
+
+
+def take_off_classifier(model: nn.Module) -> str | None:
+    """Leave a model without the classifier that it still has, and give its name.
+
+    Timm's models do it themselves; in others the identity takes its place.
+
+    Raises:
+        ValueError: the model's features depend on task labels.
+    """
+    check_single_head(model)
+    name = attached_classifier(model)
+    if name is None:
+        return None
+    parts = name.split(".")
+    owners = (model.get_submodule(".".join(parts[:i])) for i in range(len(parts)))
+    reset: Any = next((m.reset_classifier for m in owners if hasattr(m, "reset_classifier")), None)
+    if reset is not None:
+        reset(0)
+    else:
+        model.set_submodule(name, nn.Identity())
+    return name
