@@ -30,6 +30,7 @@ class GrowingLinear(IncrementalClassifier):
     """
 
     active_units: Tensor
+    classifier: nn.Linear
 
     def __init__(self, n_features: int, std: float | None = None) -> None:
         super().__init__(n_features, initial_out_features=1, mask_value=UNSEEN)

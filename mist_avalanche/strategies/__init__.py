@@ -1,4 +1,4 @@
-"""Strategies that compute a classifier on the features of a pretrained backbone, or train prompts."""
+"""Strategies with a pretrained backbone: classifiers that are computed, and prompts that train."""
 
 from .coda_prompt import CODAPrompt as CODAPrompt
 from .dualprompt import DualPrompt as DualPrompt

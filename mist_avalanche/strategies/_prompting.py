@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from avalanche.training.templates import SupervisedTemplate
 from avalanche.training.utils import _at_task_boundary
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from .._support.checks import (
     check_choice,
@@ -23,12 +22,12 @@ from .._support.checks import (
     classes_of,
 )
 from .._support.memory_use import advice
-from ..models.features import take_off_classifier
+from ..models.attached import take_off_classifier
 from ..models.heads import BackboneWithHead
 from ..models.linear_head import GrowingLinear
 from ..models.prompts import PromptedViT, PromptModule, check_blocks, vit_depth
 from ..plugin import MISTPlugin
-from .feature_cache import FeatureCache, Features, fingerprint, look
+from ._queries import Queries, query_of
 
 SCHEDULES = ("constant", "cosine")
 
@@ -79,9 +78,6 @@ class PromptStrategy(SupervisedTemplate, ABC):
             if clip_grad_norm is None
             else check_rate("clip_grad_norm", clip_grad_norm, "(0, inf)")
         )
-        self.feature_cache = None
-        if check_integer("cache_mb", cache_mb, 0):
-            self.feature_cache = FeatureCache(cache_mb * 10**6)
         weights = next(model.parameters())
         head = GrowingLinear(prompts.n_features, head_std).to(weights)
         prompted = PromptedViT(model, prompts.to(weights), head, precision)
@@ -91,7 +87,7 @@ class PromptStrategy(SupervisedTemplate, ABC):
             criterion=criterion or nn.CrossEntropyLoss(),
             **kwargs,
         )
-        if any(isinstance(p, MISTPlugin) and p.tune_on == "every" for p in self.plugins):
+        if any(isinstance(p, MISTPlugin) and p.options.tune_on == "every" for p in self.plugins):
             raise ValueError(
                 f"{type(self).__name__} cannot go along with a backbone that is tuned before every "
                 "experience: prompts, keys and classifier are of the features that they were "
@@ -101,7 +97,7 @@ class PromptStrategy(SupervisedTemplate, ABC):
         self.model_to_tune = BackboneWithHead(model, head)
         self._tunable = [p for p in model.parameters() if p.requires_grad]
         self._classes: list[int] = []  # of the present experience
-        self._queries: dict[int, Features] = {}  # by the id of the dataset
+        self._queries = Queries(prompted, cache_mb)
         self._unchanged: Any = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -111,9 +107,7 @@ class PromptStrategy(SupervisedTemplate, ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state_dict` of a strategy with the same arguments."""
         self.prompts.load_state_dict(state["prompts"])
-        self._queries, self._unchanged = {}, None
-        if self.feature_cache is not None:
-            self.feature_cache.clear()
+        self._queries.clear()
 
     @property
     def prompts(self) -> Any:
@@ -166,8 +160,7 @@ class PromptStrategy(SupervisedTemplate, ABC):
 
         A label that a plugin has put into the batch takes part as well.
         """
-        known = self.dataloader.query if isinstance(self.dataloader, _WithQueries) else None
-        logits: Tensor = self.model(self.mb_x, known)
+        logits: Tensor = self.model(self.mb_x, query_of(self.dataloader))
         if not self.is_training:
             return logits
         others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
@@ -180,6 +173,10 @@ class PromptStrategy(SupervisedTemplate, ABC):
         loss: Tensor = super().criterion()
         return loss + self.model.attached.loss if self.is_training else loss
 
+    def _make_empty_loss(self) -> Tensor:
+        """In the model's dtype; Avalanche's is of float32."""
+        return next(self.model.parameters()).new_zeros(1)
+
     def optimizer_step(self) -> None:
         """Clip the gradient's norm, and step."""
         if self.clip_grad_norm is not None:
@@ -190,41 +187,16 @@ class PromptStrategy(SupervisedTemplate, ABC):
     def _after_training_exp(self, **kwargs: Any) -> None:
         super()._after_training_exp(**kwargs)
         if _at_task_boundary(self.experience, before=False):
+            self.optimizer.zero_grad()
             self.optimizer = None
 
     # ---- Evaluation --------------------------------------------------------------------------
 
     def _before_eval(self, num_workers: int = 0, **kwargs: Any) -> None:
-        """Queries of all images that are new and not a matter of chance."""
         super()._before_eval(num_workers=num_workers, **kwargs)
-        if self.feature_cache is None:
-            return
-        datasets = {id(e.dataset): e.dataset for e in self.current_eval_stream}.values()
-        looks = [(dataset, look(dataset)) for dataset in datasets]
-        steady = [(dataset, seen) for dataset, seen in looks if seen is not None]
-        state = fingerprint(self.model.backbone) + self.model.precision.encode()
-
-        def compute(new: list[Any]) -> list[Features]:
-            return [self._queries_of(dataset.eval(), num_workers) for dataset in new]
-
-        found = self.feature_cache.get(steady, state, compute)
-        self._queries = {id(d): f for (d, _), f in zip(steady, found, strict=True)}
-
-    @torch.no_grad()
-    def _queries_of(self, dataset: Any, num_workers: int) -> Features:
-        """Queries (n, D) of a dataset in order; labels, which are not needed, are left empty."""
-        loader: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_size=self.eval_mb_size,
-            num_workers=num_workers,
-            pin_memory=self.device.type == "cuda",
-            collate_fn=dataset.collate_fn,
-            generator=torch.Generator(),  # the global one goes on alike where queries are kept
-        )
-        with advice("a batch of images", "Lower eval_mb_size; it changes no result."):
-            rows = [self.model.query(batch[0].to(self.device)).cpu() for batch in loader]
-        none = torch.zeros(0, dtype=torch.int64)
-        return Features(torch.cat(rows), none, none)
+        smaller = "Lower eval_mb_size; it changes no result."
+        with advice("a batch of images", smaller):
+            self._queries.prepare(self.current_eval_stream, self.eval_mb_size, num_workers)
 
     def eval_dataset_adaptation(self, **kwargs: Any) -> None:
         """The experience under the eval transform."""
@@ -234,32 +206,12 @@ class PromptStrategy(SupervisedTemplate, ABC):
     def make_eval_dataloader(self, **kwargs: Any) -> None:
         """Images, with their queries where these are of the same images."""
         super().make_eval_dataloader(**kwargs)
-        found = self._queries.get(id(self.experience.dataset))
-        if found is not None and self.adapted_dataset is self._unchanged:
-            self.dataloader = _WithQueries(self.dataloader, found.features, self.device)
+        if self.adapted_dataset is self._unchanged:
+            self.dataloader = self._queries.beside(self.dataloader, self.experience.dataset)
 
     def _after_eval(self, **kwargs: Any) -> None:
         super()._after_eval(**kwargs)
-        self._queries = {}
-
-
-class _WithQueries:
-    """Batches of a loader in order, and the queries (B, D) of the last one."""
-
-    def __init__(self, loader: Any, queries: Tensor, device: torch.device) -> None:
-        self.loader, self.queries, self.device = loader, queries, device
-        self.query: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Any]:
-        first = 0
-        for batch in self.loader:
-            end = first + len(batch[0])
-            self.query = self.queries[first:end].to(self.device)
-            first = end
-            yield batch
+        self._queries.put_away()
 
 
 def rate_of_epoch(schedule: str, epoch: int, epochs: int) -> float:

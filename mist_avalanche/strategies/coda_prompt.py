@@ -48,8 +48,8 @@ class CODAPrompt(PromptStrategy):
             evaluation. Queries of a random eval transform are never kept.
 
     Raises:
-        ValueError: an argument out of its range, more experiences than there is room for, a model without ``blocks[i].attn.qkv``, or a
-            MISTPlugin that tunes before every experience.
+        ValueError: an argument out of its range, more experiences than there is room for, a model
+            without ``blocks[i].attn.qkv``, or a MISTPlugin that tunes before every experience.
 
     Example:
         >>> mist = MISTPlugin.for_backbone("embedded")  # tunes before the first experience

@@ -26,13 +26,13 @@ class Attachment:
         blocks: numbers of the blocks that may get prefixes.
     """
 
-    def __init__(self, vit: nn.Module, blocks: Sequence[int]) -> None:
-        self.vit: Any = vit
+    def __init__(self, vit: Any, blocks: Sequence[int]) -> None:
+        self.vit = vit
         self._now: Attached | None = None
         self._used: set[int] = set()
-        self.vit.norm_pre.register_forward_hook(self._join)
+        vit.norm_pre.register_forward_hook(self._join)
         for block in blocks:
-            _Prefixed(self, block).register(self.vit.blocks[block].attn)
+            _Prefixed(self, block).register(vit.blocks[block].attn)
 
     @contextmanager
     def of(self, attached: Attached) -> Iterator[None]:
@@ -61,9 +61,10 @@ class Attachment:
 
         def again(_gradient: Tensor) -> None:
             self._now = attached
-            torch.autograd.Variable._execution_engine.queue_callback(self._rest)  # type: ignore
+            torch.autograd.Variable._execution_engine.queue_callback(self._rest)
 
-        features.register_hook(again)
+        output: Any = features
+        output.register_hook(again)
 
     def _rest(self) -> None:
         self._now = None

@@ -91,7 +91,7 @@ class ComponentPrompts(PromptModule):
                 old = [part[b].detach().flatten(1) for part in each]
                 rows = torch.cat([self._like.new_zeros(0, math.prod(shape)), *old])
                 new.append(orthogonal_rows(rows, self.per_experience, draw))
-            each.append(self.new(torch.stack(new).unflatten(2, shape)))
+            each.append(self.new(torch.stack(new).view(len(self.blocks), -1, *shape)))
         self._freeze_earlier()
 
     def _kinds(self) -> tuple[tuple[nn.ParameterList, tuple[int, ...]], ...]:
@@ -117,7 +117,7 @@ class ComponentPrompts(PromptModule):
         """Prefixes for queries (B, D), and the penalty."""
         if not self.n_experiences:
             return Attached(self.nothing(query))
-        p, k, a = (self._all(each) for each, _ in self._kinds())
+        p, k, a = map(self._all, (self.components, self.keys, self.attention))
         # q ⊙ A has the norm √(q² · A²), and with K the product q · (A ⊙ K): no (B, m, D) is made.
         norms = (query.square() @ a.square().mT).clamp(min=1e-24).sqrt()  # (blocks, B, m)
         weights = query @ (a * F.normalize(k, dim=-1)).mT / norms
@@ -132,21 +132,20 @@ class ComponentPrompts(PromptModule):
         return Attached(loss, prefixes=prefixes)
 
     def _all(self, each: nn.ParameterList) -> Tensor:
-        """Those of all experiences (blocks, m, ...); in training the earlier ones are constants."""
-        earlier = [p.detach() if self.training else p for p in each[:-1]]
-        return torch.cat([*earlier, each[-1]], dim=1)
+        """Those of all experiences (blocks, m, ...), the earlier ones as constants."""
+        *earlier, last = each
+        return torch.cat([*(p.detach() for p in earlier), last], dim=1)
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """As many experiences as the state has, before torch fills them in."""
         saved = sum(name.startswith(f"{prefix}keys.") for name in state_dict)
+        for name in ("components", "keys", "attention"):
+            setattr(self, name, nn.ParameterList([*getattr(self, name)][:saved]))
         for each, shape in self._kinds():
-            while len(each) > saved:
-                del each[len(each) - 1]
-            while len(each) < saved:
-                size = len(self.blocks), self.per_experience, *shape
-                each.append(self.new(torch.zeros(size)))
+            size = len(self.blocks), self.per_experience, *shape
+            each.extend(self.new(torch.zeros(size)) for _ in range(saved - len(each)))
         self._freeze_earlier()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

@@ -117,9 +117,8 @@ class GeneralExpertPrompts(PromptModule):
     ) -> None:
         """As many experts as the state has, before torch fills them in."""
         saved = sum(name.startswith(f"{prefix}keys.") for name in state_dict)
-        while self.n_experiences > saved:
-            for each in (self.experts, self.keys):
-                del each[len(each) - 1]
+        self.experts = nn.ParameterList([*self.experts][:saved])
+        self.keys = nn.ParameterList([*self.keys][:saved])
         while self.n_experiences < saved:
             self.begin_experience()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -63,7 +63,7 @@ class PromptedViT(BackboneWithHead):
 
     def features(self, x: Tensor, query: Tensor | None = None) -> Tensor:
         """Features (B, D) with prompts; what was attached is :attr:`attached` afterwards."""
-        query = self.query(x) if query is None else query
+        query = self.query(x) if query is None else query.to(x.device)
         attached = self.attached = self.prompts(query)
         with self._attachment.of(attached), self._computing(x):
             features = self._read_out(x, attached)
