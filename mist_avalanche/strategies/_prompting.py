@@ -175,7 +175,8 @@ class PromptStrategy(SupervisedTemplate, ABC):
 
     def _make_empty_loss(self) -> Tensor:
         """In the model's dtype; Avalanche's is of float32."""
-        return next(self.model.parameters()).new_zeros(1)
+        weights: Tensor = next(self.model.parameters())
+        return weights.new_zeros(1)
 
     def optimizer_step(self) -> None:
         """Clip the gradient's norm, and step."""

@@ -344,13 +344,9 @@ def test_coda_prompt(variant, monkeypatch):
         parts = (prompts.components, prompts.keys, prompts.attention)
         for name, part in zip(kinds, parts, strict=True):
             for b, layer in enumerate(s["layers"]):
-                rows = [p.grad if gradient else p for p in part]
-                rows = [torch.zeros_like(p) if g is None else g for p, g in zip(part, rows)]
-                missing = s["components"] - s["per_task"] * len(part)
-                rows = torch.cat([r[b] for r in rows])
-                found[f"layer{layer}/{name}"] = torch.cat(
-                    [rows, rows.new_zeros(missing, *rows.shape[1:])]
-                )
+                rows = torch.cat([value_of(p, gradient)[b] for p in part])
+                later = rows.new_zeros(s["components"] - len(rows), *rows.shape[1:])
+                found[f"layer{layer}/{name}"] = torch.cat([rows, later])
         return found
 
     def record(strategy, attached):

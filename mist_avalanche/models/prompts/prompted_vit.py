@@ -87,6 +87,10 @@ class PromptedViT(BackboneWithHead):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
             yield
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, which have no part in a graph of gradients."""
+        return {**vars(self), "attached": None}
+
     def train(self, mode: bool = True) -> PromptedViT:
         """As in torch, but for the ViT."""
         super().train(mode)
