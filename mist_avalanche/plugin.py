@@ -22,7 +22,7 @@ from .method.objective import Objective
 from .method.options import OPTIONS, MISTOptions
 from .method.selection import Selection
 from .method.sparse_tuning import HOST, SparseTuning
-from .models.backbones import backbone_defaults
+from .models.defaults import backbone_defaults
 from .models.features import FeatureExtractor, feature_extractor, model_to_tune
 
 _SMALLER = "Lower chunk_size (the same gradient) or batch_size, or use precision='bf16'."

@@ -12,8 +12,9 @@ from data_layouts import class_folders, photos
 from safetensors.torch import load_file
 
 from mist_avalanche.deltas.delta import read_delta
-from mist_avalanche.models import backbones
-from mist_avalanche.models.backbones import EMBEDDED, EMBEDDED_WEIGHTS
+from mist_avalanche.models import defaults
+from mist_avalanche.models.backbones import EMBEDDED_WEIGHTS
+from mist_avalanche.models.defaults import EMBEDDED
 from mist_avalanche.runs import experiments
 
 ROOT = Path(__file__).parent.parent
@@ -22,9 +23,9 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def short_tuning(monkeypatch):
     """The embedded backbone's defaults, but with a few epochs of tuning."""
-    default = backbones.DEFAULTS[EMBEDDED]
+    default = defaults.DEFAULTS[EMBEDDED]
     short = replace(default, mist={**default.mist, "tune_epochs": 4, "projection_epochs": 1})
-    monkeypatch.setattr(backbones, "DEFAULTS", {EMBEDDED: short})
+    monkeypatch.setattr(defaults, "DEFAULTS", {EMBEDDED: short})
 
 
 def snippets():

@@ -3,6 +3,7 @@
 from .cars196 import SplitCars196 as SplitCars196
 from .cifar100 import SplitCIFAR100 as SplitCIFAR100
 from .cub200 import SplitCUB200 as SplitCUB200
+from .folder import SplitFolder as SplitFolder
 from .glyphs import SplitGlyphs as SplitGlyphs
 from .imagenet_a import SplitImageNetA as SplitImageNetA
 from .imagenet_r import SplitImageNetR as SplitImageNetR
@@ -12,6 +13,7 @@ __all__ = [
     "SplitCIFAR100",
     "SplitCUB200",
     "SplitCars196",
+    "SplitFolder",
     "SplitGlyphs",
     "SplitImageNetA",
     "SplitImageNetR",

@@ -81,6 +81,7 @@ def image_benchmark(
     facts: DatasetFacts,
     train: Callable[[int, Statistics | None], Transform] = random_crops,
     published: Statistics | None = None,
+    usual: str = "published",
 ) -> ImageBenchmark:
     """The benchmark of a dataset.
 
@@ -90,6 +91,7 @@ def image_benchmark(
         facts: where and how it is found.
         train: the published training transform, for an image size and a normalisation.
         published: the mean and std of the published runs; None for images in [0, 1].
+        usual: normalisation unless told otherwise.
     """
 
     def split_images(
@@ -98,7 +100,7 @@ def image_benchmark(
         dataset_root: str | Path | None = None,
         split: str | None = None,
         image_size: int = 224,
-        normalize: str | Statistics | None = "published",
+        normalize: str | Statistics | None = usual,
         backbone: Any = None,
         seed: int | None = 1993,
         fixed_class_order: Sequence[int] | None = None,
@@ -109,12 +111,13 @@ def image_benchmark(
         cache: str | None = None,
     ) -> NCScenario:
         check_cache(cache)
-        if normalize != "published" and train_transform and eval_transform:
+        if normalize != usual and train_transform and eval_transform:
             raise ValueError(
                 "`normalize` acts in the default transforms, and both are replaced. Leave it away, "
                 "or normalise in `train_transform` and `eval_transform`."
             )
-        statistics = statistics_for(normalize, published, backbone)
+        replaced = train_transform is not None and eval_transform is not None
+        statistics = None if replaced else statistics_for(normalize, published, backbone)
         found = find(facts, dataset_root, split=split, download=download)
         train_images, test_images = kept_decoded(cache, found.train, found.test)
         return class_incremental(

@@ -17,7 +17,8 @@ from .._support.states import tensors_of, unique
 from ..deltas.delta import apply_delta, save_delta
 from ..deltas.file import Delta, read_delta
 from ..method.selection import LayerShare, share_table
-from ..models.backbones import EMBEDDED, create_backbone
+from ..models.backbones import create_backbone
+from ..models.defaults import EMBEDDED
 
 
 def add_delta(command: argparse.ArgumentParser) -> None:

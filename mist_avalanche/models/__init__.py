@@ -3,7 +3,8 @@
 Everything takes and gives tensors. :func:`create_backbone` is the door.
 """
 
-from .backbones import BackboneDefaults, backbone_defaults, create_backbone, input_statistics
+from .backbones import create_backbone, input_statistics
+from .defaults import BackboneDefaults, backbone_defaults
 from .heads import PrototypeHead, RidgeHead
 
 __all__ = [

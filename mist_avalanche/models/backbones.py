@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import timm
@@ -17,6 +15,9 @@ from safetensors.torch import load_file
 from timm.layers import HybridEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+
+from .._support.checks import check_integer
+from .defaults import DEFAULTS, EMBEDDED
 
 _UNREADABLE = (
     SafetensorError,
@@ -29,76 +30,7 @@ _UNREADABLE = (
     OSError,
     EOFError,
 )
-EMBEDDED = "embedded"
 EMBEDDED_WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
-
-
-@dataclass(frozen=True)
-class BackboneDefaults:
-    """What goes with a backbone.
-
-    Args:
-        timm_name: timm's name with the pinned pretraining tag; None when it is not timm's.
-        image_size: pixels a side of its inputs.
-        normalize: of its inputs, unless told otherwise: ``"pretrained"`` as it was pretrained, or
-            ``"published"`` as in the published runs.
-        mist: arguments of :class:`~mist_avalanche.MISTPlugin` that suit this backbone.
-        mist_with_drift: those that differ where the strategy compensates drift.
-        n_random_features: M of :class:`~mist_avalanche.strategies.RanPAC`.
-        strategies: other arguments that suit it, by the strategy's name.
-    """
-
-    timm_name: str | None = None
-    image_size: int = 224
-    normalize: str = "pretrained"
-    mist: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    mist_with_drift: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    n_random_features: int = 10000
-    strategies: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
-
-    def strategy_for(self, name: str) -> dict[str, Any]:
-        """Arguments of one of our strategies."""
-        own = {"n_random_features": self.n_random_features} if name == "ranpac" else {}
-        return {**own, **self.strategies.get(name, {})}
-
-    def mist_for(self, *, drift_compensation: bool) -> dict[str, Any]:
-        """Arguments of MISTPlugin, for a strategy that compensates drift or not."""
-        return {**self.mist, **(self.mist_with_drift if drift_compensation else {})}
-
-
-# The one place for tuning defaults. Those of the embedded backbone were chosen on Omniglot small1,
-# and projection_epochs and lr on SplitGlyphs too; the paper's, for ViT-B/16, are MISTPlugin's own.
-# RanPAC's M keeps away from the number of training images: where both are equal, a small ridge
-# fits them exactly and predicts badly.
-DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
-    {
-        EMBEDDED: BackboneDefaults(
-            image_size=32,
-            mist=MappingProxyType(
-                {
-                    "tune_on": "first",
-                    "lr": 1e-2,
-                    "tune_epochs": 100,
-                    "projection_epochs": 30,
-                    "batch_size": 64,
-                    "view": {"flip": 0.0},  # mirrored letters are other letters
-                }
-            ),
-            mist_with_drift=MappingProxyType({"tune_on": "every", "later_epochs": 30}),
-            n_random_features=5000,
-        ),
-        "vit_base_patch16_224": BackboneDefaults(
-            "vit_base_patch16_224.augreg_in21k", normalize="published"
-        ),
-    }
-)
-
-
-def backbone_defaults(name: str) -> BackboneDefaults:
-    """Defaults for a backbone's name; a name without an entry of its own gets the paper's."""
-    return DEFAULTS.get(name) or DEFAULTS.get(name.split(".")[0]) or BackboneDefaults()
 
 
 def input_statistics(
@@ -155,7 +87,9 @@ def tiny_vit(num_classes: int = 0) -> VisionTransformer:
     )
 
 
-def create_backbone(name: str = EMBEDDED, weights: str | Path | None = None) -> nn.Module:
+def create_backbone(
+    name: str = EMBEDDED, weights: str | Path | None = None, *, image_size: int | None = None
+) -> nn.Module:
     """A pretrained backbone without classifier, images (B, 3, H, H) to features (B, D).
 
     Args:
@@ -164,10 +98,13 @@ def create_backbone(name: str = EMBEDDED, weights: str | Path | None = None) -> 
         weights: a file with the backbone's weights for machines that do not reach timm's hub:
             .npz, .pth or .safetensors, of ``"embedded"`` .safetensors; None takes the pretrained
             ones.
+        image_size: H; None for that of the pretraining. The position embeddings of a ViT are
+            resampled, as timm does it. That costs accuracy; MIST gives part of it back.
 
     Raises:
         FileNotFoundError: ``weights`` does not exist.
-        ValueError: timm does not know the name, or the file is not of these kinds.
+        ValueError: timm does not know the name, the file is not of these kinds, or the backbone
+            has no such size.
         OSError: timm's hub is out of reach, or has no such weights.
     """
     if weights is not None and not Path(weights).is_file():
@@ -175,6 +112,8 @@ def create_backbone(name: str = EMBEDDED, weights: str | Path | None = None) -> 
             f"No weights at {str(weights)!r}. Give the path of a .npz, .pth or .safetensors file."
         )
     if name == EMBEDDED:
+        if image_size not in (None, DEFAULTS[EMBEDDED].image_size):
+            raise ValueError(f"'embedded' takes images of 32 pixels, not of {image_size}.")
         model = tiny_vit()
         file = Path(weights or EMBEDDED_WEIGHTS)
         if file.suffix != ".safetensors":
@@ -191,15 +130,35 @@ def create_backbone(name: str = EMBEDDED, weights: str | Path | None = None) -> 
         raise ValueError(
             f"Unknown backbone {name!r}. Use 'embedded' or a name of timm.list_models() ({near})."
         )
+    size = _size_argument(timm_name, image_size)
     if weights is None:
-        return _module(_from_hub(timm_name))
-    return _module(_from_file(timm_name, Path(weights)))
+        return _module(_from_hub(timm_name, size))
+    return _module(_from_file(timm_name, Path(weights), size))
 
 
-def _from_hub(timm_name: str) -> Any:
+def _size_argument(timm_name: str, image_size: int | None) -> dict[str, int]:
+    """Timm's argument for another size; none for the usual one, and for models that take any."""
+    config = timm.get_pretrained_cfg(timm_name)
+    usual = config.input_size[-1] if config else 224
+    if image_size is None or image_size == usual or not (config and config.fixed_input_size):
+        return {}
+    size = {"img_size": check_integer("image_size", image_size, 1)}
+    try:
+        made = timm.create_model(timm_name, num_classes=0, **size)
+        if getattr(getattr(made, "patch_embed", None), "num_patches", 1) < 1:
+            raise ValueError("less than one patch")
+    except (TypeError, AssertionError, ValueError) as error:
+        raise ValueError(
+            f"{timm_name} cannot be made for {image_size} pixels ({str(error)[:120]}). Leave "
+            f"`image_size` away (--image-size) for {usual}, or use a multiple of its patches."
+        ) from error
+    return size
+
+
+def _from_hub(timm_name: str, size: Mapping[str, int]) -> Any:
     """Timm's model with its pretrained weights."""
     try:
-        return timm.create_model(timm_name, pretrained=True, num_classes=0)
+        return timm.create_model(timm_name, pretrained=True, num_classes=0, **size)
     except (OSError, ValueError, RuntimeError) as error:
         raise OSError(
             f"The weights of {timm_name} did not come from timm's hub "
@@ -208,16 +167,17 @@ def _from_hub(timm_name: str) -> Any:
         ) from error
 
 
-def _from_file(timm_name: str, file: Path) -> Any:
+def _from_file(timm_name: str, file: Path, size: Mapping[str, int]) -> Any:
     """Timm's model with the weights of a file."""
     try:
         if file.suffix == ".npz":  # in the layout of JAX; timm asks for every tensor in it
-            return _pretrained(timm_name, {"file": str(file), "custom_load": True})
+            overlay = {"file": str(file), "custom_load": True}
+            return _pretrained(timm_name, overlay, size)
         state = timm.models.load_state_dict(str(file), weights_only=True)
-        model = _pretrained(timm_name, {"state_dict": dict(state)})
+        model = _pretrained(timm_name, {"state_dict": dict(state)}, size)
         # timm passes over what a file lacks: such a tensor does not follow a change of the file.
         moved = {k: v + 1 if v.is_floating_point() else v for k, v in state.items()}
-        probe = _pretrained(timm_name, {"state_dict": moved}).state_dict()
+        probe = _pretrained(timm_name, {"state_dict": moved}, size).state_dict()
         lost = [k for k, v in model.state_dict().items() if v.ndim and torch.equal(v, probe[k])]
         if lost:
             raise KeyError(f"{len(lost)} tensors are missing, the first {lost[0]}")
@@ -229,12 +189,11 @@ def _from_file(timm_name: str, file: Path) -> Any:
     return model
 
 
-def _pretrained(timm_name: str, overlay: Mapping[str, Any]) -> Any:
+def _pretrained(timm_name: str, overlay: Mapping[str, Any], size: Mapping[str, int]) -> Any:
     """Timm's model with weights from elsewhere than its hub."""
+    there = {"pretrained_cfg_overlay": dict(overlay), **size}
     with torch.random.fork_rng(devices=[]):
-        model = timm.create_model(
-            timm_name, pretrained=True, num_classes=0, pretrained_cfg_overlay=dict(overlay)
-        )
+        model = timm.create_model(timm_name, pretrained=True, num_classes=0, **there)
     model.pretrained_cfg.pop("state_dict", None)
     return model
 

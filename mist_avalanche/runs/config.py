@@ -14,13 +14,14 @@ from ..benchmarks import (
     SplitCars196,
     SplitCIFAR100,
     SplitCUB200,
+    SplitFolder,
     SplitGlyphs,
     SplitImageNetA,
     SplitImageNetR,
     SplitOmniglot,
 )
 from ..benchmarks.transforms import IMAGENET, statistics_for
-from ..models.backbones import EMBEDDED, backbone_defaults
+from ..models.defaults import EMBEDDED, backbone_defaults
 from ..strategies.registry import mist_arguments, takes
 from .checkpoint import EVERY
 
@@ -45,8 +46,9 @@ class RunConfig:
         order_seed: of the class order.
         backbone: ``embedded`` or a name of timm.
         weights: a file with its weights, instead of timm's hub.
+        image_size: pixels a side of its inputs; None for those of its pretraining.
         normalize: of its inputs: ``published``, ``pretrained`` or ``none``; None for what goes with
-            the backbone, see :class:`~mist_avalanche.models.backbones.BackboneDefaults`.
+            the backbone, see :class:`~mist_avalanche.models.BackboneDefaults`.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: of the backbone, in tuning and in simplecil and ranpac: ``32`` or
             ``bf16``.
@@ -71,6 +73,7 @@ class RunConfig:
     order_seed: int = 1993
     backbone: str = EMBEDDED
     weights: str | None = None
+    image_size: int | None = None
     normalize: str | None = None
     device: str = "auto"
     precision: str = "32"
@@ -102,7 +105,7 @@ class RunConfig:
         setting = self.normalize or defaults.normalize
         published = IMAGENET if self.benchmark == "cars196" else None
         mean, std = statistics_for(setting, published, self.backbone) or (None, None)
-        size = self.benchmark_args.get("image_size", defaults.image_size)
+        size = self.image_size or defaults.image_size
         return {"image_size": size, "normalize": setting, "mean": mean, "std": std}
 
     def settings(self) -> dict[str, Any]:
@@ -132,7 +135,7 @@ class RunConfig:
 
 
 def _glyphs(config: RunConfig) -> NCScenario:
-    size = backbone_defaults(config.backbone).image_size
+    size = config.inputs["image_size"]
     if size != 32:
         raise ValueError(f"glyphs are 32 pixels wide, {config.backbone!r} takes {size}.")
     return SplitGlyphs(config.experiences, seed=config.order_seed, **config.benchmark_args)
@@ -145,7 +148,8 @@ def _images(benchmark: Callable[..., NCScenario], config: RunConfig) -> NCScenar
         dataset_root=config.dataset_root,
         seed=config.order_seed,
         normalize=None if inputs["mean"] is None else (inputs["mean"], inputs["std"]),
-        **{"image_size": inputs["image_size"], **config.benchmark_args},
+        image_size=inputs["image_size"],
+        **config.benchmark_args,
     )
 
 
@@ -162,5 +166,6 @@ BENCHMARKS: Mapping[str, Callable[[RunConfig], NCScenario]] = MappingProxyType(
         "imagenet-r": partial(_photos, SplitImageNetR),
         "imagenet-a": partial(_photos, SplitImageNetA),
         "cars196": partial(_photos, SplitCars196),
+        "folder": partial(_photos, SplitFolder),
     }
 )

@@ -21,7 +21,8 @@ from ..benchmarks.storage.images import read_image
 from ..benchmarks.transforms import IMAGENET, Statistics, center_crop
 from ..deltas.delta import apply_delta, save_delta
 from ..method.losses import TEMPERATURE
-from ..models.backbones import backbone_defaults, create_backbone
+from ..models.backbones import create_backbone
+from ..models.defaults import backbone_defaults
 from ..models.features import in_mode
 from ..models.heads import BackboneWithHead, PrototypeHead, RidgeHead
 from ..models.prompts import PROMPTS, PromptedViT
@@ -173,7 +174,8 @@ def load_run(
         kind, class_names = str(about["kind"]), [str(c) for c in about["class_names"]]
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder} holds no run that can be read: {error}.") from error
-    backbone = create_backbone(name, weights or config.get("weights"))
+    weights, size = weights or config.get("weights"), config.get("image_size")
+    backbone = create_backbone(name, weights, image_size=size)
     apply_delta(backbone, folder / DELTA)
     try:
         model = _model(backbone, kind, about.get("prompts"), state)

@@ -18,7 +18,7 @@ from .._support.checks import check_integer
 from .._support.safetensors import strict_json
 from ..benchmarks.storage.catalog import DATASETS
 from ..benchmarks.stream import experience_sizes
-from ..models.backbones import EMBEDDED
+from ..models.defaults import EMBEDDED
 from .config import RunConfig
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ def _configs(given: Mapping[str, Any], base: RunConfig) -> list[RunConfig]:
         benchmark=dataset,
         strategy=strategy,
         mist=bool(mist),
-        experiences=_experiences(given, DATASETS[dataset].n_classes),
+        experiences=_experiences(given, DATASETS[dataset].n_classes or 0),
         mist_args={**_mist_args(given), **base.mist_args} if mist else dict(base.mist_args),
         strategy_args=dict(base.strategy_args),
         benchmark_args={"shuffle": _flag(given, "shuffle"), **base.benchmark_args},

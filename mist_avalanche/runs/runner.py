@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from .._support.disk import only_one
 from .._support.distributed import processes, rank, world_size
 from .._support.states import tensors_of
-from ..models.backbones import backbone_defaults, create_backbone
+from ..models.backbones import create_backbone
 from ..models.features import in_mode
 from ..plugin import MISTPlugin
 from ..reports import report
@@ -111,8 +111,8 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     json.dumps(settings)  # before the work, not after it
     device = choose_device(config.device)
     benchmark = BENCHMARKS[config.benchmark](config)
-    backbone = create_backbone(config.backbone, config.weights)
-    image_size = backbone_defaults(config.backbone).image_size
+    backbone = create_backbone(config.backbone, config.weights, image_size=config.image_size)
+    image_size = config.inputs["image_size"]
     random.seed(config.seed)
     np.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)
@@ -185,6 +185,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
             [len(e.classes_in_this_experience) for e in benchmark.train_stream]
         ).tolist(),
         "test_images": counts,
+        "class_names": list(benchmark.class_names),
         "inputs": config.inputs,
         "timing": {**timing, "total": round(earlier + time.perf_counter() - start, 3)},
         "parameters": {

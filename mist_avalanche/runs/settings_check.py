@@ -21,6 +21,7 @@ _BENCHMARK_OPTIONS = {
     "dataset_root": "--dataset-root",
     "seed": "--order-seed",
     "cache": "--cache",
+    "image_size": "--image-size",
     "normalize": "--normalize",
     "backbone": "--backbone",
 }

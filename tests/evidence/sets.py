@@ -16,7 +16,7 @@ from torchvision.transforms import InterpolationMode, v2
 from mist_avalanche.benchmarks import SplitOmniglot
 from mist_avalanche.benchmarks.storage.images import is_image_name
 from mist_avalanche.benchmarks.stream import Source, class_incremental, slight_affine
-from mist_avalanche.benchmarks.transforms import IMAGENET_MEAN, IMAGENET_STD
+from mist_avalanche.benchmarks.transforms import IMAGENET
 
 SIZE = 224
 ARCHIVES = {"cub": "cub100.zip", "cifar": "cifar100_subset.zip", "cars": "cars98.zip"}
@@ -28,9 +28,7 @@ TITLES = {
 }
 _RESIZE = v2.Resize(256, interpolation=InterpolationMode.BICUBIC, antialias=True)
 _CENTER = v2.Compose([_RESIZE, v2.CenterCrop(SIZE), v2.PILToTensor()])
-_NORMALIZE = v2.Compose(
-    [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-)
+_NORMALIZE = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(*IMAGENET)])
 _MIRRORED = v2.RandomHorizontalFlip()
 TRAIN = {
     "photographs": v2.Compose([v2.RandomResizedCrop(SIZE, scale=(0.05, 1.0)), _MIRRORED]),

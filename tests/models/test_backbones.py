@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from mist_avalanche.models import backbones
 from mist_avalanche.models.backbones import EMBEDDED_WEIGHTS, create_backbone, tiny_vit
+from mist_avalanche.models.defaults import backbone_defaults
 
 
 def test_embedded_is_small_and_complete():
@@ -24,6 +25,45 @@ def test_weights_from_a_file(tmp_path):
     assert all(torch.equal(other[name], value) for name, value in model.state_dict().items())
     with pytest.raises(FileNotFoundError, match=r"w\.pth"):
         create_backbone(weights=tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "npz"])
+def test_another_size_resamples_the_position_embeddings(tmp_path, ending):
+    source = timm.create_model(TINY, num_classes=0).state_dict()
+    path = tmp_path / f"tiny.{ending}"
+    if ending == "npz":
+        np.savez(path, **jax_arrays(source))
+    else:
+        save_file(source, path)
+    model = create_backbone(TINY, path, image_size=96)
+    assert model(torch.rand(1, 3, 96, 96)).shape == (1, 192)
+    state = model.state_dict()
+    assert all(torch.equal(v, source[k]) for k, v in state.items() if k != "pos_embed")
+    resampled = timm.layers.resample_abs_pos_embed(source["pos_embed"], [6, 6])
+    close = 1e-5 if ending == "safetensors" else 0.02  # timm reads .npz with a filter of its own
+    torch.testing.assert_close(state["pos_embed"], resampled, atol=close, rtol=0)
+
+
+def test_sizes_that_a_backbone_has_not(tmp_path):
+    save_file(timm.create_model(TINY, num_classes=0).state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"32 pixels, not of 224"):
+        create_backbone(image_size=224)
+    with pytest.raises(ValueError, match=r"cannot be made for 10 pixels .*--image-size"):
+        create_backbone(TINY, tmp_path / "w.safetensors", image_size=10)
+    resnet = timm.create_model("resnet10t", num_classes=0)
+    save_file(resnet.state_dict(), tmp_path / "resnet.safetensors")
+    model = create_backbone("resnet10t", tmp_path / "resnet.safetensors", image_size=64)
+    assert model(torch.rand(1, 3, 64, 64)).shape == (1, 512)
+
+
+def test_defaults_of_families_and_sizes():
+    deit = backbone_defaults("deit_tiny_patch16_224")
+    assert deit == backbone_defaults("deit_tiny_distilled_patch16_224.fb_in1k")
+    assert deit.mist["tune_on"] == "first"
+    assert deit.image_size == 224
+    assert backbone_defaults("vit_base_patch16_384").image_size == 384
+    assert backbone_defaults("vit_base_patch16_384").mist == {}
+    assert backbone_defaults("no_model_of_timm").image_size == 224
 
 
 TINY = "vit_tiny_patch16_224.augreg_in21k"  # with a custom loader in timm, as the paper's

@@ -28,7 +28,8 @@ from torch.nn import functional as F
 
 from mist_avalanche import MISTPlugin
 from mist_avalanche.benchmarks import SplitOmniglot
-from mist_avalanche.models.backbones import DEFAULTS, EMBEDDED, create_backbone
+from mist_avalanche.models.backbones import create_backbone
+from mist_avalanche.models.defaults import DEFAULTS, EMBEDDED
 from mist_avalanche.models.drift import AffineMap, fit_drift, turned
 from mist_avalanche.models.heads import PrototypeHead, RidgeHead
 from mist_avalanche.models.memory import GaussianMemory

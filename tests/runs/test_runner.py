@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mist_avalanche.cli import command as cli
-from mist_avalanche.models.backbones import DEFAULTS
+from mist_avalanche.models.defaults import DEFAULTS
 from mist_avalanche.reports import tables
 from mist_avalanche.runs import experiments
 from mist_avalanche.runs.ablations import ABLATIONS

@@ -33,9 +33,10 @@ class DatasetFacts:
     Args:
         name: on the command line and of Avalanche's data folder.
         title: as its authors write it.
-        n_classes: classes.
-        n_images: images, training and test together, the same in every layout.
-        folders: names that a folder or an archive of it may have, lower-case, letters and digits.
+        n_classes: classes; None for any number.
+        n_images: images, training and test together, the same in every layout; None for any.
+        folders: names that a folder or an archive of it may have, lower-case, letters and digits;
+            none where the folder itself is given.
         layouts: of :mod:`mist_avalanche.benchmarks.storage.layouts`, the preferred one first.
         remote: official source; None when there is none any more.
         where: how to get the data by hand.
@@ -44,8 +45,8 @@ class DatasetFacts:
 
     name: str
     title: str
-    n_classes: int
-    n_images: int
+    n_classes: int | None
+    n_images: int | None
     folders: tuple[str, ...]
     layouts: tuple[str, ...]
     remote: Remote | None
@@ -138,6 +139,21 @@ CARS196 = DatasetFacts(
         "the official source is gone"
     ),
     counts=MappingProxyType({(8_144, 8_041): _OFFICIAL}),
+)
+
+# Any folder of images: the user says which, so that no name is looked for.
+FOLDER = DatasetFacts(
+    name="folder",
+    title="a folder of images",
+    n_classes=None,
+    n_images=None,
+    folders=(),
+    layouts=("official", "devkit", "python", "folders", "classes"),
+    remote=None,
+    where=(
+        "class folders of images, or train and test (or val) folders of class folders, or an "
+        "archive of either"
+    ),
 )
 
 DATASETS: Mapping[str, DatasetFacts] = MappingProxyType(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from .catalog import DATASETS, DatasetFacts
+from .catalog import DATASETS, FOLDER, DatasetFacts
 from .find import data_folder, find, split_name, unlike
 
 
@@ -66,6 +66,8 @@ def facts_of(name: str, datasets: Mapping[str, DatasetFacts] = DATASETS) -> Data
     Raises:
         ValueError: there is no such dataset.
     """
+    if name == FOLDER.name:
+        return FOLDER
     if name not in datasets:
         raise ValueError(f"Unknown dataset {name!r}. Use one of {', '.join(datasets)}.")
     return datasets[name]

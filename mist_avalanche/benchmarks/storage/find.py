@@ -55,6 +55,11 @@ def find(
         ValueError: what is there is broken.
         OSError: permissions, space or network.
     """
+    if root is None and not facts.folders:
+        raise ValueError(
+            "Which folder is it? Give its path as `dataset_root` (--dataset-root DIR; --root DIR "
+            "for `data`)."
+        )
     where = data_folder(root)
     layouts = _layouts(facts, split)
     archives = [where] if where.is_file() else list(_archives(facts, where))
@@ -79,11 +84,11 @@ def find(
 
 def unlike(facts: DatasetFacts, found: Split) -> list[tuple[str, int, int]]:
     """What a copy has more or less of than the dataset: what, how many it should be, how many."""
-    counts = (
+    counts: tuple[tuple[str, int | None, int], ...] = (
         ("classes", facts.n_classes, len(found.class_names)),
         ("images", facts.n_images, found.n_images),
     )
-    return [(what, wanted, got) for what, wanted, got in counts if wanted != got]
+    return [(w, wanted, got) for w, wanted, got in counts if wanted is not None and wanted != got]
 
 
 def data_folder(root: str | Path | None) -> Path:
@@ -127,7 +132,7 @@ def _recognise(
 
 def _itself(facts: DatasetFacts, root: Path, layouts: tuple[str, ...]) -> tuple[Split | None, str]:
     """The root as the dataset, or why it is not: by its name, or by its number of classes."""
-    if _is_named(facts, root.resolve().name):
+    if not facts.folders or _is_named(facts, root.resolve().name):
         return _recognise(facts, _around(facts, root), layouts), ""
     try:
         found = _recognise(facts, [root], layouts)
@@ -192,6 +197,8 @@ def _remote(facts: DatasetFacts, layouts: tuple[str, ...]) -> Remote:
 def _missing(facts: DatasetFacts, where: Path, split: str | None) -> str:
     """What to get, and how."""
     wanted = f"the {split} split of {facts.title}" if split else facts.title
+    if not facts.folders:
+        return f"{str(where)!r} is not {wanted}. It needs {facts.where}."
     message = f"No copy of {wanted} in {str(where)!r}. It needs {facts.where}."
     if facts.remote is not None:
         message += (
@@ -224,11 +231,13 @@ def _named(facts: DatasetFacts, root: Path) -> Iterator[Path]:
 
 
 def _around(facts: DatasetFacts, folder: Path) -> Iterator[Path]:
-    """A folder, and the folders of the dataset's names in it."""
+    """A folder, and the folders of the dataset's names in it; of any name, a lone one."""
     yield folder
-    for inner in sorted(folder.iterdir()):
-        if _is_named(facts, inner.name) and inner.is_dir():
-            yield inner
+    inner = sorted(path for path in folder.iterdir() if path.is_dir())
+    if facts.folders:
+        yield from (path for path in inner if _is_named(facts, path.name))
+    elif len(shown := [path for path in inner if path.name[0] not in "._"]) == 1:
+        yield shown[0]
 
 
 def _archives(facts: DatasetFacts, root: Path) -> Iterator[Path]:
