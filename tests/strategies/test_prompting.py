@@ -98,7 +98,8 @@ def test_it_learns_and_keeps_what_is_old_bit_for_bit(name):
         names = {n for n, p in strategy.model.named_parameters() if id(p) in own}
         assert trained == names | {head, "head.classifier.bias"}
         assert all(p.grad is None for p in strategy.model.parameters())
-    assert accuracy(strategy, benchmark.test_stream[2:]) > 0.6
+        if t == 0:
+            assert accuracy(strategy, benchmark.test_stream[:1]) > 0.8
     assert strategy.optimizer is None
 
 
@@ -122,6 +123,7 @@ def test_evaluation_adds_nothing(name):
 def test_evaluation_of_later_classes_in_the_midst_of_training(name):
     benchmark = make_benchmark(6, 3, per_class=4)
     plain, looking = make(name), make(name, eval_every=1)
+    plain.model.head.std = looking.model.head.std = 0.0  # else chance is in what starts
     for experience in benchmark.train_stream[:2]:
         train(plain, experience, shuffle=False)
         torch.manual_seed(7)
