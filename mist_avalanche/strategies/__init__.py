@@ -1,6 +1,9 @@
-"""Strategies that compute a classifier on the features of a pretrained backbone."""
+"""Strategies with a pretrained backbone: classifiers that are computed, and prompts that train."""
 
+from .coda_prompt import CODAPrompt as CODAPrompt
+from .dualprompt import DualPrompt as DualPrompt
+from .l2p import L2P as L2P
 from .ranpac import RanPAC as RanPAC
 from .simplecil import SimpleCIL as SimpleCIL
 
-__all__ = ["RanPAC", "SimpleCIL"]
+__all__ = ["L2P", "CODAPrompt", "DualPrompt", "RanPAC", "SimpleCIL"]

@@ -13,14 +13,25 @@ from torch import nn
 
 from .._support.checks import nearest_first
 from .baselines import BASELINES, build_baseline
+from .coda_prompt import CODAPrompt
+from .dualprompt import DualPrompt
+from .l2p import L2P
 from .ranpac import RanPAC
 from .simplecil import SimpleCIL
 
 OWN_STRATEGIES: Mapping[str, Callable[..., SupervisedTemplate]] = MappingProxyType(
-    {"simplecil": SimpleCIL, "ranpac": RanPAC}
+    {
+        "simplecil": SimpleCIL,
+        "ranpac": RanPAC,
+        "l2p": L2P,
+        "dualprompt": DualPrompt,
+        "codaprompt": CODAPrompt,
+    }
 )
 # Those whose classifier is computed from stored features, which can follow a drift.
 COMPUTED_STRATEGIES = ("simplecil", "ranpac")
+# Those whose backbone has to be timm's VisionTransformer.
+VIT_STRATEGIES = ("l2p", "dualprompt", "codaprompt")
 STRATEGIES = (*OWN_STRATEGIES, *BASELINES)
 # What `compare` compares unless told otherwise: all but Cumulative, a second upper bound.
 COMPARED = (
