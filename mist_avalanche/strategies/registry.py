@@ -12,6 +12,7 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
 from .._support.checks import nearest_first
+from .aper import APER
 from .baselines import BASELINES, build_baseline
 from .coda_prompt import CODAPrompt
 from .dualprompt import DualPrompt
@@ -26,6 +27,7 @@ OWN_STRATEGIES: Mapping[str, Callable[..., SupervisedTemplate]] = MappingProxyTy
         "l2p": L2P,
         "dualprompt": DualPrompt,
         "codaprompt": CODAPrompt,
+        "aper": APER,
     }
 )
 # Those whose classifier is computed from stored features, which can follow a drift.
