@@ -5,6 +5,7 @@ HOSTS_REFERENCE_DIR names a folder with another set of them in ``tuned/``.
 
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def stream():
     labels, order = COMMON["train_labels"], COMMON["order"]
     ends = np.cumsum([0, *SETTINGS["task_sizes"]])
     made = []
-    for first, last in zip(ends, ends[1:], strict=False):
+    for first, last in pairwise(ends):
         rows = order[(labels[order] >= first) & (labels[order] < last)]
         images = Images(pixels(COMMON["train_images"][rows]), labels[rows])
         made.append(as_classification_dataset(images, transform_groups=groups))
