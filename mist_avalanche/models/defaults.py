@@ -48,7 +48,8 @@ class BackboneDefaults:
 
 
 # Those of the embedded backbone were chosen on Omniglot small1, and projection_epochs and lr on
-# SplitGlyphs too; the paper's, for ViT-B/16, are MISTPlugin's own. RanPAC's M keeps away from the
+# SplitGlyphs too; APER's adapter on held-out training images of SplitGlyphs' first experience
+# (docs/tuned.md); the paper's, for ViT-B/16, are MISTPlugin's own. RanPAC's M keeps away from the
 # number of training images: where both are equal, a small ridge fits them exactly and predicts
 # badly.
 DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
@@ -67,6 +68,7 @@ DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
             ),
             mist_with_drift=MappingProxyType({"tune_on": "every", "later_epochs": 30}),
             n_random_features=5000,
+            strategies=MappingProxyType({"aper": MappingProxyType({"adapter": "vpt_deep"})}),
         ),
         "vit_base_patch16_224": BackboneDefaults(
             "vit_base_patch16_224.augreg_in21k", normalize="published"
