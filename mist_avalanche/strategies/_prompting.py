@@ -131,20 +131,19 @@ class PromptStrategy(SupervisedTemplate, ABC):
             self.prompts.begin_experience()
             self.prompts.to(self.device)
             self.optimizer = None
-            self.prompts.requires_grad_(False)
-            for p in self._tunable:
-                p.requires_grad_(True)
+        self.prompts.requires_grad_(False)
+        for p in self._tunable:
+            p.requires_grad_(True)
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         """Plugins may tune the plain ViT here; then it is frozen, and the rest is to train."""
         super()._before_training_exp(**kwargs)
-        if self.optimizer is not None:
-            return
         self.model.backbone.requires_grad_(False)
         trained = [*self.prompts.training_parameters(), *self.model.head.parameters()]
         for p in trained:
             p.requires_grad_(True)
-        self.optimizer = torch.optim.Adam(trained, lr=self.lr)
+        if self.optimizer is None:  # else it is of an earlier part of an online experience
+            self.optimizer = torch.optim.Adam(trained, lr=self.lr)
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """Every experience has a new one, once plugins have run."""

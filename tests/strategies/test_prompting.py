@@ -185,6 +185,17 @@ def test_an_online_stream_is_one_experience_of_each(name):
     assert strategy.prompts.n_experiences == (1 if name == "l2p" else 2)
 
 
+def test_mist_in_an_online_stream_waits_for_a_part_that_is_large_enough():
+    benchmark = make_benchmark(4, 2, per_class=6)
+    parts = split_online_stream(benchmark.train_stream, 4, seed=0, access_task_boundaries=True)
+    mist = MISTPlugin(**MIST)  # which wants 8 images
+    strategy = make("codaprompt", [mist], train_epochs=1)
+    with pytest.warns(UserWarning, match="MISTPlugin scores and tunes once"):
+        train(strategy, *parts)
+    assert mist.selection is None
+    assert not any(p.requires_grad for p in strategy.model.backbone.parameters())
+
+
 @NAMES
 def test_replay_brings_old_classes_into_the_loss(name):
     benchmark = make_benchmark(4, 2, per_class=4)
