@@ -13,6 +13,7 @@ from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin, SupervisedPlugin
 from avalanche.training.storage_policy import ReservoirSamplingBuffer
 from conftest import Images, make_benchmark
+from kinds import KINDS
 from timm.models.vision_transformer import VisionTransformer
 
 from mist_avalanche import MISTPlugin
@@ -158,6 +159,17 @@ def test_many_experiences_single_and_returning_classes(name):
         assert strategy.model.head.active_units.nonzero().flatten().tolist() == sorted(seen)
     assert strategy.prompts.n_experiences == (1 if name == "l2p" else len(labels))
     assert 0 < accuracy(strategy, benchmark.test_stream) <= 1
+
+
+@NAMES
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_benchmark(name, kind):
+    train_stream, test_streams = KINDS[kind]()
+    strategy = make(name, train_epochs=1, train_mb_size=12)
+    train(strategy, *train_stream)
+    for stream in test_streams:
+        assert accuracy(strategy, stream) >= 0
+    assert strategy.model.head.active_units.all()
 
 
 @NAMES
