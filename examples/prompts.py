@@ -18,9 +18,8 @@ strategy = DualPrompt(
 for t, experience in enumerate(benchmark.train_stream[:3]):
     strategy.train(experience)
     metrics = strategy.eval(benchmark.test_stream[: t + 1])
-    print(
-        f"after {t + 1} experiences: {metrics['Top1_Acc_Stream/eval_phase/test_stream/Task000']:.1%}"
-    )
+    accuracy = metrics["Top1_Acc_Stream/eval_phase/test_stream/Task000"]
+    print(f"after {t + 1} experiences: {accuracy:.1%}")
 
 prompts = sum(p.numel() for p in strategy.prompts.parameters())
 print(f"experts: {strategy.prompts.n_experiences}; {prompts} numbers in prompts and keys")
