@@ -32,6 +32,8 @@ OWN_STRATEGIES: Mapping[str, Callable[..., SupervisedTemplate]] = MappingProxyTy
 COMPUTED_STRATEGIES = ("simplecil", "ranpac")
 # Those whose backbone has to be timm's VisionTransformer.
 VIT_STRATEGIES = ("l2p", "dualprompt", "codaprompt")
+# Those of which torchrun's processes share the work.
+SHARED_STRATEGIES = (*COMPUTED_STRATEGIES, "l2p", "dualprompt", "codaprompt")
 STRATEGIES = (*OWN_STRATEGIES, *BASELINES)
 # What `compare` compares unless told otherwise: all but Cumulative, a second upper bound.
 COMPARED = (
