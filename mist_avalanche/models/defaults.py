@@ -85,13 +85,24 @@ DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
 )
 # Families have names that start so. Learning rate, epochs and when to tune of DeiT-Tiny are the
 # highest that lose on none of four sets of images, on held-out training images of the first
-# experience (docs/evidence.md).
+# experience (docs/evidence.md). Its rates for prompts are glyphs' order of magnitude, for experiences
+# of hundreds of images; nothing was compared for them.
 FAMILIES: Mapping[str, BackboneDefaults] = MappingProxyType(
     {
         "deit_tiny": BackboneDefaults(
             mist=MappingProxyType({"tune_on": "first", "lr": 3e-3, "tune_epochs": 10}),
             mist_with_drift=MappingProxyType({"tune_on": "every"}),
             n_random_features=5000,
+            strategies=MappingProxyType(
+                {
+                    "l2p": {"lr": 5e-3},
+                    "dualprompt": {"lr": 5e-3},
+                    "codaprompt": {
+                        **{"lr": 5e-3, "train_mb_size": 32},
+                        "per_experience": 8,  # of a width of 192
+                    },
+                }
+            ),
         )
     }
 )
