@@ -85,8 +85,8 @@ DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
 )
 # Families have names that start so. Learning rate, epochs and when to tune of DeiT-Tiny are the
 # highest that lose on none of four sets of images, on held-out training images of the first
-# experience (docs/evidence.md). Its rates for prompts are glyphs' order of magnitude, for experiences
-# of hundreds of images; nothing was compared for them.
+# experience (docs/evidence.md). Its rates for prompts are near those of glyphs, for experiences of
+# hundreds of images; no others were tried.
 FAMILIES: Mapping[str, BackboneDefaults] = MappingProxyType(
     {
         "deit_tiny": BackboneDefaults(
