@@ -19,7 +19,6 @@ from .._support.signals import Terminated, ending_cleanly, stop_asked
 from .._version import __version__
 from ..benchmarks.storage import datasets as data
 from ..benchmarks.storage.catalog import DATASETS
-from ..benchmarks.storage.decoded import CACHES
 from ..benchmarks.transforms import NORMALIZATIONS
 from ..method.layers_figure import selection_figure
 from ..method.selection import LayerShare, share_table
@@ -93,7 +92,6 @@ def parser() -> argparse.ArgumentParser:
     add("--precision", choices=PRECISIONS, default=default.precision, help="of the backbone")
     add("--compile", action="store_true", help="use torch.compile")
     add("--num-workers", type=int, default=default.num_workers, help="of the data loaders")
-    add("--cache", choices=CACHES, help="keep decoded images: in memory, or on disk for later runs")
     add("--output", metavar="DIR", help="default: results/BENCHMARK-METHOD")
     add("--resume", action="store_true", help="go on where runs of the same settings were stopped")
     add("--overwrite", action="store_true", help="replace finished runs")
@@ -175,7 +173,6 @@ def _config(args: argparse.Namespace) -> RunConfig:
         compile=args.compile,
         num_workers=args.num_workers,
         checkpoint_every=args.checkpoint_every,
-        cache=args.cache,
     )
 
 

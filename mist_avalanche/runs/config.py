@@ -25,7 +25,7 @@ from ..models.defaults import EMBEDDED, backbone_defaults
 from ..strategies.registry import mist_arguments, takes
 from .checkpoint import EVERY
 
-_NO_NUMBERS = ("name", "num_workers", "cache", "checkpoint_every")  # settings that change none
+_NO_NUMBERS = ("name", "num_workers", "checkpoint_every")  # settings that change none
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,6 @@ class RunConfig:
             ``bf16``.
         compile: use ``torch.compile`` there.
         num_workers: of the data loaders; it changes no number.
-        cache: of decoded images, ``ram`` or ``disk``; it changes no number. None for none. Glyphs,
-            Omniglot and CIFAR-100 are in memory anyway.
         name: of the method in tables and pictures; None for one made of the above.
         checkpoint_every: seconds between two checkpoints while MIST tunes; it changes no number.
     """
@@ -79,7 +77,6 @@ class RunConfig:
     precision: str = "32"
     compile: bool = False
     num_workers: int = 0
-    cache: str | None = None
     name: str | None = None
     checkpoint_every: float = EVERY
 
@@ -153,19 +150,15 @@ def _images(benchmark: Callable[..., NCScenario], config: RunConfig) -> NCScenar
     )
 
 
-def _photos(benchmark: Callable[..., NCScenario], config: RunConfig) -> NCScenario:
-    return _images(partial(benchmark, cache=config.cache), config)
-
-
 BENCHMARKS: Mapping[str, Callable[[RunConfig], NCScenario]] = MappingProxyType(
     {
         "glyphs": _glyphs,
         "omniglot": partial(_images, SplitOmniglot),
-        "cifar100": partial(_photos, SplitCIFAR100),
-        "cub200": partial(_photos, SplitCUB200),
-        "imagenet-r": partial(_photos, SplitImageNetR),
-        "imagenet-a": partial(_photos, SplitImageNetA),
-        "cars196": partial(_photos, SplitCars196),
-        "folder": partial(_photos, SplitFolder),
+        "cifar100": partial(_images, SplitCIFAR100),
+        "cub200": partial(_images, SplitCUB200),
+        "imagenet-r": partial(_images, SplitImageNetR),
+        "imagenet-a": partial(_images, SplitImageNetA),
+        "cars196": partial(_images, SplitCars196),
+        "folder": partial(_images, SplitFolder),
     }
 )
