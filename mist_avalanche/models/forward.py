@@ -12,9 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .._support.checks import check_choice, check_integer
 from .features import FeatureExtractor
-
-PRECISIONS = ("32", "bf16")
-
+from .names import PRECISIONS
 
 class Forward:
     """How a backbone is run.
