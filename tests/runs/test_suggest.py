@@ -1,0 +1,57 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mist_avalanche.runs import suggest as module
+from mist_avalanche.runs.config import RunConfig
+from mist_avalanche.runs.suggest import Trial, best, split_classes, suggest
+
+
+def test_a_fifth_of_each_class_is_held_out_and_no_row_is_lost():
+    targets = torch.tensor([3] * 10 + [1] * 5 + [7] * 2 + [0] * 20 + [5] * 11)
+    halves = split_classes(targets, 0)
+    classes = [set(targets[torch.cat(half)].tolist()) for half in halves]
+    assert [len(c) for c in classes] == [2, 3]
+    assert not classes[0] & classes[1]
+    rows = torch.cat([part for half in halves for part in half])
+    assert rows.sort().values.tolist() == list(range(len(targets)))
+    out = torch.cat([half[1] for half in halves])
+    held = {c: int((targets[out] == c).sum()) for c in (0, 1, 3, 5, 7)}
+    assert held == {0: 4, 1: 1, 3: 2, 5: 2, 7: 1}
+    again = split_classes(targets, 0)
+    assert torch.equal(halves[0][0], again[0][0])
+
+
+@pytest.mark.parametrize(
+    ("targets", "what"), [([0, 0, 1, 1, 2, 2], "3 classes"), ([0, 0, 1, 1, 2, 2, 9], "one image")]
+)
+def test_too_little_to_try_on(targets, what):
+    with pytest.raises(ValueError, match=what):
+        split_classes(torch.tensor(targets), 0)
+
+
+def test_only_the_first_experience_s_training_images_are_seen(monkeypatch, benchmark_of):
+    made = benchmark_of(n_classes=8, n_experiences=2, per_class=6)
+
+    class Forbidden:
+        def __getattr__(self, name):
+            raise AssertionError("a test image was looked at")
+
+    guarded = SimpleNamespace(
+        train_stream=[made.train_stream[0], Forbidden()], test_stream=Forbidden()
+    )
+    monkeypatch.setattr(module, "BENCHMARKS", {"glyphs": lambda _config: guarded})
+    short = {"tune_epochs": 2, "projection_epochs": 0, "batch_size": 8}
+    trials = suggest(RunConfig(mist_args=short), (1e-3, 0.3), 2, progress=False)
+    assert [t.lr for t in trials] == [None, 1e-3, 0.3]
+    assert len({(t.accuracy, t.loss) for t in trials}) == 3
+    assert all(0 <= t.accuracy <= 100 for t in trials)
+    again = suggest(RunConfig(mist_args=short), (1e-3, 0.3), 2, progress=False)
+    assert trials == again
+
+
+def test_the_best_is_the_most_accurate_then_the_one_of_least_loss():
+    trials = [Trial(None, 50.0, 2.0), Trial(1e-3, 60.0, 1.5), Trial(1e-2, 60.0, 1.2)]
+    assert best(trials).lr == 1e-2
+    assert best([*trials, Trial(1e-1, 61.0, 9.0)]).lr == 1e-1
