@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .._support.checks import check_choice, check_integer
+from .defaults import PRECISIONS
 from .features import FeatureExtractor
-from .names import PRECISIONS
+
 
 class Forward:
     """How a backbone is run.

@@ -6,25 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from avalanche.benchmarks import NCScenario
-
-from ..benchmarks import (
-    SplitCars196,
-    SplitCIFAR100,
-    SplitCUB200,
-    SplitFolder,
-    SplitGlyphs,
-    SplitImageNetA,
-    SplitImageNetR,
-    SplitOmniglot,
-)
-from ..benchmarks.transforms import IMAGENET, statistics_for
+from .. import benchmarks
 from ..models.defaults import EMBEDDED, backbone_defaults
-from ..strategies.registry import mist_arguments, takes
-from .checkpoint import EVERY
 
+if TYPE_CHECKING:
+    from avalanche.benchmarks import NCScenario
+
+EVERY = 300.0  # seconds
 _NO_NUMBERS = ("name", "num_workers", "checkpoint_every")  # settings that change none
 
 
@@ -34,7 +24,7 @@ class RunConfig:
 
     Args:
         benchmark: one of :data:`BENCHMARKS`.
-        strategy: one of :data:`mist_avalanche.strategies.registry.STRATEGIES`.
+        strategy: one of :data:`mist_avalanche.strategies.names.STRATEGIES`.
         mist: add a MISTPlugin.
         mist_args: its arguments, over the defaults of the backbone.
         strategy_args: arguments of the strategy, such as RanPAC's ``memory``.
@@ -98,6 +88,8 @@ class RunConfig:
     @property
     def inputs(self) -> dict[str, Any]:
         """Size and normalisation of the images: mean and std None for images in [0, 1]."""
+        from ..benchmarks.transforms import IMAGENET, statistics_for
+
         defaults = backbone_defaults(self.backbone)
         setting = self.normalize or defaults.normalize
         published = IMAGENET if self.benchmark == "cars196" else None
@@ -107,6 +99,8 @@ class RunConfig:
 
     def settings(self) -> dict[str, Any]:
         """All that decides a run's numbers, the backbone's defaults filled in."""
+        from ..strategies.registry import mist_arguments, takes
+
         defaults = backbone_defaults(self.backbone)
         mist = defaults.mist_for(drift_compensation=self.drift_compensation)
         strategy = defaults.strategy_for(self.strategy)
@@ -135,12 +129,14 @@ def _glyphs(config: RunConfig) -> NCScenario:
     size = config.inputs["image_size"]
     if size != 32:
         raise ValueError(f"glyphs are 32 pixels wide, {config.backbone!r} takes {size}.")
-    return SplitGlyphs(config.experiences, seed=config.order_seed, **config.benchmark_args)
+    return benchmarks.SplitGlyphs(
+        config.experiences, seed=config.order_seed, **config.benchmark_args
+    )
 
 
-def _images(benchmark: Callable[..., NCScenario], config: RunConfig) -> NCScenario:
+def _images(name: str, config: RunConfig) -> NCScenario:
     inputs = config.inputs
-    return benchmark(
+    benchmark: NCScenario = getattr(benchmarks, name)(
         config.experiences,
         dataset_root=config.dataset_root,
         seed=config.order_seed,
@@ -148,17 +144,18 @@ def _images(benchmark: Callable[..., NCScenario], config: RunConfig) -> NCScenar
         image_size=inputs["image_size"],
         **config.benchmark_args,
     )
+    return benchmark
 
 
 BENCHMARKS: Mapping[str, Callable[[RunConfig], NCScenario]] = MappingProxyType(
     {
         "glyphs": _glyphs,
-        "omniglot": partial(_images, SplitOmniglot),
-        "cifar100": partial(_images, SplitCIFAR100),
-        "cub200": partial(_images, SplitCUB200),
-        "imagenet-r": partial(_images, SplitImageNetR),
-        "imagenet-a": partial(_images, SplitImageNetA),
-        "cars196": partial(_images, SplitCars196),
-        "folder": partial(_images, SplitFolder),
+        "omniglot": partial(_images, "SplitOmniglot"),
+        "cifar100": partial(_images, "SplitCIFAR100"),
+        "cub200": partial(_images, "SplitCUB200"),
+        "imagenet-r": partial(_images, "SplitImageNetR"),
+        "imagenet-a": partial(_images, "SplitImageNetA"),
+        "cars196": partial(_images, "SplitCars196"),
+        "folder": partial(_images, "SplitFolder"),
     }
 )
