@@ -25,8 +25,10 @@ from ..models.backbones import create_backbone
 from ..models.defaults import backbone_defaults
 from ..models.features import in_mode
 from ..models.heads import BackboneWithHead, PrototypeHead, RidgeHead
+from ..models.prompts import PROMPTS, PromptedViT
 from ..reports.report import run_folder
 
+_PROMPTS = "prompts."  # how names of their tensors begin
 DELTA, HEAD = "backbone.delta.safetensors", "classifier.safetensors"
 
 
@@ -123,7 +125,12 @@ def save_classifier(
         for name, tensor in head.state_dict().items()
         if not name.startswith(unused)
     }
-    about = {"kind": kind, "class_names": list(class_names)}
+    about: dict[str, Any] = {"kind": kind, "class_names": list(class_names)}
+    if isinstance(model, PromptedViT):
+        prompts = model.prompts
+        about["prompts"] = {"kind": type(prompts).__name__, "settings": prompts.settings}
+        for name, tensor in prompts.state_dict().items():
+            state[_PROMPTS + name] = tensor.detach().cpu().contiguous()
     with replacing(folder / HEAD) as file:
         file.write_bytes(save(state, metadata={"mist_avalanche": json.dumps(about)}))
     return True
@@ -163,25 +170,39 @@ def load_run(
         content = strict_json((folder / "results.json").read_text())
         config, inputs = content["config"], _inputs_of(content)
         name, benchmark = str(config["backbone"]), str(config["benchmark"])
-        kind, class_names, state = _read_head(folder / HEAD)
+        about, state = _read_head(folder / HEAD)
+        kind, class_names = str(about["kind"]), [str(c) for c in about["class_names"]]
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder} holds no run that can be read: {error}.") from error
     weights, size = weights or config.get("weights"), config.get("image_size")
     backbone = create_backbone(name, weights, image_size=size)
     apply_delta(backbone, folder / DELTA)
     try:
-        head = _head(kind, state)
-    except (KeyError, RuntimeError, IndexError) as error:
+        model = _model(backbone, kind, about.get("prompts"), state)
+    except (KeyError, RuntimeError, IndexError, TypeError) as error:
         raise ValueError(f"{folder / HEAD} holds no {kind} head: {error}.") from error
-    model = BackboneWithHead(backbone, head).to(device).eval()
+    model = model.to(device).eval()
     return Classifier(model, class_names, preparation(benchmark, *inputs))
 
 
-def _read_head(file: Path) -> tuple[str, list[str], dict[str, Tensor]]:
+def _read_head(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with safe_open(file, "pt") as opened:
         about = strict_json((opened.metadata() or {})["mist_avalanche"])
         state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    return str(about["kind"]), [str(c) for c in about["class_names"]], state
+    return about, state
+
+
+def _model(
+    backbone: nn.Module, kind: str, prompts: Any, state: Mapping[str, Tensor]
+) -> BackboneWithHead:
+    """A backbone with a saved head, and with prompts where the file has some."""
+    if prompts is None:
+        return BackboneWithHead(backbone, _head(kind, state))
+    own = {n: tensor for n, tensor in state.items() if n.startswith(_PROMPTS)}
+    head = _head(kind, {n: tensor for n, tensor in state.items() if n not in own})
+    module = PROMPTS[prompts["kind"]](**prompts["settings"])
+    module.load_state_dict({n.removeprefix(_PROMPTS): tensor for n, tensor in own.items()})
+    return PromptedViT(backbone, module, head)
 
 
 def _head(kind: str, state: Mapping[str, Tensor]) -> nn.Module:

@@ -70,7 +70,11 @@ def state_of(strategy: Any) -> dict[str, Any]:
     return {
         "classes": _classes(strategy),
         "model": model_state(strategy),
-        "trained": {name: p.requires_grad for name, p in strategy.model.named_parameters()},
+        "trained": {
+            name: p.requires_grad
+            for name, p in strategy.model.named_parameters()
+            if not name.startswith(_apart(strategy))
+        },
         "strategy": strategy.state_dict() if _has_pair(strategy) else None,
         "parts": [part.state_dict() if _has_pair(part) else None for part in _parts(strategy)],
         "optimizer": None if strategy.optimizer is None else _optimizer_state(strategy),
@@ -132,9 +136,13 @@ def _classes(strategy: Any) -> list[str]:
 
 def model_state(strategy: Any) -> dict[str, Tensor]:
     """The model's tensors, without those that the strategy's own state has."""
-    apart = tuple(f"{name}." for name in getattr(strategy, "modules_in_state", ()))
-    state = strategy.model.state_dict()
-    return {name: value for name, value in state.items() if not name.startswith(apart or ("\0",))}
+    state, apart = strategy.model.state_dict(), _apart(strategy)
+    return {name: value for name, value in state.items() if not name.startswith(apart)}
+
+
+def _apart(strategy: Any) -> tuple[str, ...]:
+    """How names begin of what the strategy's own state has."""
+    return tuple(f"{name}." for name in getattr(strategy, "modules_in_state", ()))
 
 
 def load_model(strategy: Any, state: Mapping[str, Tensor]) -> None:

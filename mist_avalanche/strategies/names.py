@@ -6,9 +6,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 # To the names that this room has for them.
-OWN_STRATEGIES: Mapping[str, str] = MappingProxyType({"simplecil": "SimpleCIL", "ranpac": "RanPAC"})
+OWN_STRATEGIES: Mapping[str, str] = MappingProxyType(
+    {
+        "simplecil": "SimpleCIL",
+        "ranpac": "RanPAC",
+        "l2p": "L2P",
+        "dualprompt": "DualPrompt",
+        "codaprompt": "CODAPrompt",
+    }
+)
 # Those whose classifier is computed from stored features, which can follow a drift.
 COMPUTED_STRATEGIES = ("simplecil", "ranpac")
+# Those whose backbone has to be timm's VisionTransformer.
+VIT_STRATEGIES = ("l2p", "dualprompt", "codaprompt")
 # Avalanche's, with the settings of baselines.py.
 BASELINES = (
     "naive",

@@ -24,11 +24,13 @@ from mist_avalanche import MISTPlugin
 from mist_avalanche._support.checksummed import read_checksummed, write_checksummed
 from mist_avalanche._support.progress import step_bar
 from mist_avalanche.method.entries import Entries
+from mist_avalanche.models.backbones import tiny_vit
 from mist_avalanche.models.triangle import mirror, pack, unpack
 from mist_avalanche.runs import checkpoint
 from mist_avalanche.runs.checkpoint import Checkpoint, NotResumableWarning
 from mist_avalanche.strategies import RanPAC, SimpleCIL
-from mist_avalanche.strategies.registry import STRATEGIES, build_strategy
+from mist_avalanche.strategies.names import STRATEGIES, VIT_STRATEGIES
+from mist_avalanche.strategies.registry import build_strategy
 
 MIST = {"tune_epochs": 2, "score_on": "every", "batch_size": 6, "lr": 0.01, "protect_rate": 0.01}
 ALONE = (*REFUSED, "VAETraining")  # which MISTPlugin refuses
@@ -506,7 +508,7 @@ def test_which_of_the_command_s_strategies_can_go_on():
     for name in STRATEGIES:
         host = build_strategy(
             name,
-            features(),
+            tiny_vit() if name in VIT_STRATEGIES else features(),
             16,
             6,
             device=torch.device("cpu"),
@@ -516,4 +518,4 @@ def test_which_of_the_command_s_strategies_can_go_on():
         )
         if not checkpoint.unsaved(host):
             can.add(name)
-    assert can == {"simplecil", "ranpac", "naive", "streaming_lda"}
+    assert can == {"simplecil", "ranpac", *VIT_STRATEGIES, "naive", "streaming_lda"}

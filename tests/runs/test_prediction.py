@@ -45,6 +45,9 @@ def finished(folder, strategy, **settings):
         ("ranpac", {"n_random_features": 0, "dtype": "float32"}),
         ("naive", {"train_epochs": 1}),
         ("der", {"train_epochs": 1}),
+        ("l2p", {"train_epochs": 1}),
+        ("dualprompt", {"train_epochs": 1}),
+        ("codaprompt", {"train_epochs": 1}),
     ],
 )
 def test_a_finished_run_gives_its_classifier_back(tmp_path, benchmark, strategy, settings):

@@ -17,7 +17,7 @@ from mist_avalanche.runs.ablations import ABLATIONS
 from mist_avalanche.runs.config import RunConfig
 from mist_avalanche.runs.experiments import run_seeds
 from mist_avalanche.runs.runner import choose_device, run
-from mist_avalanche.strategies.registry import COMPUTED_STRATEGIES, STRATEGIES
+from mist_avalanche.strategies.names import COMPUTED_STRATEGIES, STRATEGIES
 
 RENDERED = {}
 QUICK = {"benchmark": "glyphs", "experiences": 50}

@@ -1,0 +1,117 @@
+"""DualPrompt: general and expert prefixes (Wang et al., arXiv 2204.04799)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from avalanche.training.plugins.evaluation import default_evaluator
+from torch import nn
+
+from ..models.prompts import GeneralExpertPrompts
+from ._prompting import PromptStrategy, blocks_of, plain_vit
+
+
+class DualPrompt(PromptStrategy):
+    """Prefixes that all experiences share, and an expert for each, found by its key.
+
+    See :class:`~mist_avalanche.models.prompts.GeneralExpertPrompts`. The ViT is frozen; it is tuned
+    before the first experience where there is a :class:`~mist_avalanche.MISTPlugin`. In evaluation
+    the expert is chosen for each image by itself, of the experiences trained on. No optimizer, no
+    number of classes or experiences, no task labels. Defaults are those of LAMDA-PILOT for ViT-B/16
+    and CIFAR-100, with the authors' clipping.
+
+    Args:
+        model: a VisionTransformer of timm, images (B, C, H, W) to features (B, D). The classifier
+            that it still has is taken off, with a warning.
+        general_length: rows of the general key prefixes, and of the value prefixes.
+        expert_length: rows of the experts' key prefixes, and of the value prefixes.
+        general_blocks: blocks with general prefixes; None for 0 and 1.
+        expert_blocks: blocks with expert prefixes; None for those of 2, 3, 4 that the ViT has.
+        pull: λ, the weight of the cosine of queries and the present expert's key.
+        lr: of Adam.
+        schedule: ``"constant"``, or ``"cosine"`` as CODA-Prompt's.
+        clip_grad_norm: largest norm of the gradient; None for any.
+        seed: of the prompts' start.
+        criterion: None for cross-entropy.
+        train_mb_size: images in a batch.
+        train_epochs: passes over an experience.
+        eval_mb_size: images in a batch of evaluation; changes no result.
+        device: of the model.
+        plugins: Avalanche plugins.
+        evaluator: Avalanche's evaluation plugin.
+        eval_every: as in Avalanche.
+        precision: of the ViT: ``"32"`` or ``"bf16"`` (autocast; prompts, classifier and loss in
+            float32).
+        cache_mb: megabytes of queries of test images that stay in memory, more in a temporary file,
+            until the ViT changes. 0 keeps none; needed where a plugin changes images of a batch in
+            evaluation. Queries of a random eval transform are never kept.
+
+    Raises:
+        ValueError: an argument out of its range, a model without ``blocks[i].attn.qkv``, or a
+            MISTPlugin that tunes before every experience.
+
+    Example:
+        >>> mist = MISTPlugin.for_backbone("embedded")  # tunes before the first experience
+        >>> strategy = DualPrompt(model=create_backbone(), lr=0.02, plugins=[mist])
+        >>> for t, experience in enumerate(benchmark.train_stream):
+        ...     strategy.train(experience)
+        ...     strategy.eval(benchmark.test_stream[: t + 1])
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        general_length: int = 5,
+        expert_length: int = 5,
+        general_blocks: Sequence[int] | None = None,
+        expert_blocks: Sequence[int] | None = None,
+        pull: float = 0.1,
+        lr: float = 0.001,
+        schedule: Literal["constant", "cosine"] = "constant",
+        clip_grad_norm: float | None = 1.0,
+        seed: int = 0,
+        criterion: nn.Module | None = None,
+        train_mb_size: int = 24,
+        train_epochs: int = 5,
+        eval_mb_size: int = 64,
+        device: str | torch.device = "cpu",
+        plugins: Sequence[SupervisedPlugin] | None = None,
+        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] = default_evaluator,
+        eval_every: int = -1,
+        precision: Literal["32", "bf16"] = "32",
+        cache_mb: int = 2000,
+        **kwargs: Any,
+    ) -> None:
+        n_features, depth = plain_vit(model, "DualPrompt")
+        prompts = GeneralExpertPrompts(
+            n_features,
+            general_length,
+            expert_length,
+            blocks_of("general_blocks", general_blocks, (0, 1), depth),
+            blocks_of("expert_blocks", expert_blocks, (2, 3, 4), depth),
+            pull,
+            seed,
+        )
+        super().__init__(
+            model=model,
+            prompts=prompts,
+            head_std=0.02,
+            lr=lr,
+            schedule=schedule,
+            clip_grad_norm=clip_grad_norm,
+            criterion=criterion,
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,
+            eval_every=eval_every,
+            precision=precision,
+            cache_mb=cache_mb,
+            **kwargs,
+        )
