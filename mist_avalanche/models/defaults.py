@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-import timm
-
 EMBEDDED = "embedded"
+NORMALIZATIONS = ("published", "pretrained", "none")  # of the inputs
+PRECISIONS = ("32", "bf16")  # of the computation
 
 
 @dataclass(frozen=True)
@@ -101,5 +101,7 @@ def backbone_defaults(name: str) -> BackboneDefaults:
 
 def _size_of(name: str) -> int:
     """Pixels a side that a model of timm was pretrained with."""
+    import timm  # not above: the command's options need this file
+
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     return int(config.input_size[-1]) if config else 224
