@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 
@@ -19,3 +21,18 @@ def hide_avalanche_warnings() -> None:
             show(message, category, filename, *args, **kwargs)
 
     warnings.showwarning = showwarning
+
+
+def callers_level() -> int:
+    """The ``stacklevel`` of the line outside of this package and Avalanche that led here.
+
+    Avalanche wraps constructors, so that their number of frames is not known.
+    """
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and _room_of(frame) in ("mist_avalanche", "avalanche"):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _room_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).split(".")[0]

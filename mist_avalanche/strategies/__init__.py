@@ -1,10 +1,11 @@
-"""Strategies with a pretrained backbone: classifiers that are computed, and prompts that train."""
+"""Strategies with a pretrained backbone: computed classifiers, prompts and adapters."""
 
 from typing import TYPE_CHECKING
 
 from .._support.lazy import lazily
 
 if TYPE_CHECKING:
+    from .aper import APER as APER
     from .coda_prompt import CODAPrompt as CODAPrompt
     from .dualprompt import DualPrompt as DualPrompt
     from .l2p import L2P as L2P
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__ = lazily(
         __name__,
+        APER="aper",
         CODAPrompt="coda_prompt",
         DualPrompt="dualprompt",
         L2P="l2p",
@@ -20,4 +22,4 @@ else:
         SimpleCIL="simplecil",
     )
 
-__all__ = ["L2P", "CODAPrompt", "DualPrompt", "RanPAC", "SimpleCIL"]
+__all__ = ["APER", "L2P", "CODAPrompt", "DualPrompt", "RanPAC", "SimpleCIL"]

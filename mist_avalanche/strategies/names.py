@@ -13,14 +13,15 @@ OWN_STRATEGIES: Mapping[str, str] = MappingProxyType(
         "l2p": "L2P",
         "dualprompt": "DualPrompt",
         "codaprompt": "CODAPrompt",
+        "aper": "APER",
     }
 )
 # Those whose classifier is computed from stored features, which can follow a drift.
 COMPUTED_STRATEGIES = ("simplecil", "ranpac")
 # Those whose backbone has to be timm's VisionTransformer.
-VIT_STRATEGIES = ("l2p", "dualprompt", "codaprompt")
+VIT_STRATEGIES = ("l2p", "dualprompt", "codaprompt", "aper")
 # Those of which torchrun's processes share the work.
-SHARED_STRATEGIES = (*COMPUTED_STRATEGIES, *VIT_STRATEGIES)
+SHARED_STRATEGIES = (*COMPUTED_STRATEGIES, "l2p", "dualprompt", "codaprompt")
 # Avalanche's, with the settings of baselines.py.
 BASELINES = (
     "naive",
