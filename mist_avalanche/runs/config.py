@@ -83,7 +83,10 @@ class RunConfig:
         unknown = config.keys() - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"its settings have {sorted(unknown)[0]!r}, which is not known")
-        return cls(**{"normalize": "published", **config})
+        given = dict(config.get("strategy_args", {}))
+        if given.get("seed") == config.get("seed"):
+            given.pop("seed", None)  # filled in from the run's own, which may be another now
+        return cls(**{"normalize": "published", **config, "strategy_args": given})
 
     @property
     def inputs(self) -> dict[str, Any]:

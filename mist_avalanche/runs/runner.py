@@ -27,7 +27,7 @@ from ..models.features import in_mode
 from ..plugin import MISTPlugin
 from ..reports import report
 from ..reports.pictures import write_board
-from ..strategies.names import COMPUTED_STRATEGIES
+from ..strategies.names import SHARED_STRATEGIES
 from ..strategies.registry import build_strategy, takes
 from .checkpoint import Checkpoint, NotResumableWarning
 from .config import BENCHMARKS, RunConfig
@@ -104,9 +104,9 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     """:func:`run`, in one of the processes that share it."""
     start = time.perf_counter()
     settings = config.settings()
-    if world_size() > 1 and config.strategy not in COMPUTED_STRATEGIES:
+    if world_size() > 1 and config.strategy not in SHARED_STRATEGIES:
         raise ValueError(
-            f"Several processes share the work on {' and '.join(COMPUTED_STRATEGIES)} only. Run "
+            f"Several processes share the work on {', '.join(SHARED_STRATEGIES)} only. Run "
             f"{config.strategy!r} without torchrun."
         )
     json.dumps(settings)  # before the work, not after it

@@ -19,6 +19,8 @@ OWN_STRATEGIES: Mapping[str, str] = MappingProxyType(
 COMPUTED_STRATEGIES = ("simplecil", "ranpac")
 # Those whose backbone has to be timm's VisionTransformer.
 VIT_STRATEGIES = ("l2p", "dualprompt", "codaprompt")
+# Those of which torchrun's processes share the work.
+SHARED_STRATEGIES = (*COMPUTED_STRATEGIES, *VIT_STRATEGIES)
 # Avalanche's, with the settings of baselines.py.
 BASELINES = (
     "naive",

@@ -21,6 +21,7 @@ OWN_STRATEGIES: Mapping[str, Callable[..., SupervisedTemplate]] = MappingProxyTy
     {name: getattr(import_module(__package__), of) for name, of in names.OWN_STRATEGIES.items()}
 )
 
+
 _ELSEWHERE = {
     "drift_compensation": "--drift-compensation",
     "device": "--device",
