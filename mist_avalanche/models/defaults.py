@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-import timm
-
 EMBEDDED = "embedded"
+NORMALIZATIONS = ("published", "pretrained", "none")  # of the inputs
+PRECISIONS = ("32", "bf16")  # of the computation
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class BackboneDefaults:
 
 
 # Those of the embedded backbone were chosen on Omniglot small1, and projection_epochs and lr on
-# SplitGlyphs too; the paper's, for ViT-B/16, are MISTPlugin's own. RanPAC's M keeps away from the
+# SplitGlyphs too; APER's adapter on held-out training images of SplitGlyphs' first experience
+# (docs/tuned.md); the paper's, for ViT-B/16, are MISTPlugin's own. RanPAC's M keeps away from the
 # number of training images: where both are equal, a small ridge fits them exactly and predicts
 # badly. Prompts: the best of some rates, with a quarter of the training images of glyphs held out.
 DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
@@ -75,6 +76,7 @@ DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
                         **{"lr": 1e-2, "train_mb_size": 16, "train_epochs": 5},
                         "per_experience": 4,  # of a width of 96
                     },
+                    "aper": {"adapter": "vpt_deep"},
                 }
             ),
         ),
@@ -122,5 +124,7 @@ def backbone_defaults(name: str) -> BackboneDefaults:
 
 def _size_of(name: str) -> int:
     """Pixels a side that a model of timm was pretrained with."""
+    import timm  # not above: the command's options need this file
+
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     return int(config.input_size[-1]) if config else 224

@@ -27,7 +27,8 @@ from ..models.features import in_mode
 from ..plugin import MISTPlugin
 from ..reports import report
 from ..reports.pictures import write_board
-from ..strategies.registry import SHARED_STRATEGIES, build_strategy, takes
+from ..strategies.names import SHARED_STRATEGIES
+from ..strategies.registry import build_strategy, takes
 from .checkpoint import Checkpoint, NotResumableWarning
 from .config import BENCHMARKS, RunConfig
 from .metrics import accuracy_rows, summarize

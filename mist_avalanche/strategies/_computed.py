@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .._support.checks import check_integer, check_not_empty
 from .._support.distributed import gather_rows, world_size
 from .._support.memory_use import advice
+from .._support.warnings import callers_level
 from ..models.attached import take_off_classifier
 from ..models.drift import fit_drift, turned
 from ..models.features import in_mode
@@ -34,11 +35,14 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
 
     Args:
         head: the classifier.
+        build: makes a model of the backbone and the head.
         model, criterion, drift_compensation, precision, compile, cache_mb, kwargs: as for
             :class:`~mist_avalanche.strategies.SimpleCIL`.
     """
 
-    modules_in_state = ("head",)  # of the model, which state_dict has and a checkpoint need not
+    # of the model, which state_dict has and a checkpoint need not
+    modules_in_state: tuple[str, ...] = ("head",)
+    can_follow = True  # a backbone that moves, with drift_compensation
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         precision: str,
         compile: bool,
         cache_mb: int,
+        build: Callable[..., BackboneWithHead] = BackboneWithHead,
         **kwargs: Any,
     ) -> None:
         check_integer("cache_mb", cache_mb, 0)
@@ -64,10 +69,10 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
                 f"{type(model).__name__} still had its classifier, {name!r}. "
                 f"{type(self).__name__} needs features and has taken it off. Give a model without: "
                 "timm.create_model(NAME, num_classes=0), or torch.nn.Identity() in its place.",
-                stacklevel=5,  # Avalanche wraps each constructor
+                stacklevel=callers_level(),
             )
         super().__init__(
-            model=BackboneWithHead(model, head),
+            model=build(model, head),
             optimizer=None,
             criterion=criterion or nn.CrossEntropyLoss(),
             train_epochs=1,
@@ -146,12 +151,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
                     "--mist-arg tune_on=every), or leave it away."
                 )
         elif snapshot is None or not self._follow(snapshot):
-            self._tell(
-                f"The backbone has moved since {type(self).__name__} stored what it knows of "
-                "earlier classes, and these stay where they were: they will be recognised less "
-                "well. Use MISTPlugin(tune_on='first') (--mist-arg tune_on=first), or "
-                f"{type(self).__name__}(drift_compensation=True) (--drift-compensation)."
-            )
+            self._tell_of_stale()
 
     def _follow(self, snapshot: Snapshot) -> bool:
         """Move what is stored along with the features; False where they have not moved since."""
@@ -164,6 +164,15 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         generator = torch.Generator().manual_seed(self.clock.train_exp_counter)
         self.head.move(fit_drift(before, after, generator))
         return True
+
+    def _tell_of_stale(self) -> None:
+        or_else = f", or {type(self).__name__}(drift_compensation=True) (--drift-compensation)"
+        self._tell(
+            f"The backbone has moved since {type(self).__name__} stored what it knows of earlier "
+            "classes, and these stay where they were: they will be recognised less well. Use "
+            "MISTPlugin(tune_on='first') (--mist-arg tune_on=first)"
+            f"{or_else if self.can_follow else ''}."
+        )
 
     def _tell(self, what: str) -> None:
         """Warn, once a strategy."""
@@ -210,6 +219,12 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         """Features (B, D) of images."""
         return self.run_backbone(self.model.backbone, x)
 
+    @property
+    def _source(self) -> nn.Module:
+        """What features are computed with."""
+        backbone: nn.Module = self.model.backbone
+        return backbone
+
     # ---- Evaluation --------------------------------------------------------------------------
 
     def eval(self, exp_list: Any, **kwargs: Any) -> Any:
@@ -224,12 +239,16 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
     def _before_eval(self, num_workers: int = 0, **kwargs: Any) -> None:
         """Features of everything that is new and not a matter of chance, from one loader."""
         super()._before_eval(num_workers=num_workers, **kwargs)
+        state = fingerprint(self._source)
+        known = self.is_training or state.endswith(self._fitted_on) or not self.head.seen.any()
+        if not known and bits_of(self.model.backbone) != self._fitted_on:
+            self._tell_of_stale()
         if self.feature_cache is None:
             return
         datasets = {id(e.dataset): e.dataset for e in self.current_eval_stream}.values()
         looks = [(dataset, look(dataset)) for dataset in datasets]
         steady = [(dataset, seen) for dataset, seen in looks if seen is not None]
-        state = fingerprint(self.model.backbone) + self.run_backbone.precision.encode()
+        state += self.run_backbone.precision.encode()
 
         def compute(new: list[Any]) -> list[Features]:
             evaluated = [dataset.eval() for dataset in new]
