@@ -18,6 +18,7 @@ from .dualprompt import DualPrompt
 from .l2p import L2P
 from .ranpac import RanPAC
 from .simplecil import SimpleCIL
+from .slca import SLCA
 
 OWN_STRATEGIES: Mapping[str, Callable[..., SupervisedTemplate]] = MappingProxyType(
     {
@@ -26,6 +27,7 @@ OWN_STRATEGIES: Mapping[str, Callable[..., SupervisedTemplate]] = MappingProxyTy
         "l2p": L2P,
         "dualprompt": DualPrompt,
         "codaprompt": CODAPrompt,
+        "slca": SLCA,
     }
 )
 # Those whose classifier is computed from stored features, which can follow a drift.
