@@ -172,7 +172,9 @@ def align(
         gaussians: of the classes to train.
         epochs: passes.
         samples: draws a class and epoch, and draws a step.
-        lr, momentum, weight_decay: of SGD.
+        lr: of SGD, at first.
+        momentum: of SGD.
+        weight_decay: of SGD.
         temperature: τ of :func:`normalized_logits`; None for plain logits.
         generator: of the draws, on the CPU; None for torch's own.
 
@@ -184,12 +186,11 @@ def align(
     experiences = torch.unique(numbers, return_inverse=True)[1].to(linear.weight.device)
     labels = torch.arange(len(classes)).repeat_interleave(samples)
     weight, bias = (p.detach()[classes].requires_grad_() for p in (linear.weight, linear.bias))
-    settings = {"momentum": momentum, "weight_decay": weight_decay}
-    optimizer = torch.optim.SGD([weight, bias], lr=lr, **settings)
+    optimizer = torch.optim.SGD([weight, bias], lr=lr, momentum=momentum, weight_decay=weight_decay)
     for epoch in range(epochs):
         optimizer.param_groups[0]["lr"] = lr * cosine_rate(epoch, epochs)
         drawn, losses = gaussians.draw(samples, generator), []
-        for rows in shuffled(len(drawn), generator).split(samples):
+        for rows in torch.split(shuffled(len(drawn), generator), samples):
             x, y = (part[rows].to(weight.device) for part in (drawn, labels))
             with torch.enable_grad():
                 logits = F.linear(x.to(weight.dtype), weight, bias)

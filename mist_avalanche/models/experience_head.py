@@ -21,8 +21,8 @@ class ExperienceLinear(GrowingLinear):
     New rows start from a normal distribution of standard deviation 0.02, cut at ±2, with biases
     of 0. While an experience trains, its rows are a layer of their own, :attr:`part`, so that no
     optimizer, weight decay or momentum reaches the others. Once it is over, an alignment may train
-    all rows for evaluation; :meth:`recall` puts them back to where they were. The width D is that of
-    :meth:`widen`, before the first class, or of a loaded state.
+    all rows for evaluation; :meth:`recall` puts them back to where they were. The width D is
+    that of :meth:`widen`, before the first class, or of a loaded state.
 
     Attributes:
         part: an ``nn.Linear`` of the rows that train; None between experiences.

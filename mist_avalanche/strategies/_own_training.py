@@ -115,8 +115,9 @@ class OwnTraining(SupervisedTemplate, ABC):
         super()._before_training_exp(**kwargs)
         if self.optimizer is None:
             groups = self.begin_training(self._classes)
-            settings = {"momentum": MOMENTUM, "weight_decay": self.weight_decay}
-            self.optimizer = torch.optim.SGD(groups, lr=groups[-1]["lr"], **settings)
+            self.optimizer = torch.optim.SGD(
+                groups, lr=groups[-1]["lr"], momentum=MOMENTUM, weight_decay=self.weight_decay
+            )
             self._rates = [group["lr"] for group in self.optimizer.param_groups]
 
     def make_optimizer(self, **kwargs: Any) -> None:
