@@ -1,0 +1,107 @@
+"""A ViT with one adapter a subspace, and the states that it had when each was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .chain import DeltaChain
+from .adapters import Adapter
+from .cosine_head import CosineHead
+from .forward import Forward
+from .heads import BackboneWithHead
+from .subspace_head import SubspaceHead
+
+
+class SubspaceViT(BackboneWithHead):
+    """Images to logits, of one pass through a ViT for each subspace.
+
+    A subspace is an adapter and the state of the ViT that it was trained on. Where the ViT has been
+    tuned since, its pass goes through the ViT as it was; before and after, the ViT is as it is now.
+
+    Args:
+        backbone: timm's VisionTransformer without classifier.
+        head: of the prototypes.
+        precision: of the ViT: ``"32"``, or ``"bf16"`` (autocast).
+        settings: arguments of each :class:`~mist_avalanche.models.adapters.Adapter`.
+
+    Attributes:
+        adapters: one a subspace, and in training the one that trains.
+        chain: the states of the ViT; subspace b is of the state after b steps.
+
+    Raises:
+        ValueError: the backbone is of another kind.
+    """
+
+    head: SubspaceHead
+
+    def __init__(
+        self, backbone: nn.Module, head: SubspaceHead, precision: str, settings: Mapping[str, Any]
+    ) -> None:
+        super().__init__(backbone, head)
+        self.adapters = nn.ModuleList()
+        self.training_head: CosineHead | None = None
+        self.chain, self.settings = DeltaChain(), dict(settings)
+        self.run_backbone = Forward(precision)
+
+    @property
+    def blocks(self) -> range:
+        """The subspaces; -1 is the plain ViT in its first state, where it takes part."""
+        return range(-self.head.first, len(self.adapters))
+
+    def add_adapter(self, seed: int) -> Adapter:
+        """A new one, which starts as the identity."""
+        adapter = Adapter(self.backbone, **self.settings, seed=seed)
+        self.adapters.append(adapter)
+        return adapter
+
+    @contextmanager
+    def state_of(self, block: int) -> Iterator[None]:
+        """Inside, the ViT is as it was when a subspace was trained."""
+        with self.chain.at(self.backbone, max(0, block)):
+            yield
+
+    def adapted(self, x: Tensor, block: int) -> Tensor:
+        """Features (B, D) with a subspace's adapter, of the ViT as it is."""
+        if block < 0:
+            return self.run_backbone(self.backbone, x)
+        adapter: Any = self.adapters[block]
+        run: Any = lambda images: adapter.of(self.backbone, images)  # noqa: E731
+        return self.run_backbone(run, x)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Features (B, S, D) of images in all subspaces, in evaluation."""
+        rows = []
+        for block in self.blocks:
+            with self.state_of(block):
+                rows.append(self.adapted(x, block))
+        return torch.stack(rows, dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, C) of images."""
+        if not self.head.n_subspaces:
+            return self.head(x.new_zeros(len(x), 0, 0))
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+    def saved(self) -> dict[str, Any]:
+        """Adapters, classifier and states of the ViT."""
+        return {
+            "adapters": [adapter.state_dict() for adapter in self.adapters],
+            "head": self.head.state_dict(),
+            "chain": self.chain.state_dict(),
+        }
+
+    def load_saved(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`saved` gave."""
+        self.adapters = nn.ModuleList()
+        for saved in state["adapters"]:
+            self.add_adapter(0).load_state_dict(saved)
+        self.adapters.requires_grad_(False)
+        self.head.load_state_dict(state["head"])
+        self.chain.load_state_dict(state["chain"])
+        self.training_head = None
