@@ -13,7 +13,7 @@ from .._support.distributed import share
 from .._support.randomness import isolated_rng
 
 
-class _SeededItems(Dataset[Any]):
+class SeededItems(Dataset[Any]):
     """A dataset indexed by (index, seed): random transforms depend on nothing but the seed."""
 
     def __init__(self, dataset: Any) -> None:
@@ -25,22 +25,40 @@ class _SeededItems(Dataset[Any]):
             return self.dataset[index]
 
 
-class _SeededBatches(Sampler[list[tuple[int, int]]]):
-    """Shuffled batches of (index, seed); a last batch of one image, without contrast, is left.
+class SeededBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (index, seed), drawn anew in every epoch.
 
     Of several processes each has its share of every batch, or one image where that is empty.
+
+    Args:
+        n: images.
+        batch_size: images in a batch.
+        generator: of order and seeds.
+        smallest: images in a last batch; with fewer it is left out. One image has no contrast.
+        shuffle: or go through the images in order.
     """
 
-    def __init__(self, n: int, batch_size: int, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        generator: torch.Generator,
+        smallest: int = 2,
+        *,
+        shuffle: bool = True,
+    ) -> None:
         self.n, self.batch_size, self.generator = n, batch_size, generator
+        self.smallest, self.shuffle = smallest, shuffle
         self.first = 0  # batch of the next epoch
 
     def __len__(self) -> int:
-        return self.n // self.batch_size + (self.n % self.batch_size > 1)
+        return self.n // self.batch_size + (self.n % self.batch_size >= self.smallest)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order: Sequence[int] = torch.randperm(self.n, generator=self.generator).tolist()
         seeds = torch.randint(2**62, (self.n,), generator=self.generator).tolist()
+        if not self.shuffle:
+            order = range(self.n)
         items = list(zip(order, seeds, strict=True))
         first, self.first = self.first, 0
         for batch in range(first, len(self)):
@@ -75,9 +93,9 @@ class Batches:
         self._epoch = self._order.get_state()  # what the running epoch was drawn from
         self._given = 0  # batches of it so far
         self.device = device
-        self._sampler = _SeededBatches(len(dataset), batch_size, self._order)
+        self._sampler = SeededBatches(len(dataset), batch_size, self._order)
         self.loader = DataLoader(
-            _SeededItems(dataset),
+            SeededItems(dataset),
             batch_sampler=self._sampler,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,

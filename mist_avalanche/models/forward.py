@@ -38,11 +38,11 @@ class Forward:
         self.compile = compile
         self._compiled: tuple[Any, Callable[[Tensor], Tensor]] | None = None
 
-    def __call__(self, source: FeatureExtractor | nn.Module, x: Tensor) -> Tensor:
+    def __call__(self, source: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Features (B, D) of x (B, ...), in float32 or better.
 
         Args:
-            source: a backbone, or a model seen from its features.
+            source: a backbone, a model seen from its features, or what else makes them.
             x: the batch.
         """
         chunks = torch.split(x, self.chunk_size or len(x))
@@ -52,7 +52,7 @@ class Forward:
             [checkpoint(self._features, source, chunk, use_reentrant=False) for chunk in chunks]
         )
 
-    def _features(self, source: FeatureExtractor | nn.Module, x: Tensor) -> Tensor:
+    def _features(self, source: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Features of one chunk."""
         bf16 = self.precision == "bf16"
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
@@ -60,7 +60,7 @@ class Forward:
         features = features.flatten(1)
         return features.float() if bf16 else features
 
-    def _compiled_run(self, source: FeatureExtractor | nn.Module, x: Tensor) -> Tensor:
+    def _compiled_run(self, source: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """As ``source(x)``, compiled; as it is where that fails."""
         key = (source.model, source.classifier) if isinstance(source, FeatureExtractor) else source
         if self._compiled is None or self._compiled[0] != key:
@@ -76,7 +76,7 @@ class Forward:
             return source(x)
 
 
-def _compile(source: FeatureExtractor | nn.Module) -> Callable[[Tensor], Tensor]:
+def _compile(source: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """A compiled function that gives the features.
 
     In a whole model the same stand-in takes the classifier's place at every call. So nothing is

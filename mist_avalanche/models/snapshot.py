@@ -16,12 +16,16 @@ class Snapshot:
         self._tensors = [t.detach() for t in (*module.parameters(), *module.buffers())]
         self._copy = [t.clone() for t in self._tensors]
 
+    def restore(self) -> None:
+        """Let the module be as it was when the copy was made."""
+        torch._foreach_copy_(self._tensors, self._copy)
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Inside, the module is as it was when the copy was made."""
         now = [t.clone() for t in self._tensors]
         try:
-            torch._foreach_copy_(self._tensors, self._copy)
+            self.restore()
             yield
         finally:
             torch._foreach_copy_(self._tensors, now)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .chain import DeltaChain
 from .adapters import Adapter
+from .chain import DeltaChain
 from .cosine_head import CosineHead
 from .forward import Forward
 from .heads import BackboneWithHead
@@ -48,10 +48,12 @@ class SubspaceViT(BackboneWithHead):
         self.chain, self.settings = DeltaChain(), dict(settings)
         self.run_backbone = Forward(precision)
 
-    @property
-    def blocks(self) -> range:
-        """The subspaces; -1 is the plain ViT in its first state, where it takes part."""
-        return range(-self.head.first, len(self.adapters))
+    def blocks(self, n: int | None = None) -> range:
+        """The first n subspaces, None for those that the classifier has.
+
+        Before them -1, the plain ViT in its first state, where that takes part.
+        """
+        return range(-self.head.first, self.head.n_subspaces if n is None else n)
 
     def add_adapter(self, seed: int) -> Adapter:
         """A new one, which starts as the identity."""
@@ -73,19 +75,19 @@ class SubspaceViT(BackboneWithHead):
         run: Any = lambda images: adapter.of(self.backbone, images)  # noqa: E731
         return self.run_backbone(run, x)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Features (B, S, D) of images in all subspaces, in evaluation."""
+    def features(self, x: Tensor, n: int | None = None) -> Tensor:
+        """Features (B, S, D) of images in :meth:`blocks`, without gradient."""
         rows = []
-        for block in self.blocks:
-            with self.state_of(block):
+        for block in self.blocks(n):
+            with torch.no_grad(), self.state_of(block):
                 rows.append(self.adapted(x, block))
         return torch.stack(rows, dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, C) of images."""
-        if not self.head.n_subspaces:
-            return self.head(x.new_zeros(len(x), 0, 0))
-        logits: Tensor = self.head(self.features(x))
+        n = self.head.n_subspaces
+        features = self.features(x) if n else x.new_zeros(len(x), 0, 0)
+        logits: Tensor = self.head(features)
         return logits
 
     def saved(self) -> dict[str, Any]:

@@ -1,10 +1,12 @@
-"""Strategies with a pretrained backbone: classifiers that are computed, and parts that train."""
+"""Strategies with a pretrained backbone: computed classifiers, prompts, adapters, slow training."""
 
+from .aper import APER as APER
 from .coda_prompt import CODAPrompt as CODAPrompt
 from .dualprompt import DualPrompt as DualPrompt
+from .ease import EASE as EASE
 from .l2p import L2P as L2P
 from .ranpac import RanPAC as RanPAC
 from .simplecil import SimpleCIL as SimpleCIL
 from .slca import SLCA as SLCA
 
-__all__ = ["L2P", "SLCA", "CODAPrompt", "DualPrompt", "RanPAC", "SimpleCIL"]
+__all__ = ["APER", "EASE", "L2P", "SLCA", "CODAPrompt", "DualPrompt", "RanPAC", "SimpleCIL"]

@@ -34,11 +34,14 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
 
     Args:
         head: the classifier.
+        build: makes a model of the backbone and the head.
         model, criterion, drift_compensation, precision, compile, cache_mb, kwargs: as for
             :class:`~mist_avalanche.strategies.SimpleCIL`.
     """
 
-    modules_in_state = ("head",)  # of the model, which state_dict has and a checkpoint need not
+    # of the model, which state_dict has and a checkpoint need not
+    modules_in_state: tuple[str, ...] = ("head",)
+    can_follow = True  # a backbone that moves, with drift_compensation
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         precision: str,
         compile: bool,
         cache_mb: int,
+        build: Callable[..., BackboneWithHead] = BackboneWithHead,
         **kwargs: Any,
     ) -> None:
         check_integer("cache_mb", cache_mb, 0)
@@ -67,7 +71,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
                 stacklevel=5,  # Avalanche wraps each constructor
             )
         super().__init__(
-            model=BackboneWithHead(model, head),
+            model=build(model, head),
             optimizer=None,
             criterion=criterion or nn.CrossEntropyLoss(),
             train_epochs=1,
@@ -146,11 +150,12 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
                     "--mist-arg tune_on=every), or leave it away."
                 )
         elif snapshot is None or not self._follow(snapshot):
+            or_else = f", or {type(self).__name__}(drift_compensation=True) (--drift-compensation)"
             self._tell(
                 f"The backbone has moved since {type(self).__name__} stored what it knows of "
                 "earlier classes, and these stay where they were: they will be recognised less "
-                "well. Use MISTPlugin(tune_on='first') (--mist-arg tune_on=first), or "
-                f"{type(self).__name__}(drift_compensation=True) (--drift-compensation)."
+                "well. Use MISTPlugin(tune_on='first') (--mist-arg tune_on=first)"
+                f"{or_else if self.can_follow else ''}."
             )
 
     def _follow(self, snapshot: Snapshot) -> bool:
@@ -210,6 +215,12 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         """Features (B, D) of images."""
         return self.run_backbone(self.model.backbone, x)
 
+    @property
+    def _source(self) -> nn.Module:
+        """What features are computed with."""
+        backbone: nn.Module = self.model.backbone
+        return backbone
+
     # ---- Evaluation --------------------------------------------------------------------------
 
     def eval(self, exp_list: Any, **kwargs: Any) -> Any:
@@ -229,7 +240,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         datasets = {id(e.dataset): e.dataset for e in self.current_eval_stream}.values()
         looks = [(dataset, look(dataset)) for dataset in datasets]
         steady = [(dataset, seen) for dataset, seen in looks if seen is not None]
-        state = fingerprint(self.model.backbone) + self.run_backbone.precision.encode()
+        state = fingerprint(self._source) + self.run_backbone.precision.encode()
 
         def compute(new: list[Any]) -> list[Features]:
             evaluated = [dataset.eval() for dataset in new]

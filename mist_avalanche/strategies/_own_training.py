@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,9 +15,7 @@ from torch import Tensor, nn
 
 from .._support.checks import check_integer, check_not_empty, classes_of
 from .._support.memory_use import advice
-from .._support.randomness import isolated_rng
 from ..models.features import in_mode
-from ..models.forward import Forward
 from ..models.heads import BackboneWithHead
 from ._batches import own_share
 from .feature_cache import Features
@@ -32,10 +31,8 @@ class OwnTraining(SupervisedTemplate, ABC):
     may be known are one experience; its images are looked at once more when it is over.
 
     Args:
-        model: gives features (B, D).
-        head: (B, D) to (B, C).
+        model: backbone and classifier.
         criterion: None for cross-entropy.
-        precision: of the backbone, ``"32"`` or ``"bf16"``.
         kwargs: Avalanche's own.
     """
 
@@ -45,10 +42,8 @@ class OwnTraining(SupervisedTemplate, ABC):
     def __init__(
         self,
         *,
-        model: nn.Module,
-        head: nn.Module,
+        model: BackboneWithHead,
         criterion: nn.Module | None,
-        precision: str,
         **kwargs: Any,
     ) -> None:
         if "optimizer" in kwargs:
@@ -57,14 +52,13 @@ class OwnTraining(SupervisedTemplate, ABC):
                 "SGD. Give `lr`."
             )
         check_integer("train_epochs", kwargs["train_epochs"], 1)
-        self.run_backbone = Forward(precision)
         super().__init__(
-            model=BackboneWithHead(model, head),
+            model=model,
             optimizer=None,
             criterion=criterion or nn.CrossEntropyLoss(),
             **kwargs,
         )
-        self._tunable = [p for p in model.parameters() if p.requires_grad]
+        self._tunable = [p for p in model.backbone.parameters() if p.requires_grad]
         self._classes: list[int] = []  # of the present experience
 
     @abstractmethod
@@ -129,14 +123,13 @@ class OwnTraining(SupervisedTemplate, ABC):
             group["lr"] = lr * rate
         super()._before_training_epoch(**kwargs)
 
+    @abstractmethod
     def training_logits(self, x: Tensor) -> Tensor:
         """Logits (B, C) of images in training."""
-        logits: Tensor = self.head(self.run_backbone(self.backbone, x))
-        return logits
 
+    @abstractmethod
     def evaluation_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of images in evaluation."""
-        return self.training_logits(x)
+        """Logits (B, C) of a mini-batch of evaluation."""
 
     def forward(self) -> Tensor:
         """Logits (B, C) of the current mini-batch; -inf in training for other experiences' classes.
@@ -165,22 +158,17 @@ class OwnTraining(SupervisedTemplate, ABC):
             self.optimizer, self._whole = None, None
 
     @torch.no_grad()
-    def width(self) -> int:
-        """D, seen from one image of the experience."""
-        with isolated_rng(0, self.device), in_mode(self.model, training=False):
-            x = self.experience.dataset.eval()[0][0].unsqueeze(0).to(self.device)
-            return self.run_backbone(self.backbone, x).shape[1]
-
-    @torch.no_grad()
-    def features_of(self, dataset: Any, num_workers: int) -> Features:
-        """Features, labels and task labels of a dataset in order, in evaluation mode."""
-        loader, rows = own_share([dataset], self.eval_mb_size, self.device, num_workers), []
+    def features_of(
+        self, datasets: list[Any], num_workers: int, run: Callable[[Tensor], Tensor]
+    ) -> Features:
+        """Features, labels and task labels of datasets in order, in evaluation mode."""
+        loader, rows = own_share(datasets, self.eval_mb_size, self.device, num_workers), []
         smaller = "Lower eval_mb_size; it changes no result."
         with in_mode(self.model, training=False), advice("a batch of images", smaller):
             for batch in loader:
                 x, y, *rest = (part.to(self.device, non_blocking=True) for part in batch)
                 t = rest[-1] if rest else torch.zeros_like(y)
-                rows.append((self.run_backbone(self.backbone, x), y, t))
+                rows.append((run(x), y, t))
         return Features(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 
 

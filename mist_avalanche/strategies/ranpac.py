@@ -15,12 +15,13 @@ from .._support.randomness import derive_seed
 from ..models.heads import RidgeHead
 from ..models.memory import FeatureMemory, GaussianMemory, Memory
 from ..models.triangle import pack, unpack
-from ._computed import ComputedHeadStrategy
+from ._first_session import FirstSessionStrategy
+from ._session import FirstSession
 
 _MADE_AGAIN = ("projection", "gram", "weight")  # buffers of the head
 
 
-class RanPAC(ComputedHeadStrategy):
+class RanPAC(FirstSessionStrategy):
     """Class-incremental learning without gradients: random features and ridge regression.
 
     h = relu(f W) of the features f (D,) of a training image under the eval transform, W (D, M)
@@ -37,7 +38,14 @@ class RanPAC(ComputedHeadStrategy):
             torchvision or Avalanche model still has is taken off, with a warning. A last layer that
             is meant to stay goes behind such a model in a ``torch.nn.Sequential``.
         n_random_features: M; 0 leaves the projection out (h = f, decorrelation only).
-        seed: of W, of the shuffling, and of drawn features.
+        first_session: what is trained on the first experience, as published, before anything is
+            computed: ``"adapter"``, ``"ssf"``, ``"vpt_deep"``, ``"vpt_shallow"`` or ``"finetune"``,
+            see :class:`~mist_avalanche.strategies.APER`. f are then the adapted features. A
+            MISTPlugin tunes before it, and before the first experience only unless told otherwise.
+            None: nothing.
+        first_session_args: ``lr``, ``train_epochs``, ``train_mb_size``, ``weight_decay``,
+            ``min_lr``, ``bottleneck``, ``dropout`` and ``n_prompts`` of it, as for APER.
+        seed: of W, of the shuffling, of drawn features, and of the first session.
         dtype: of G and Q. G takes 8 M² or 4 M² bytes (M = 10000: 800 or 400
             MB), and as much again while it is factorised.
         criterion: of the reported loss only.
@@ -84,6 +92,9 @@ class RanPAC(ComputedHeadStrategy):
         *,
         model: nn.Module,
         n_random_features: int = 10000,
+        first_session: Literal["adapter", "ssf", "vpt_deep", "vpt_shallow", "finetune"]
+        | None = None,
+        first_session_args: Mapping[str, Any] | None = None,
         seed: int = 0,
         dtype: Literal["float64", "float32"] = "float64",
         criterion: nn.Module | None = None,
@@ -109,12 +120,24 @@ class RanPAC(ComputedHeadStrategy):
                 "Drift compensation has nothing to move with memory='none' and random features. "
                 "Use memory='features' or 'gaussians', or n_random_features=0."
             )
+        session = None
+        if first_session is not None:
+            session = FirstSession.of(first_session, self.seed, first_session_args or {})
+            if not drift_compensation:
+                self.tune_on = "first"  # what it learns belongs to the backbone of its time
+        elif first_session_args:
+            raise ValueError(
+                "`first_session_args` have no effect without a first session. Give "
+                "first_session='adapter', or leave them away."
+            )
         kept: Memory | None = None
         if drift_compensation and memory != "none":
             kept = FeatureMemory() if memory == "features" else GaussianMemory(seed)
         super().__init__(
             model=model,
             head=RidgeHead(n_random_features, seed, getattr(torch, dtype), kept),
+            session=session,
+            both=False,
             criterion=criterion,
             train_mb_size=train_mb_size,
             eval_mb_size=eval_mb_size,

@@ -12,9 +12,11 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
 from .._support.checks import nearest_first
+from .aper import APER
 from .baselines import BASELINES, build_baseline
 from .coda_prompt import CODAPrompt
 from .dualprompt import DualPrompt
+from .ease import EASE
 from .l2p import L2P
 from .ranpac import RanPAC
 from .simplecil import SimpleCIL
@@ -27,7 +29,9 @@ OWN_STRATEGIES: Mapping[str, Callable[..., SupervisedTemplate]] = MappingProxyTy
         "l2p": L2P,
         "dualprompt": DualPrompt,
         "codaprompt": CODAPrompt,
+        "aper": APER,
         "slca": SLCA,
+        "ease": EASE,
     }
 )
 # Those whose classifier is computed from stored features, which can follow a drift.

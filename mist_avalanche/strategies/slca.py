@@ -10,12 +10,16 @@ import torch
 from avalanche.evaluation.metric_results import MetricValue
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.plugins.evaluation import default_evaluator
-from torch import nn
+from torch import Tensor, nn
 
 from .._support.checks import check_integer, check_rate
+from .._support.randomness import isolated_rng
 from ..models.alignment import ClassGaussians, align
 from ..models.attached import take_off_classifier
 from ..models.experience_head import ExperienceLinear
+from ..models.features import in_mode
+from ..models.forward import Forward
+from ..models.heads import BackboneWithHead
 from ._own_training import MOMENTUM, OwnTraining
 
 GAMMA = 0.1  # of the rates at a milestone
@@ -119,9 +123,9 @@ class SLCA(OwnTraining):
                 stacklevel=3,  # Avalanche wraps each constructor
             )
         self.gaussians = ClassGaussians()
+        self.run_backbone = Forward(precision)
         super().__init__(
-            model=model,
-            head=ExperienceLinear().to(next(model.parameters())),
+            model=BackboneWithHead(model, ExperienceLinear().to(next(model.parameters()))),
             criterion=criterion,
             train_mb_size=train_mb_size,
             train_epochs=train_epochs,
@@ -130,7 +134,6 @@ class SLCA(OwnTraining):
             plugins=plugins,
             evaluator=evaluator,
             eval_every=eval_every,
-            precision=precision,
             **kwargs,
         )
 
@@ -146,9 +149,27 @@ class SLCA(OwnTraining):
     def begin_experience(self, classes: list[int]) -> None:
         """Rows for the classes; the others go back to where they were before the alignment."""
         self.head.recall()
-        self.head.widen(self.width())
+        self.head.widen(self._width())
         self.model = self.model_adaptation()
         self.head.begin(classes)
+
+    @torch.no_grad()
+    def _width(self) -> int:
+        """D, seen from one image of the experience."""
+        with isolated_rng(0, self.device), in_mode(self.model, training=False):
+            x = self.experience.dataset.eval()[0][0].unsqueeze(0).to(self.device)
+            return self._features(x).shape[1]
+
+    def _features(self, x: Tensor) -> Tensor:
+        """(B, D) of images."""
+        return self.run_backbone(self.backbone, x)
+
+    def training_logits(self, x: Tensor) -> Tensor:
+        """Logits (B, C) of images."""
+        logits: Tensor = self.head(self._features(x))
+        return logits
+
+    evaluation_logits = training_logits
 
     def begin_training(self, classes: list[int]) -> list[dict[str, Any]]:
         """The backbone, slowly, and the rows."""
@@ -165,7 +186,7 @@ class SLCA(OwnTraining):
         """A Gaussian for each class; then all rows are aligned."""
         head = self.head
         head.end()
-        self.gaussians.add(*self.features_of(dataset, num_workers)[:2])
+        self.gaussians.add(*self.features_of([dataset], num_workers, self._features)[:2])
         if self.gaussians.n_experiences < 2 or not self.align_epochs:
             return
         head.remember()
