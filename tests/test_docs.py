@@ -28,14 +28,15 @@ def short_tuning(monkeypatch):
     monkeypatch.setattr(defaults, "DEFAULTS", {EMBEDDED: short})
 
 
-def snippets():
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+def snippets(*files):
+    texts = ((ROOT / file).read_text() for file in files)
+    return [code for text in texts for code in re.findall(r"```python\n(.*?)```", text, re.S)]
 
 
 @pytest.mark.usefixtures("short_tuning")
 def test_readme_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first, resume, _ = snippets()
+    first, _, resume = snippets("README.md", "docs/resume.md")
     for n_experiences in (1, 2):
         names = {}
         exec(compile(first[: first.index("for t,")], "README.md", "exec"), names)
@@ -49,9 +50,8 @@ def test_readme_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("short_tuning")
 def test_readme_snippets_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    first, _, delta = snippets()
     names = {}
-    for snippet in (first, delta):
+    for snippet in snippets("README.md", "docs/deltas.md"):
         exec(compile(snippet, "README.md", "exec"), names)
     tuned, written = names["model"][0].state_dict(), read_delta("glyphs.safetensors")
     assert all(torch.equal(tuned[k], v) for k, v in names["base"].state_dict().items())
