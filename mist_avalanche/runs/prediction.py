@@ -21,6 +21,7 @@ from ..benchmarks.storage.images import read_image
 from ..benchmarks.transforms import IMAGENET, Statistics, center_crop
 from ..deltas.delta import apply_delta, save_delta
 from ..method.losses import TEMPERATURE
+from ..models.adapters import ADAPTERS, AdaptedBackbone
 from ..models.backbones import create_backbone
 from ..models.defaults import backbone_defaults
 from ..models.features import in_mode
@@ -28,7 +29,7 @@ from ..models.heads import BackboneWithHead, PrototypeHead, RidgeHead
 from ..models.prompts import PROMPTS, PromptedViT
 from ..reports.report import run_folder
 
-_PROMPTS = "prompts."  # how names of their tensors begin
+_PROMPTS, _ADAPTER = "prompts.", "adapter."  # how names of their tensors begin
 DELTA, HEAD = "backbone.delta.safetensors", "classifier.safetensors"
 
 
@@ -131,6 +132,12 @@ def save_classifier(
         about["prompts"] = {"kind": type(prompts).__name__, "settings": prompts.settings}
         for name, tensor in prompts.state_dict().items():
             state[_PROMPTS + name] = tensor.detach().cpu().contiguous()
+    if isinstance(model, AdaptedBackbone) and model.adapter is not None:
+        adapter = model.adapter
+        kept = {"kind": type(adapter).__name__, "settings": adapter.settings}
+        about["adapter"] = {**kept, "both": model.both}
+        for name, tensor in adapter.state_dict().items():
+            state[_ADAPTER + name] = tensor.detach().cpu().contiguous()
     with replacing(folder / HEAD) as file:
         file.write_bytes(save(state, metadata={"mist_avalanche": json.dumps(about)}))
     return True
@@ -178,7 +185,7 @@ def load_run(
     backbone = create_backbone(name, weights, image_size=size)
     apply_delta(backbone, folder / DELTA)
     try:
-        model = _model(backbone, kind, about.get("prompts"), state)
+        model = _model(backbone, kind, about, state)
     except (KeyError, RuntimeError, IndexError, TypeError) as error:
         raise ValueError(f"{folder / HEAD} holds no {kind} head: {error}.") from error
     model = model.to(device).eval()
@@ -193,16 +200,24 @@ def _read_head(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _model(
-    backbone: nn.Module, kind: str, prompts: Any, state: Mapping[str, Tensor]
+    backbone: nn.Module, kind: str, about: Mapping[str, Any], state: Mapping[str, Tensor]
 ) -> BackboneWithHead:
-    """A backbone with a saved head, and with prompts where the file has some."""
-    if prompts is None:
-        return BackboneWithHead(backbone, _head(kind, state))
-    own = {n: tensor for n, tensor in state.items() if n.startswith(_PROMPTS)}
-    head = _head(kind, {n: tensor for n, tensor in state.items() if n not in own})
-    module = PROMPTS[prompts["kind"]](**prompts["settings"])
-    module.load_state_dict({n.removeprefix(_PROMPTS): tensor for n, tensor in own.items()})
-    return PromptedViT(backbone, module, head)
+    """A backbone with a saved head, and with prompts or an adapter where the file has some."""
+    parts: dict[str, dict[str, Tensor]] = {_PROMPTS: {}, _ADAPTER: {}, "": {}}
+    for name, tensor in state.items():
+        first = next(part for part in parts if name.startswith(part))
+        parts[first][name.removeprefix(first)] = tensor
+    head = _head(kind, parts[""])
+    if prompts := about.get("prompts"):
+        module = PROMPTS[prompts["kind"]](**prompts["settings"])
+        module.load_state_dict(parts[_PROMPTS])
+        return PromptedViT(backbone, module, head)
+    if saved := about.get("adapter"):
+        adapted = AdaptedBackbone(backbone, head, both=bool(saved["both"]))
+        adapted.adapter = ADAPTERS[saved["kind"]](backbone, **saved["settings"])
+        adapted.adapter.load_state_dict(parts[_ADAPTER])
+        return adapted
+    return BackboneWithHead(backbone, head)
 
 
 def _head(kind: str, state: Mapping[str, Tensor]) -> nn.Module:

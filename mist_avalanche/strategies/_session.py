@@ -112,8 +112,7 @@ class FirstSession:
 
     def optimizer(self, trained: list[nn.Parameter]) -> torch.optim.SGD:
         """Of all that trains."""
-        rates = {"lr": self.lr, "momentum": 0.9, "weight_decay": self.weight_decay}
-        return torch.optim.SGD(trained, **rates)
+        return torch.optim.SGD(trained, self.lr, momentum=0.9, weight_decay=self.weight_decay)
 
     def schedule(self, optimizer: torch.optim.Optimizer) -> Any:
         """To be stepped after each epoch."""
