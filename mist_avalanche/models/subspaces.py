@@ -107,3 +107,51 @@ class SubspaceViT(BackboneWithHead):
         self.head.load_state_dict(state["head"])
         self.chain.load_state_dict(state["chain"])
         self.training_head = None
+
+    # ---- For a file --------------------------------------------------------------------------
+
+    def exported(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What :meth:`imported` needs beside the ViT: plain data, and tensors by name."""
+        head = self.head
+        about = {
+            "adapter": self.settings,
+            "head": {"alpha": head.alpha, "beta": head.beta, "complement": head.complement},
+            "states": len(self.chain.steps),
+        }
+        tensors = {f"head.{n}": t for n, t in head.state_dict().items() if n != "sums"}
+        tensors |= {f"adapters.{n}": t for n, t in self.adapters.state_dict().items()}
+        for i, step in enumerate(self.chain.steps):
+            for name, (index, xor) in step.items():
+                tensors[f"steps.{i}.xor.{name}"] = xor
+                if index is not None:
+                    tensors[f"steps.{i}.index.{name}"] = index
+        return about, tensors
+
+    @classmethod
+    def imported(
+        cls, backbone: nn.Module, about: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> SubspaceViT:
+        """The model that was :meth:`exported`.
+
+        Args:
+            backbone: the ViT as it was then.
+            about: the plain data.
+            tensors: by name.
+        """
+        model = cls(backbone, SubspaceHead(**about["head"]), "32", about["adapter"])
+        parts: dict[str, dict[str, Tensor]] = {"head": {}, "adapters": {}, "steps": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        n_adapters = len({name.split(".")[0] for name in parts["adapters"]})
+        for _ in range(n_adapters):
+            model.add_adapter(0)
+        model.adapters.load_state_dict(parts["adapters"])
+        model.head.load_state_dict(parts["head"], strict=False)  # means are made, sums not needed
+        model.chain.steps = [{} for _ in range(int(about["states"]))]
+        for name, tensor in parts["steps"].items():
+            i, kind, where = name.split(".", 2)
+            if kind == "xor":
+                index = parts["steps"].get(f"{i}.index.{where}")
+                model.chain.steps[int(i)][where] = index, tensor
+        return model

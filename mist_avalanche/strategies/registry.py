@@ -37,7 +37,7 @@ OWN_STRATEGIES: Mapping[str, Callable[..., SupervisedTemplate]] = MappingProxyTy
 # Those whose classifier is computed from stored features, which can follow a drift.
 COMPUTED_STRATEGIES = ("simplecil", "ranpac")
 # Those whose backbone has to be timm's VisionTransformer.
-VIT_STRATEGIES = ("l2p", "dualprompt", "codaprompt")
+VIT_STRATEGIES = ("l2p", "dualprompt", "codaprompt", "ease")
 STRATEGIES = (*OWN_STRATEGIES, *BASELINES)
 # What `compare` compares unless told otherwise: all but Cumulative, a second upper bound.
 COMPARED = (

@@ -6,8 +6,16 @@ HOSTS_REFERENCE_DIR names a folder with another set of them in ``tuned/``.
 import pytest
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
-from tuned_reference import Comparison, arrays, experiences, pixels, seen_test_images
-from tuned_reference import COMMON, settings_of, vit
+from tuned_reference import (
+    COMMON,
+    Comparison,
+    arrays,
+    experiences,
+    pixels,
+    seen_test_images,
+    settings_of,
+    vit,
+)
 
 from mist_avalanche.strategies import EASE
 
