@@ -150,13 +150,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
                     "--mist-arg tune_on=every), or leave it away."
                 )
         elif snapshot is None or not self._follow(snapshot):
-            or_else = f", or {type(self).__name__}(drift_compensation=True) (--drift-compensation)"
-            self._tell(
-                f"The backbone has moved since {type(self).__name__} stored what it knows of "
-                "earlier classes, and these stay where they were: they will be recognised less "
-                "well. Use MISTPlugin(tune_on='first') (--mist-arg tune_on=first)"
-                f"{or_else if self.can_follow else ''}."
-            )
+            self._tell_of_stale()
 
     def _follow(self, snapshot: Snapshot) -> bool:
         """Move what is stored along with the features; False where they have not moved since."""
@@ -169,6 +163,16 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         generator = torch.Generator().manual_seed(self.clock.train_exp_counter)
         self.head.move(fit_drift(before, after, generator))
         return True
+
+    def _tell_of_stale(self) -> None:
+        """Warn, once a strategy, that what is stored is of a backbone that has moved."""
+        or_else = f", or {type(self).__name__}(drift_compensation=True) (--drift-compensation)"
+        self._tell(
+            f"The backbone has moved since {type(self).__name__} stored what it knows of "
+            "earlier classes, and these stay where they were: they will be recognised less "
+            "well. Use MISTPlugin(tune_on='first') (--mist-arg tune_on=first)"
+            f"{or_else if self.can_follow else ''}."
+        )
 
     def _tell(self, what: str) -> None:
         """Warn, once a strategy."""
@@ -235,6 +239,9 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
     def _before_eval(self, num_workers: int = 0, **kwargs: Any) -> None:
         """Features of everything that is new and not a matter of chance, from one loader."""
         super()._before_eval(num_workers=num_workers, **kwargs)
+        state = fingerprint(self.model.backbone)
+        if self.head.seen.any() and not (self.is_training or state.endswith(self._fitted_on)):
+            self._tell_of_stale()
         if self.feature_cache is None:
             return
         datasets = {id(e.dataset): e.dataset for e in self.current_eval_stream}.values()
