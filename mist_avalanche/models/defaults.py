@@ -48,7 +48,8 @@ class BackboneDefaults:
 
 
 # Those of the embedded backbone were chosen on Omniglot small1, and projection_epochs and lr on
-# SplitGlyphs too; the paper's, for ViT-B/16, are MISTPlugin's own. RanPAC's M keeps away from the
+# SplitGlyphs too; APER's adapter on held-out training images of SplitGlyphs' first experience
+# (docs/tuned.md); the paper's, for ViT-B/16, are MISTPlugin's own. RanPAC's M keeps away from the
 # number of training images: where both are equal, a small ridge fits them exactly and predicts
 # badly. Prompts: the best of some rates, with a quarter of the training images of glyphs held out.
 DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
@@ -69,6 +70,7 @@ DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
             n_random_features=5000,
             strategies=MappingProxyType(
                 {
+                    "aper": {"adapter": "vpt_deep"},
                     "l2p": {"lr": 5e-3},
                     "dualprompt": {"lr": 5e-3},
                     "codaprompt": {

@@ -17,7 +17,7 @@ from .._support.randomness import isolated_rng
 from ..models.adapters import ADAPTERS, AdaptedBackbone, FineTuned
 from ..models.cosine_head import CosineHead
 from ..models.features import in_mode
-from ..models.heads import BackboneWithHead
+from ..models.heads import BackboneWithHead, PrototypeHead
 from ..models.snapshot import Snapshot
 from ._computed import ComputedHeadStrategy
 from ._session import FirstSession
@@ -72,7 +72,9 @@ class FirstSessionStrategy(ComputedHeadStrategy, ABC):
             kwargs["build"] = build
         super().__init__(model=model, precision=precision, compile=compile, **kwargs)
         if session is not None:
-            self.model_to_tune = BackboneWithHead(model, self.head)
+            # MIST sees the backbone alone, where the head's features are of twice its width too.
+            head = PrototypeHead() if both else self.head
+            self.model_to_tune = BackboneWithHead(model, head)
 
     def state_dict(self) -> dict[str, Any]:
         """The head with what it has seen, and what adapts the backbone; not the backbone."""
