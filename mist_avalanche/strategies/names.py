@@ -14,12 +14,14 @@ OWN_STRATEGIES: Mapping[str, str] = MappingProxyType(
         "dualprompt": "DualPrompt",
         "codaprompt": "CODAPrompt",
         "aper": "APER",
+        "slca": "SLCA",
+        "ease": "EASE",
     }
 )
 # Those whose classifier is computed from stored features, which can follow a drift.
 COMPUTED_STRATEGIES = ("simplecil", "ranpac")
 # Those whose backbone has to be timm's VisionTransformer.
-VIT_STRATEGIES = ("l2p", "dualprompt", "codaprompt", "aper")
+VIT_STRATEGIES = ("l2p", "dualprompt", "codaprompt", "aper", "ease")
 # Those of which torchrun's processes share the work.
 SHARED_STRATEGIES = (*COMPUTED_STRATEGIES, "l2p", "dualprompt", "codaprompt")
 # Avalanche's, with the settings of baselines.py.
