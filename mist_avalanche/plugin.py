@@ -141,7 +141,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state_dict` of a plugin with the same options."""
-        self._release()
+        self._release(check=False)
         self.method.load_state_dict(state)
 
     # ---- Avalanche's hooks -------------------------------------------------------------------
@@ -219,14 +219,17 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         self.method.protect()
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
-        """See to the rest once more, for plugins that come later; after training, for good."""
-        if self._guard is not None and not self._guard.training:
-            self._release()
+        """See to the rest once more, for plugins that come later.
+
+        After that the model is the user's, until the next experience.
+        """
         self.settle()
+        if self._guard is not None:
+            self._guard.resting = not self._guard.training
 
     def settle(self) -> None:
         """Put back what other plugins have moved though it is not selected, with a warning."""
-        if self._guard is not None:
+        if self._guard is not None and not self._guard.resting:
             self._guard.check()
 
     # ---- What these need ---------------------------------------------------------------------
@@ -272,13 +275,14 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         """For copies, which go with a copy of the strategy."""
         return {**vars(self), "_owner": None}
 
-    def _release(self) -> None:
-        """Let go of the strategy's optimizer and free the copy of the backbone."""
+    def _release(self, *, check: bool = True) -> None:
+        """Let go of the strategy's optimizer; put back, and free the copy of the backbone."""
         if self._guard is not None:
             self.method.updated = self.updated_fraction
             guard, self._guard = self._guard, None
             guard.detach()
-            guard.check()
+            if check:
+                guard.check()
 
 
 # what help() and editors show instead of **options

@@ -84,6 +84,14 @@ def test_example_own_strategy(capsys):
 
 
 @pytest.mark.usefixtures("short_tuning")
+def test_example_prompts(capsys):
+    runpy.run_path(str(ROOT / "examples" / "prompts.py"))
+    printed = capsys.readouterr().out
+    assert float(re.search(r"after 3 experiences: (\d+\.\d)%", printed)[1]) > 30
+    assert "experts: 3; " in printed
+
+
+@pytest.mark.usefixtures("short_tuning")
 def test_example_compare_baselines(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run_methods = experiments.run_methods

@@ -1,5 +1,6 @@
 import copy
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -428,14 +429,84 @@ def test_an_interrupted_tuning_is_made_up_for(benchmark_of, small_vit):
 
 def test_a_backbone_that_has_changed_is_refused(benchmark_of, small_vit):
     model = small_vit()
-    first = model.blocks[0].mlp.fc1.weight.requires_grad_(False)
     mist = MISTPlugin(tune_epochs=0, batch_size=8, verbose=False)
     stream = benchmark_of().train_stream
     strategy = SimpleCIL(model=model, plugins=[mist], evaluator=None)
     strategy.train(stream[0])
-    first.requires_grad_(True)
-    with pytest.raises(ValueError, match=r"blocks.0.mlp.fc1.weight.*score_on='every'"):
+    model.blocks[0].extra = nn.Parameter(torch.ones(3))
+    with pytest.raises(ValueError, match=r"blocks.0.extra.*score_on='every'"):
         strategy.train(stream[1])
+
+
+def test_what_is_unfrozen_between_experiences_was_not_scored_and_stays(benchmark_of, small_vit):
+    model = small_vit()
+    layer = model.blocks[0].mlp.fc1.weight.requires_grad_(False)
+    before = layer.detach().clone()
+    mist = MISTPlugin(tune_epochs=1, batch_size=8, lr=0.01, verbose=False)
+    stream = benchmark_of().train_stream
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    strategy = Naive(model=model, optimizer=optimizer, plugins=[mist], evaluator=None)
+    strategy.train(stream[0])
+    layer.requires_grad_(True)
+    with pytest.warns(UserWarning, match=r"blocks.0.mlp.fc1.weight was not scored"):
+        strategy.train(stream[1])
+    assert torch.equal(layer, before)
+
+
+@pytest.mark.parametrize("evaluate", [True, False])
+@pytest.mark.parametrize("hook", ["before_training", "before_training_exp", "after_eval"])
+def test_what_moves_between_experiences_is_put_back(benchmark_of, small_vit, hook, evaluate):
+    model = small_vit()
+    mist = MISTPlugin(tune_epochs=1, batch_size=8, lr=0.01, verbose=False)
+    shrink, calls = SupervisedPlugin(), []
+
+    def decay(strategy, **kwargs):
+        calls.append(strategy.clock.train_exp_counter)
+        if mist.selection is not None:
+            with torch.no_grad():
+                torch._foreach_mul_(list(model.parameters()), 0.99)
+
+    setattr(shrink, hook, decay)
+    strategy = Naive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.01),
+        plugins=[shrink, mist],
+        evaluator=None,
+    )
+    benchmark = benchmark_of()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for experience in benchmark.train_stream:
+            strategy.train(experience)
+            if evaluate:
+                strategy.eval(benchmark.test_stream[:1])
+    said = [w for w in told if "was put back" in str(w.message)]
+    assert len(said) == (hook != "after_eval" or evaluate)
+    mask = mist.selection.masks
+    if hook != "after_eval":  # what moved after the last experience is the user's
+        for name, p in model.named_parameters():
+            if name in mask:
+                assert torch.equal(p[~mask[name]], before[name][~mask[name]]), name
+    assert calls or not evaluate
+
+
+def test_after_the_training_the_model_is_the_user_s(benchmark_of, small_vit):
+    model = small_vit()
+    mist = MISTPlugin(tune_epochs=1, batch_size=8, verbose=False)
+    strategy = Naive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.01),
+        plugins=[mist],
+        evaluator=None,
+    )
+    benchmark = benchmark_of()
+    strategy.train(benchmark.train_stream[0])
+    strategy.eval(benchmark.test_stream[:1])
+    other = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+    model.load_state_dict(other)
+    strategy.eval(benchmark.test_stream[:1])
+    assert all(torch.equal(p, other[name]) for name, p in model.named_parameters())
 
 
 def test_stops_at_nan_in_the_host_loss(benchmark_of, small_vit):
@@ -531,3 +602,18 @@ def test_state_stays_below_one_and_a_quarter_backbones(benchmark_of, small_vit):
     assert mist.history.protected
     assert not mist.sensitivity
     assert 1.0 * backbone < largest < 1.25 * backbone + 2 * 96 * 128 * 4  # and the projection
+
+
+def test_a_model_that_is_compiled_whole(benchmark_of, small_vit):
+    """The compiled model and the plain one end with the same bits: MIST runs what is inside."""
+    ends = []
+    for whole in (False, True):
+        plain = small_vit()
+        model = torch.compile(plain, backend="eager") if whole else plain
+        mist = MISTPlugin(tune_epochs=1, batch_size=8, lr=0.01, seed=0, verbose=False)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        strategy = Naive(model=model, optimizer=optimizer, plugins=[mist], evaluator=None)
+        torch.manual_seed(0)
+        strategy.train(benchmark_of().train_stream)
+        ends.append([*plain.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*ends, strict=True))

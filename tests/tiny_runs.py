@@ -6,7 +6,7 @@ from unittest import mock
 
 from conftest import make_benchmark
 
-from mist_avalanche.cli import command as cli
+from mist_avalanche.cli import run as cli_run
 from mist_avalanche.runs import runner
 
 MIST = {"tune_epochs": 2, "projection_epochs": 0, "batch_size": 8}
@@ -28,7 +28,7 @@ def tiny_benchmark(made=tiny):
         mock.patch.object(runner, "BENCHMARKS", {"glyphs": made}),
         mock.patch.object(runner.report, "plot_accuracy"),
         mock.patch.object(runner, "write_board"),
-        mock.patch.object(cli, "write_page"),
+        mock.patch.object(cli_run, "write_page"),
     ):
         try:
             yield

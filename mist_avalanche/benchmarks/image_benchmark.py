@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from avalanche.benchmarks import NCScenario
 
 from .storage.catalog import DatasetFacts
-from .storage.decoded import check_cache, kept_decoded
 from .storage.find import find, split_name
 from .stream import Source, Transform, class_incremental
 from .transforms import Statistics, center_crop, random_crops, statistics_for
@@ -34,7 +33,6 @@ class ImageBenchmark(Protocol):
         train_transform: Transform | None = None,
         eval_transform: Transform | None = None,
         download: bool = False,
-        cache: str | None = None,
     ) -> NCScenario:
         """The class-incremental stream of a dataset.
 
@@ -58,9 +56,6 @@ class ImageBenchmark(Protocol):
             train_transform: of a training image (PIL, RGB); None for the published one.
             eval_transform: of a test image; None for the published one.
             download: fetch the official archive when there is no copy.
-            cache: ``"ram"`` keeps decoded images in memory, ``"disk"`` in a file in the user's
-                cache folder for later runs as well; it changes no pixel. At most half of what is
-                free, or ``MIST_CACHE_GB`` in the environment; the others are decoded every time.
 
         Returns:
             An Avalanche benchmark. ``class_names`` are by label, ``classes_order_original_ids`` has
@@ -108,9 +103,7 @@ def image_benchmark(
         train_transform: Transform | None = None,
         eval_transform: Transform | None = None,
         download: bool = False,
-        cache: str | None = None,
     ) -> NCScenario:
-        check_cache(cache)
         if normalize != usual and train_transform and eval_transform:
             raise ValueError(
                 "`normalize` acts in the default transforms, and both are replaced. Leave it away, "
@@ -119,9 +112,8 @@ def image_benchmark(
         replaced = train_transform is not None and eval_transform is not None
         statistics = None if replaced else statistics_for(normalize, published, backbone)
         found = find(facts, dataset_root, split=split, download=download)
-        train_images, test_images = kept_decoded(cache, found.train, found.test)
         return class_incremental(
-            Source(train_images, test_images, found.class_names, split_name(facts, found)),
+            Source(found.train, found.test, found.class_names, split_name(facts, found)),
             n_experiences,
             seed=seed,
             fixed_class_order=fixed_class_order,

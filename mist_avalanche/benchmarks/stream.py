@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from avalanche.benchmarks import NCScenario
 from avalanche.benchmarks.scenarios.deprecated.generators import nc_benchmark
-from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 Transform = Callable[[Any], Any]
+
+
+class Items(Protocol):
+    """A map-style dataset of torch, with ``targets``."""
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -26,8 +33,8 @@ class Source:
         split_name: which split of the data this is, for the results.
     """
 
-    train: Dataset[Any]
-    test: Dataset[Any]
+    train: Items
+    test: Items
     class_names: list[str]
     split_name: str
 

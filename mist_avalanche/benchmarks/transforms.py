@@ -16,7 +16,6 @@ from .stream import Transform
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std of each channel, of [0, 1]
 IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NORMALIZATIONS = ("published", "pretrained", "none")
 
 
 def statistics_for(

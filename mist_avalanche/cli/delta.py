@@ -21,30 +21,7 @@ from ..models.backbones import create_backbone
 from ..models.defaults import EMBEDDED
 
 
-def add_delta(command: argparse.ArgumentParser) -> None:
-    """Add the actions and their options."""
-    actions = command.add_subparsers(dest="action", required=True)
-    info = actions.add_parser("info", help="what a delta changes, and where it comes from")
-    info.add_argument("delta", type=Path, metavar="FILE")
-    extract = actions.add_parser("extract", help="write what differs between two checkpoints")
-    apply = actions.add_parser("apply", help="write the checkpoint that a delta leads to")
-    for action in (extract, apply):
-        action.add_argument(
-            "--base", required=True, help="a .safetensors file, 'embedded' or a name of timm"
-        )
-        action.add_argument(
-            "--weights", metavar="FILE", help="weights of a base that is named, not timm's hub's"
-        )
-    extract.add_argument("--adapted", type=Path, required=True, metavar="FILE.safetensors")
-    extract.add_argument("--settings", type=Path, metavar="FILE.json", help="how it was made")
-    extract.add_argument("--license", help="of the base; default: what timm says of a name")
-    extract.add_argument("--source", help="of the base; default: its name")
-    apply.add_argument("delta", type=Path, metavar="DELTA")
-    for action in (extract, apply):
-        action.add_argument("output", type=Path, metavar="OUT")
-
-
-def execute_delta(args: argparse.Namespace) -> None:
+def execute(args: argparse.Namespace) -> None:
     """Run the action that was parsed.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
 
 from tabulate import tabulate
 
@@ -12,18 +11,7 @@ from ..runs.prediction import load_run
 from ..runs.runner import choose_device
 
 
-def add_predict(commands: Any) -> None:
-    """The command's options."""
-    add = commands.add_parser("predict", help="classes of images, by a finished run").add_argument
-    add("images", nargs="+", metavar="IMAGE", help="image files")
-    add("--run", required=True, metavar="DIR", help="folder of the run, with seeds one seed's")
-    add("--top", type=int, default=5, metavar="K", help="classes an image (default: 5)")
-    add("--weights", metavar="FILE", help="of the backbone, where the run's file is gone")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add("--json", action="store_true", help="print JSON")
-
-
-def execute_predict(args: argparse.Namespace) -> None:
+def execute(args: argparse.Namespace) -> None:
     """Print the likeliest classes of every image."""
     classifier = load_run(args.run, weights=args.weights, device=choose_device(args.device))
     found = dict(zip(args.images, classifier.predict(args.images, args.top), strict=True))

@@ -52,6 +52,7 @@ class StepGuard:
     ) -> None:
         self.restore, self.classifier = restore, classifier
         self.training = True  # until :meth:`detach`
+        self.resting = False  # from the first evaluation after it to the next experience
         self.entries = entries
         self.drop_rate = drop_rate
         self.generator = generator

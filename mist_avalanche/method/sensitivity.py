@@ -79,7 +79,10 @@ def _mean_over_batches(
     if not losses:
         raise ValueError("There is no batch of at least two images to score on.")
     if not totals:
-        raise ValueError("The loss depends on none of the parameters: there is nothing to tune.")
+        raise ValueError(
+            "The loss depends on none of the parameters: there is nothing to tune. Where the model "
+            "uses gradient checkpointing, give it use_reentrant=False."
+        )
     for i, value in enumerate(torch.stack(losses).tolist()):
         if not math.isfinite(value):
             raise FloatingPointError(

@@ -82,6 +82,7 @@ class SparseTuning:
         self.experience = -1
         self.warm = self.tuned = False
         self._scored: dict[str, torch.Size] = {}  # the backbone that the selection is of
+        self._frozen: list[str] = []  # names of what was not scored with it
         self._to_protect: dict[str, Entries] = {}  # after this experience
 
     def due(self, experience: Any, tune_on: str) -> tuple[bool, int]:
@@ -157,6 +158,7 @@ class SparseTuning:
             ranking=options.ranking,
         )
         self._scored = {name: p.shape for name, p in backbone.items()}
+        self._frozen = [name for name in extract.everything() if name not in backbone]
         if options.protect_rate:
             self._to_protect = most_sensitive(
                 self.sensitivity, options.protect_rate, self.selection.always
@@ -215,9 +217,8 @@ class SparseTuning:
             movable = {name: Entries.of(mask) for name, mask in none.items()}
         else:
             self._check_same(backbone)
-            if frozen:
-                known = extract.everything().items()
-                backbone = {n: p for n, p in known if self._scored.get(n) == p.shape}
+            known = extract.everything() if frozen else backbone
+            backbone = {n: p for n, p in known.items() if self._scored.get(n) == p.shape}
             movable = self.history.movable(self.selection)
         entries = SelectedEntries(backbone, movable)
         return {
@@ -229,7 +230,11 @@ class SparseTuning:
 
     def _check_same(self, backbone: Mapping[str, Tensor]) -> None:
         """ValueError where the selection is of another backbone."""
-        other = [n for n, p in backbone.items() if self._scored.get(n) != p.shape]
+        other = [
+            name
+            for name, p in backbone.items()
+            if self._scored.get(name) != p.shape and name not in self._frozen
+        ]
         if other:
             raise ValueError(
                 f"The backbone has changed since it was scored: {', '.join(other[:4])} would move "
@@ -245,6 +250,7 @@ class SparseTuning:
         return {
             **{name: getattr(self, name) for name in _PLAIN},
             "updated": self.updated,
+            "frozen": self._frozen,
             "scored": {name: [*shape] for name, shape in self._scored.items()},
             "selection": self.selection and self.selection.state_dict(),
             "to_protect": {n: entries.state_dict() for n, entries in self._to_protect.items()},
@@ -259,6 +265,7 @@ class SparseTuning:
         self._to_protect = {n: Entries.from_state_dict(e) for n, e in state["to_protect"].items()}
         self.history.load_state_dict(state["history"])
         self.objective.load_state_dict(state["objective"])
+        self._frozen = [*state["frozen"]]
         self._scored = {name: torch.Size(shape) for name, shape in state["scored"].items()}
         self.updated = float(state["updated"])
         for name, kind in _PLAIN.items():

@@ -13,6 +13,9 @@ from .features import check_single_head, is_layer, leaves_some
 _HEADS = ("fc", "classifier", "heads", "head", "linear", "output", "train_classifier")
 
 
+_OF_LOGITS = (nn.Softmax, nn.LogSoftmax, nn.Sigmoid)  # what may follow it
+
+
 def attached_classifier(model: nn.Module) -> str | None:
     """The name of the classifier that a timm, torchvision or Avalanche model still has, if any.
 
@@ -28,6 +31,8 @@ def attached_classifier(model: nn.Module) -> str | None:
         parts = [
             name for name, part in module.named_children() if any(True for _ in part.parameters())
         ]
+        if isinstance(module, nn.Sequential) and parts:
+            parts = parts[-1:]  # its output is that of the last
         if len(parts) != 1 or module._parameters:
             return None
         path, module = f"{path}{parts[0]}.", module.get_submodule(parts[0])
@@ -40,9 +45,9 @@ def _own_classifier(module: nn.Module) -> str | None:
     origin = {kind.__module__.split(".")[0] for kind in type(module).__mro__}
     get_classifier: Any = getattr(module, "get_classifier", None)
     if "timm" in origin and get_classifier is not None:
-        heads = get_classifier() if getattr(module, "num_classes", 0) else ()
+        heads = get_classifier()
         heads = heads if isinstance(heads, (tuple, list)) else [heads]  # two where distilled
-        left = [head for head in heads if not isinstance(head, nn.Identity)]
+        left = [head for head in heads if any(True for _ in head.parameters())]
         names = (name for name, part in module.named_modules() if part in left)
         return next(names, None)
     if not origin & {"torchvision", "avalanche", __name__.split(".")[0]}:
@@ -52,6 +57,8 @@ def _own_classifier(module: nn.Module) -> str | None:
         if isinstance(part, DynamicModule):
             return name
         inner: list[tuple[str, nn.Module]] = [*part.named_modules(prefix=name)] if part else []
+        while inner and isinstance(inner[-1][1], _OF_LOGITS):
+            inner.pop()
         if inner and is_layer(inner[-1][1]):  # what comes last; a cut one ends in another layer
             return inner[-1][0]
         for inside, layer in inner:  # SqueezeNet's is a convolution

@@ -216,7 +216,8 @@ def model_to_tune(strategy: Any) -> nn.Module:
     two alone.
     """
     model: nn.Module = getattr(strategy, "model_to_tune", None) or strategy.model
-    return model
+    plain: nn.Module = getattr(model, "_orig_mod", model)  # of torch.compile, whose hooks are fixed
+    return plain
 
 
 def feature_extractor(strategy: Any, classifier: str | None, seed: int) -> FeatureExtractor:

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .._support.checks import check_choice, check_integer
+from .defaults import PRECISIONS
 from .features import FeatureExtractor
-
-PRECISIONS = ("32", "bf16")
 
 
 class Forward:

@@ -14,7 +14,7 @@ from .._support.checks import classes_of
 from .buffers import GrowingBuffers
 from .drift import AffineMap
 from .memory import Memory
-from .ridge import BLOCK, choose_ridge, ridge_for_few, solve_ridge, too_few
+from .ridge import BLOCK, check_range, choose_ridge, ridge_for_few, solve_ridge, too_few
 from .triangle import add_products, mirror
 
 UNSEEN = -1000.0  # the logit of a class without data, as in Avalanche's IncrementalClassifier
@@ -102,8 +102,8 @@ class PrototypeHead(StatisticsHead):
         """Cosine logits (B, C) in [-1, 1] of features (B, D); -1000 for classes without data."""
         if not self.seen.any():
             return features.new_full((len(features), len(self.counts)), UNSEEN)
-        prototypes = F.normalize(self.prototypes.to(features.dtype), dim=1)
-        logits = F.normalize(features, dim=1) @ prototypes.T
+        f = features.to(torch.promote_types(features.dtype, torch.float32))
+        logits = F.normalize(f, dim=1) @ F.normalize(self.prototypes.to(f.dtype), dim=1).T
         return logits.masked_fill(~self.seen, UNSEEN)
 
 
@@ -181,6 +181,7 @@ class RidgeHead(StatisticsHead):
                 was added.
         """
         self._check(features, labels)
+        check_range(features, self.projection, self.gram)
         if self.memory is not None:
             self.memory.add(features, labels)
         self._count(labels)

@@ -125,6 +125,27 @@ def sums(
     return mirror(gram), cross
 
 
+def check_range(features: Tensor, projection: Tensor, gram: Tensor) -> None:
+    """Refuse features (B, D) that could take G beyond its range, as |h|² ≤ |f|² |W|².
+
+    Args:
+        features: f.
+        projection: W (D, M); empty for h = f.
+        gram: G.
+
+    Raises:
+        FloatingPointError: they are too large.
+    """
+    bound = features.double().square().sum()
+    if projection.numel():
+        bound = bound * projection.double().square().sum()
+    if float(bound + gram.diagonal().double().sum()) > torch.finfo(gram.dtype).max / 2:
+        raise FloatingPointError(
+            f"The features, up to {float(features.abs().max()):.3g}, are too large for sums in "
+            f"{gram.dtype}. Scale them, or use RanPAC(dtype='float64')."
+        )
+
+
 def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
     """(G + λI)⁻¹ Q by Cholesky, with one copy of G, which is left as it was to the bit.
 

@@ -4,12 +4,33 @@
 training loop go on where it was stopped; :func:`load_run` gives a finished run's classifier.
 """
 
-from .checkpoint import Checkpoint
-from .config import RunConfig
-from .experiments import run_methods, run_seeds
-from .metrics import accuracy_rows, summarize
-from .prediction import Classifier, load_run
-from .runner import run
+from typing import TYPE_CHECKING
+
+from .._support.lazy import lazily
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint as Checkpoint
+    from .config import RunConfig as RunConfig
+    from .experiments import run_methods as run_methods
+    from .experiments import run_seeds as run_seeds
+    from .metrics import accuracy_rows as accuracy_rows
+    from .metrics import summarize as summarize
+    from .prediction import Classifier as Classifier
+    from .prediction import load_run as load_run
+    from .runner import run as run
+else:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        Checkpoint="checkpoint",
+        RunConfig="config",
+        run_methods="experiments",
+        run_seeds="experiments",
+        accuracy_rows="metrics",
+        summarize="metrics",
+        Classifier="prediction",
+        load_run="prediction",
+        run="runner",
+    )
 
 __all__ = [
     "Checkpoint",

@@ -27,12 +27,12 @@ from .._support.distributed import of_first, over_processes, own, rank, world_si
 from .._support.randomness import rng_state, set_rng_state
 from .._support.signals import pausing, stop, stop_asked
 from ..plugin import MISTPlugin
+from .config import EVERY
 from .settings import computed_by, refuse_other_settings, warn_of_other
 from .state import fitting, load_model, model_state, restore, state_of, unsaved
 
 FORMAT = 2
 KEPT = 2  # files of each kind
-EVERY = 300.0  # seconds
 _ASK_EVERY = 20  # steps of tuning after which several processes agree on whether to save
 _QUICK, _SHARE = 1.0, 0.05  # saving that takes longer (s) may take this share of the time
 

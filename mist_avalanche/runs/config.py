@@ -6,26 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from avalanche.benchmarks import NCScenario
-
-from ..benchmarks import (
-    SplitCars196,
-    SplitCIFAR100,
-    SplitCUB200,
-    SplitFolder,
-    SplitGlyphs,
-    SplitImageNetA,
-    SplitImageNetR,
-    SplitOmniglot,
-)
-from ..benchmarks.transforms import IMAGENET, statistics_for
+from .. import benchmarks
 from ..models.defaults import EMBEDDED, backbone_defaults
-from ..strategies.registry import mist_arguments, takes
-from .checkpoint import EVERY
 
-_NO_NUMBERS = ("name", "num_workers", "cache", "checkpoint_every")  # settings that change none
+if TYPE_CHECKING:
+    from avalanche.benchmarks import NCScenario
+
+EVERY = 300.0  # seconds
+_NO_NUMBERS = ("name", "num_workers", "checkpoint_every")  # settings that change none
 
 
 @dataclass(frozen=True)
@@ -34,7 +24,7 @@ class RunConfig:
 
     Args:
         benchmark: one of :data:`BENCHMARKS`.
-        strategy: one of :data:`mist_avalanche.strategies.registry.STRATEGIES`.
+        strategy: one of :data:`mist_avalanche.strategies.names.STRATEGIES`.
         mist: add a MISTPlugin.
         mist_args: its arguments, over the defaults of the backbone.
         strategy_args: arguments of the strategy, such as RanPAC's ``memory``.
@@ -54,8 +44,6 @@ class RunConfig:
             ``bf16``.
         compile: use ``torch.compile`` there.
         num_workers: of the data loaders; it changes no number.
-        cache: of decoded images, ``ram`` or ``disk``; it changes no number. None for none. Glyphs,
-            Omniglot and CIFAR-100 are in memory anyway.
         name: of the method in tables and pictures; None for one made of the above.
         checkpoint_every: seconds between two checkpoints while MIST tunes; it changes no number.
     """
@@ -79,7 +67,6 @@ class RunConfig:
     precision: str = "32"
     compile: bool = False
     num_workers: int = 0
-    cache: str | None = None
     name: str | None = None
     checkpoint_every: float = EVERY
 
@@ -96,11 +83,16 @@ class RunConfig:
         unknown = config.keys() - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"its settings have {sorted(unknown)[0]!r}, which is not known")
-        return cls(**{"normalize": "published", **config})
+        given = dict(config.get("strategy_args", {}))
+        if given.get("seed") == config.get("seed"):
+            given.pop("seed", None)  # filled in from the run's own, which may be another now
+        return cls(**{"normalize": "published", **config, "strategy_args": given})
 
     @property
     def inputs(self) -> dict[str, Any]:
         """Size and normalisation of the images: mean and std None for images in [0, 1]."""
+        from ..benchmarks.transforms import IMAGENET, statistics_for
+
         defaults = backbone_defaults(self.backbone)
         setting = self.normalize or defaults.normalize
         published = IMAGENET if self.benchmark == "cars196" else None
@@ -110,6 +102,8 @@ class RunConfig:
 
     def settings(self) -> dict[str, Any]:
         """All that decides a run's numbers, the backbone's defaults filled in."""
+        from ..strategies.registry import mist_arguments, takes
+
         defaults = backbone_defaults(self.backbone)
         mist = defaults.mist_for(drift_compensation=self.drift_compensation)
         strategy = defaults.strategy_for(self.strategy)
@@ -138,12 +132,14 @@ def _glyphs(config: RunConfig) -> NCScenario:
     size = config.inputs["image_size"]
     if size != 32:
         raise ValueError(f"glyphs are 32 pixels wide, {config.backbone!r} takes {size}.")
-    return SplitGlyphs(config.experiences, seed=config.order_seed, **config.benchmark_args)
+    return benchmarks.SplitGlyphs(
+        config.experiences, seed=config.order_seed, **config.benchmark_args
+    )
 
 
-def _images(benchmark: Callable[..., NCScenario], config: RunConfig) -> NCScenario:
+def _images(name: str, config: RunConfig) -> NCScenario:
     inputs = config.inputs
-    return benchmark(
+    benchmark: NCScenario = getattr(benchmarks, name)(
         config.experiences,
         dataset_root=config.dataset_root,
         seed=config.order_seed,
@@ -151,21 +147,18 @@ def _images(benchmark: Callable[..., NCScenario], config: RunConfig) -> NCScenar
         image_size=inputs["image_size"],
         **config.benchmark_args,
     )
-
-
-def _photos(benchmark: Callable[..., NCScenario], config: RunConfig) -> NCScenario:
-    return _images(partial(benchmark, cache=config.cache), config)
+    return benchmark
 
 
 BENCHMARKS: Mapping[str, Callable[[RunConfig], NCScenario]] = MappingProxyType(
     {
         "glyphs": _glyphs,
-        "omniglot": partial(_images, SplitOmniglot),
-        "cifar100": partial(_photos, SplitCIFAR100),
-        "cub200": partial(_photos, SplitCUB200),
-        "imagenet-r": partial(_photos, SplitImageNetR),
-        "imagenet-a": partial(_photos, SplitImageNetA),
-        "cars196": partial(_photos, SplitCars196),
-        "folder": partial(_photos, SplitFolder),
+        "omniglot": partial(_images, "SplitOmniglot"),
+        "cifar100": partial(_images, "SplitCIFAR100"),
+        "cub200": partial(_images, "SplitCUB200"),
+        "imagenet-r": partial(_images, "SplitImageNetR"),
+        "imagenet-a": partial(_images, "SplitImageNetA"),
+        "cars196": partial(_images, "SplitCars196"),
+        "folder": partial(_images, "SplitFolder"),
     }
 )

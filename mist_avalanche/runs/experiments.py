@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import traceback
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -19,6 +18,7 @@ from tqdm.auto import tqdm
 
 from .._support.distributed import rank, world_size
 from .._support.signals import Terminated, ending_cleanly, follow_parent
+from .._support.warnings import hide_avalanche_warnings
 from ..reports import report
 from ..reports.tables import mean_and_std
 from .config import RunConfig
@@ -124,20 +124,6 @@ def run_methods(
             )
             report.plot_accuracy({config.label: results}, output / "accuracy.png")
     return grouped
-
-
-def hide_avalanche_warnings() -> None:
-    """Show no warnings that come from Avalanche's own files.
-
-    A filter does not do: its ``deprecated`` decorator puts another in front at every call.
-    """
-    show = warnings.showwarning
-
-    def showwarning(message: Any, category: Any, filename: str, *args: Any, **kwargs: Any) -> None:
-        if "avalanche" not in Path(filename).parts:
-            show(message, category, filename, *args, **kwargs)
-
-    warnings.showwarning = showwarning
 
 
 def default_jobs(device: str) -> int:

@@ -27,6 +27,8 @@ from ..models.defaults import backbone_defaults
 from ..models.features import in_mode
 from ..models.heads import BackboneWithHead, PrototypeHead, RidgeHead
 from ..models.prompts import PROMPTS, PromptedViT
+from ..models.subspace_head import SubspaceHead
+from ..models.subspaces import SubspaceViT
 from ..reports.report import run_folder
 
 _PROMPTS, _ADAPTER = "prompts.", "adapter."  # how names of their tensors begin
@@ -76,7 +78,7 @@ class Classifier:
         if k < 1:
             raise ValueError(f"Expected k of at least 1, got {k}.")
         head = getattr(self.model, "head", None)
-        temperature = TEMPERATURE if isinstance(head, PrototypeHead) else 1.0
+        temperature = TEMPERATURE if isinstance(head, PrototypeHead | SubspaceHead) else 1.0
         predictions = []
         for start in range(0, len(files), batch_size):
             batch = [self.prepare(file) for file in files[start : start + batch_size]]
@@ -116,31 +118,40 @@ def save_classifier(
     kind = _kind(head)
     if kind is None:
         return False
+    about: dict[str, Any]
     folder, backbone = Path(folder), model.get_submodule("backbone")
     save_delta(backbone, base, folder / DELTA, settings=settings, source=str(settings["backbone"]))
+    if isinstance(model, SubspaceViT):
+        subspaces, state = model.exported()
+        about = {"kind": kind, "class_names": list(class_names), "subspaces": subspaces}
+        _write_head(folder / HEAD, about, state)
+        return True
     if isinstance(head, IncrementalClassifier):
         head = head.classifier
     unused = ("gram", "cross", "memory.")  # what the ridge was solved from
     state = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in head.state_dict().items()
-        if not name.startswith(unused)
+        name: tensor for name, tensor in head.state_dict().items() if not name.startswith(unused)
     }
-    about: dict[str, Any] = {"kind": kind, "class_names": list(class_names)}
+    about = {"kind": kind, "class_names": list(class_names)}
     if isinstance(model, PromptedViT):
         prompts = model.prompts
         about["prompts"] = {"kind": type(prompts).__name__, "settings": prompts.settings}
         for name, tensor in prompts.state_dict().items():
-            state[_PROMPTS + name] = tensor.detach().cpu().contiguous()
+            state[_PROMPTS + name] = tensor
     if isinstance(model, AdaptedBackbone) and model.adapter is not None:
         adapter = model.adapter
         kept = {"kind": type(adapter).__name__, "settings": adapter.settings}
         about["adapter"] = {**kept, "both": model.both}
         for name, tensor in adapter.state_dict().items():
-            state[_ADAPTER + name] = tensor.detach().cpu().contiguous()
-    with replacing(folder / HEAD) as file:
-        file.write_bytes(save(state, metadata={"mist_avalanche": json.dumps(about)}))
+            state[_ADAPTER + name] = tensor
+    _write_head(folder / HEAD, about, state)
     return True
+
+
+def _write_head(path: Path, about: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with replacing(path) as file:
+        file.write_bytes(save(kept, metadata={"mist_avalanche": json.dumps(about)}))
 
 
 def _kind(head: Any) -> str | None:
@@ -149,6 +160,8 @@ def _kind(head: Any) -> str | None:
         return "prototypes"
     if isinstance(head, RidgeHead):
         return "ridge"
+    if isinstance(head, SubspaceHead):
+        return "subspaces"
     return "linear" if isinstance(head, nn.Linear | IncrementalClassifier) else None
 
 
@@ -203,6 +216,8 @@ def _model(
     backbone: nn.Module, kind: str, about: Mapping[str, Any], state: Mapping[str, Tensor]
 ) -> BackboneWithHead:
     """A backbone with a saved head, and with prompts or an adapter where the file has some."""
+    if kind == "subspaces":
+        return SubspaceViT.imported(backbone, about["subspaces"], state)
     parts: dict[str, dict[str, Tensor]] = {_PROMPTS: {}, _ADAPTER: {}, "": {}}
     for name, tensor in state.items():
         first = next(part for part in parts if name.startswith(part))

@@ -48,14 +48,7 @@ _BACKBONES = MappingProxyType(
     }
 )
 # what may be another when a run is repeated
-_PLACES = (
-    "dataset_root",
-    "weights",
-    "device",
-    "num_workers",
-    "cache",
-    "checkpoint_every",
-)
+_PLACES = ("dataset_root", "weights", "device", "num_workers", "checkpoint_every")
 _USED = (
     "dataset",
     "init_cls",

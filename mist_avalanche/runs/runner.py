@@ -27,7 +27,8 @@ from ..models.features import in_mode
 from ..plugin import MISTPlugin
 from ..reports import report
 from ..reports.pictures import write_board
-from ..strategies.registry import COMPUTED_STRATEGIES, build_strategy, takes
+from ..strategies.names import SHARED_STRATEGIES
+from ..strategies.registry import build_strategy, takes
 from .checkpoint import Checkpoint, NotResumableWarning
 from .config import BENCHMARKS, RunConfig
 from .metrics import accuracy_rows, summarize
@@ -103,9 +104,9 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     """:func:`run`, in one of the processes that share it."""
     start = time.perf_counter()
     settings = config.settings()
-    if world_size() > 1 and config.strategy not in COMPUTED_STRATEGIES:
+    if world_size() > 1 and config.strategy not in SHARED_STRATEGIES:
         raise ValueError(
-            f"Several processes share the work on {' and '.join(COMPUTED_STRATEGIES)} only. Run "
+            f"Several processes share the work on {', '.join(SHARED_STRATEGIES)} only. Run "
             f"{config.strategy!r} without torchrun."
         )
     json.dumps(settings)  # before the work, not after it

@@ -20,7 +20,6 @@ _BENCHMARK_OPTIONS = {
     "n_experiences": "--experiences",
     "dataset_root": "--dataset-root",
     "seed": "--order-seed",
-    "cache": "--cache",
     "image_size": "--image-size",
     "normalize": "--normalize",
     "backbone": "--backbone",
@@ -140,8 +139,6 @@ def _idle_benchmark(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield "--dataset-root", "glyphs are drawn, not read"
         if config.normalize == "published":
             yield "--normalize", "glyphs are drawn as the embedded backbone was pretrained"
-    if config.cache is not None and config.benchmark in ("glyphs", "omniglot", "cifar100"):
-        yield "--cache", f"{config.benchmark} is in memory anyway"
     fixed = config.benchmark_args.get("fixed_class_order") is not None
     if (fixed or config.benchmark_args.get("shuffle") is False) and (
         config.order_seed != RunConfig.order_seed

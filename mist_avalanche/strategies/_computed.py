@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .._support.checks import check_integer, check_not_empty
 from .._support.distributed import gather_rows, world_size
 from .._support.memory_use import advice
+from .._support.warnings import callers_level
 from ..models.attached import take_off_classifier
 from ..models.drift import fit_drift, turned
 from ..models.features import in_mode
@@ -68,7 +69,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
                 f"{type(model).__name__} still had its classifier, {name!r}. "
                 f"{type(self).__name__} needs features and has taken it off. Give a model without: "
                 "timm.create_model(NAME, num_classes=0), or torch.nn.Identity() in its place.",
-                stacklevel=5,  # Avalanche wraps each constructor
+                stacklevel=callers_level(),
             )
         super().__init__(
             model=build(model, head),
@@ -150,13 +151,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
                     "--mist-arg tune_on=every), or leave it away."
                 )
         elif snapshot is None or not self._follow(snapshot):
-            or_else = f", or {type(self).__name__}(drift_compensation=True) (--drift-compensation)"
-            self._tell(
-                f"The backbone has moved since {type(self).__name__} stored what it knows of "
-                "earlier classes, and these stay where they were: they will be recognised less "
-                "well. Use MISTPlugin(tune_on='first') (--mist-arg tune_on=first)"
-                f"{or_else if self.can_follow else ''}."
-            )
+            self._tell_of_stale()
 
     def _follow(self, snapshot: Snapshot) -> bool:
         """Move what is stored along with the features; False where they have not moved since."""
@@ -169,6 +164,15 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
         generator = torch.Generator().manual_seed(self.clock.train_exp_counter)
         self.head.move(fit_drift(before, after, generator))
         return True
+
+    def _tell_of_stale(self) -> None:
+        or_else = f", or {type(self).__name__}(drift_compensation=True) (--drift-compensation)"
+        self._tell(
+            f"The backbone has moved since {type(self).__name__} stored what it knows of earlier "
+            "classes, and these stay where they were: they will be recognised less well. Use "
+            "MISTPlugin(tune_on='first') (--mist-arg tune_on=first)"
+            f"{or_else if self.can_follow else ''}."
+        )
 
     def _tell(self, what: str) -> None:
         """Warn, once a strategy."""
@@ -235,12 +239,16 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
     def _before_eval(self, num_workers: int = 0, **kwargs: Any) -> None:
         """Features of everything that is new and not a matter of chance, from one loader."""
         super()._before_eval(num_workers=num_workers, **kwargs)
+        state = fingerprint(self._source)
+        known = self.is_training or state.endswith(self._fitted_on) or not self.head.seen.any()
+        if not known and bits_of(self.model.backbone) != self._fitted_on:
+            self._tell_of_stale()
         if self.feature_cache is None:
             return
         datasets = {id(e.dataset): e.dataset for e in self.current_eval_stream}.values()
         looks = [(dataset, look(dataset)) for dataset in datasets]
         steady = [(dataset, seen) for dataset, seen in looks if seen is not None]
-        state = fingerprint(self._source) + self.run_backbone.precision.encode()
+        state += self.run_backbone.precision.encode()
 
         def compute(new: list[Any]) -> list[Features]:
             evaluated = [dataset.eval() for dataset in new]

@@ -21,6 +21,7 @@ from .._support.checks import (
     check_rate,
     classes_of,
 )
+from .._support.distributed import join_rows, share, sum_over_processes, world_size
 from .._support.memory_use import advice
 from ..models.attached import take_off_classifier
 from ..models.heads import BackboneWithHead
@@ -131,20 +132,19 @@ class PromptStrategy(SupervisedTemplate, ABC):
             self.prompts.begin_experience()
             self.prompts.to(self.device)
             self.optimizer = None
-            self.prompts.requires_grad_(False)
-            for p in self._tunable:
-                p.requires_grad_(True)
+        self.prompts.requires_grad_(False)
+        for p in self._tunable:
+            p.requires_grad_(True)
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         """Plugins may tune the plain ViT here; then it is frozen, and the rest is to train."""
         super()._before_training_exp(**kwargs)
-        if self.optimizer is not None:
-            return
         self.model.backbone.requires_grad_(False)
         trained = [*self.prompts.training_parameters(), *self.model.head.parameters()]
         for p in trained:
             p.requires_grad_(True)
-        self.optimizer = torch.optim.Adam(trained, lr=self.lr)
+        if self.optimizer is None:  # else it is of an earlier part of an online experience
+            self.optimizer = torch.optim.Adam(trained, lr=self.lr)
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """Every experience has a new one, once plugins have run."""
@@ -160,7 +160,7 @@ class PromptStrategy(SupervisedTemplate, ABC):
 
         A label that a plugin has put into the batch takes part as well.
         """
-        logits: Tensor = self.model(self.mb_x, query_of(self.dataloader))
+        logits: Tensor = self.model.head(self._features())
         if not self.is_training:
             return logits
         others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
@@ -168,10 +168,42 @@ class PromptStrategy(SupervisedTemplate, ABC):
         others[self.mb_y] = False
         return logits.masked_fill(others, -math.inf)
 
+    def _obtain_common_dataloader_parameters(self, **kwargs: Any) -> Any:
+        """Every process has whole batches, of which it takes its share in :meth:`_features`."""
+        arguments: dict[str, Any] = super()._obtain_common_dataloader_parameters(**kwargs)
+        if world_size() > 1 and (self.is_eval or hasattr(self.experience, "task_labels")):
+            arguments["distributed_sampling"] = False
+        return arguments
+
+    def _features(self) -> Tensor:
+        """Features (B, D) of the current mini-batch; of several processes each has its share.
+
+        A process without an image of its own takes one that does not count.
+        """
+        own = share(len(self.mb_x))
+        rows = slice(own.start, own.stop) if own else slice(0, 1)
+        query = query_of(self.dataloader)
+        features: Tensor = self.model.features(
+            self.mb_x[rows], None if query is None else query[rows]
+        )
+        return join_rows(features[: len(own)])
+
     def criterion(self) -> Tensor:
         """Cross-entropy, in training with the loss of the prompts."""
         loss: Tensor = super().criterion()
-        return loss + self.model.attached.loss if self.is_training else loss
+        if not self.is_training:
+            return loss
+        extra: Tensor = self.model.attached.loss * (len(share(len(self.mb_x))) / len(self.mb_x))
+        others = sum_over_processes(extra.detach().clone()) - extra.detach()
+        return loss + (extra + others)
+
+    def backward(self) -> None:
+        """Gradients of the whole batch: those of the classifier are, each process has all rows."""
+        super().backward()
+        if world_size() > 1:
+            for p in self.prompts.training_parameters():
+                grad = torch.zeros_like(p) if p.grad is None else p.grad
+                p.grad = sum_over_processes(grad)
 
     def _make_empty_loss(self) -> Tensor:
         """In the model's dtype; Avalanche's is of float32."""

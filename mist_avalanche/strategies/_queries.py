@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from .._support.checks import check_integer
+from .._support.distributed import gather_rows
 from ..models.prompts import PromptedViT
+from ._batches import own_share
 from .feature_cache import FeatureCache, Features, fingerprint, look
 
 
@@ -32,7 +33,7 @@ class Queries:
         """Compute those of all images that are new, and not a matter of chance."""
         if self._cache is None:
             return
-        datasets = {id(e.dataset): e.dataset for e in experiences}.values()
+        datasets = {id(e.dataset): e.dataset for e in experiences if len(e.dataset)}.values()
         looks = [(dataset, look(dataset)) for dataset in datasets]
         steady = [(dataset, seen) for dataset, seen in looks if seen is not None]
         state = fingerprint(self.model.backbone) + self.model.precision.encode()
@@ -46,17 +47,10 @@ class Queries:
     def _of(self, dataset: Any, batch_size: int, num_workers: int) -> Features:
         """Queries (n, D) of a dataset in order; labels are not needed, and left out."""
         device = next(self.model.parameters()).device
-        loader: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            pin_memory=device.type == "cuda",
-            collate_fn=dataset.collate_fn,
-            generator=torch.Generator(),  # the global one goes on alike where queries are kept
-        )
-        rows = [self.model.query(batch[0].to(device)).cpu() for batch in loader]
+        loader = own_share([dataset], batch_size, device, num_workers)
+        rows = torch.cat([self.model.query(batch[0].to(device)) for batch in loader])
         none = torch.zeros(0, dtype=torch.int64)
-        return Features(torch.cat(rows) if rows else torch.zeros(0, 0), none, none)
+        return Features(gather_rows(rows[: loader.count]).cpu(), none, none)
 
     def beside(self, loader: Any, dataset: Any) -> Any:
         """The loader of a dataset in order, with the queries where there are any."""

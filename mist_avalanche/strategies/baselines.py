@@ -105,7 +105,9 @@ BASELINES: Mapping[str, Baseline] = MappingProxyType(
         # Mai et al., arXiv 2103.13885: crops and colours; letters are not mirrored
         "scr": Baseline(SCR, {"mem_size": MEMORY, "batch_size_mem": 100}, _projecting),
         "streaming_lda": Baseline(
-            _StreamingLDA, model=_features, mist={"classifier": "train_classifier"}
+            _StreamingLDA,
+            model=_features,
+            mist={"classifier": "train_classifier", "tune_on": "first"},
         ),
         "cumulative": Baseline(Cumulative),
         # the upper bound: from the pretrained weights on all data so far, after each experience

@@ -123,6 +123,11 @@ class FeatureCache:
             self._kept[id(dataset)] = reference, seen, found
         return [self._kept[id(dataset)][2] for dataset, _ in looks]
 
+    @property
+    def in_memory(self) -> int:
+        """Bytes of features in memory."""
+        return self._in_memory
+
     def clear(self) -> None:
         """Forget everything."""
         self._kept, self._state = {}, None

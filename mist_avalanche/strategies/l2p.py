@@ -10,6 +10,7 @@ from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.plugins.evaluation import default_evaluator
 from torch import nn
 
+from .._support.distributed import world_size
 from ..models.prompts import PromptPool
 from ._prompting import PromptStrategy, plain_vit
 
@@ -87,6 +88,11 @@ class L2P(PromptStrategy):
         cache_mb: int = 2000,
         **kwargs: Any,
     ) -> None:
+        if batchwise and world_size() > 1:
+            raise ValueError(
+                "With batchwise=True all images of a batch vote, and several processes have parts "
+                "of it. Leave it away, or run without torchrun."
+            )
         n_features, _ = plain_vit(model, "L2P")
         prompts = PromptPool(n_features, size, length, top_k, pull, batchwise, seed)
         super().__init__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
@@ -12,33 +13,12 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
 from .._support.checks import nearest_first
-from .aper import APER
+from . import names
 from .baselines import BASELINES, build_baseline
-from .coda_prompt import CODAPrompt
-from .dualprompt import DualPrompt
-from .l2p import L2P
-from .ranpac import RanPAC
-from .simplecil import SimpleCIL
+from .names import COMPUTED_STRATEGIES, STRATEGIES
 
 OWN_STRATEGIES: Mapping[str, Callable[..., SupervisedTemplate]] = MappingProxyType(
-    {
-        "simplecil": SimpleCIL,
-        "ranpac": RanPAC,
-        "l2p": L2P,
-        "dualprompt": DualPrompt,
-        "codaprompt": CODAPrompt,
-        "aper": APER,
-    }
-)
-# Those whose classifier is computed from stored features, which can follow a drift.
-COMPUTED_STRATEGIES = ("simplecil", "ranpac")
-# Those whose backbone has to be timm's VisionTransformer.
-VIT_STRATEGIES = ("l2p", "dualprompt", "codaprompt", "aper")
-STRATEGIES = (*OWN_STRATEGIES, *BASELINES)
-# What `compare` compares unless told otherwise: all but Cumulative, a second upper bound.
-COMPARED = (
-    *(name for strategy in COMPUTED_STRATEGIES for name in (strategy, f"{strategy}+mist")),
-    *(name for name in BASELINES if name != "cumulative"),
+    {name: getattr(import_module(__package__), of) for name, of in names.OWN_STRATEGIES.items()}
 )
 
 

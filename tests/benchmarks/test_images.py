@@ -1,9 +1,11 @@
 import pickle
 import re
+import sys
 
 import numpy as np
 import pytest
 import torch
+from avalanche.benchmarks.datasets import dataset_utils
 from data_layouts import (
     N_CLASSES,
     N_IMAGES,
@@ -17,15 +19,13 @@ from data_layouts import (
 )
 from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
-from torchvision.datasets.folder import pil_loader
+from torchvision.datasets.folder import IMG_EXTENSIONS, pil_loader
 
 from mist_avalanche import benchmarks
-from mist_avalanche.benchmarks.storage import decoded as _decoded
-from mist_avalanche.benchmarks.storage import find as _find
 from mist_avalanche.benchmarks.storage import index as _index
 from mist_avalanche.benchmarks.storage.catalog import IMAGENET_R
-from mist_avalanche.benchmarks.storage.find import find
-from mist_avalanche.benchmarks.storage.images import is_image_name, read_image
+from mist_avalanche.benchmarks.storage.find import data_folder, find
+from mist_avalanche.benchmarks.storage.images import SUFFIXES, is_image_name, read_image
 from mist_avalanche.benchmarks.storage.index import list_class_folders
 from mist_avalanche.benchmarks.storage.layouts import split_by_hash
 
@@ -101,14 +101,16 @@ def test_same_stream_twice_and_with_workers(tmp_path, name, folder, make, split)
         assert torch.equal(y, y2)
 
 
-def test_workers_that_start_with_spawn(tmp_path, monkeypatch):
+def test_workers_that_start_with_spawn(tmp_path):
     class_folders(tmp_path / "imagenet-r", photos())
-    benchmark = benchmarks.SplitImageNetR(2, dataset_root=tmp_path, cache="ram")
+    benchmark = benchmarks.SplitImageNetR(2, dataset_root=tmp_path)
     dataset = benchmark.train_stream[0].dataset
     loader = DataLoader(dataset, 12, num_workers=1, multiprocessing_context="spawn")
     assert sum(len(y) for _, y, _ in loader) == len(dataset)
-    monkeypatch.setattr(_decoded, "read_image", None)  # the worker's images are here
-    assert [y for _, y, _ in dataset] == list(dataset.targets)
+
+
+def test_image_names_are_torchvisions():
+    assert SUFFIXES == IMG_EXTENSIONS
 
 
 def test_images_are_rgb_as_torchvision_reads_them(tmp_path):
@@ -216,9 +218,20 @@ def test_part_of_a_dataset_and_lost_images_are_said(tmp_path, caplog):
 
 
 def test_default_root_is_avalanches_data_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(_find, "default_dataset_location", lambda name: tmp_path / name)
+    monkeypatch.setitem(dataset_utils.AVALANCHE_CONFIG, "dataset_location", str(tmp_path))
+    assert data_folder(None) == tmp_path
     made = class_folders(tmp_path / "imagenet-r", photos())
     assert find(IMAGENET_R).root == made
+
+
+def test_default_root_before_avalanche_is_imported(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "avalanche.benchmarks.datasets")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data_folder(None) == tmp_path / ".avalanche" / "data"
+    (tmp_path / ".avalanche").mkdir()
+    settings = tmp_path / ".avalanche" / "config.json"
+    settings.write_text('{"dataset_location": "~/elsewhere"}')
+    assert data_folder(None) == tmp_path / "elsewhere"
 
 
 def test_benchmarks_pickle():

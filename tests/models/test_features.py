@@ -138,6 +138,14 @@ def test_what_is_no_classifier_stays():
     ):
         assert take_off_classifier(model) in ("1", "head")
     assert take_off_classifier(torchvision.models.squeezenet1_1()) == "classifier.1"
+    late = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    late.head = nn.Linear(192, 7)
+    assert take_off_classifier(late) == "head"
+    soft = torchvision.models.resnet18()
+    soft.fc = nn.Sequential(nn.Linear(512, 7), nn.LogSoftmax(1))
+    assert take_off_classifier(soft) == "fc.0"
+    normalised = nn.Sequential(nn.BatchNorm2d(3), torchvision.models.resnet18())
+    assert take_off_classifier(normalised) == "1.fc"
     with pytest.raises(ValueError, match="multi-task"):
         take_off_classifier(as_multitask(SimpleMLP(), "classifier"))
 

@@ -231,3 +231,39 @@ def test_nothing_is_remembered_of_nan_or_lost_beyond_float16():
     with pytest.raises(FloatingPointError, match="gaussians"):
         head.move(AffineMap(1e6 * torch.eye(3).double(), torch.zeros(3).double()))
     assert torch.equal(head.gram, gram)
+
+
+@pytest.mark.parametrize("convert", ["half", "bfloat16"])
+@pytest.mark.parametrize("made", [PrototypeHead, lambda: RidgeHead(20)])
+def test_sums_keep_their_precision_where_a_model_is_converted(made, convert):
+    g = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(30, 6, generator=g), torch.arange(30) % 3
+    plain, converted = made(), made()
+    getattr(converted, convert)()
+    for head in (plain, converted):
+        head.update(features, labels)
+        if isinstance(head, RidgeHead):
+            head.choose_ridge(features, labels, torch.Generator().manual_seed(0))
+            head.solve()
+    torch.testing.assert_close(converted(features), plain(features))
+
+
+def test_classes_that_are_near_each_other_are_told_apart_in_bfloat16():
+    g = torch.Generator().manual_seed(0)
+    means = torch.ones(8, 64) + 0.02 * torch.randn(8, 64, generator=g)
+    head = PrototypeHead()
+    head.update(means, torch.arange(8))
+    rounded = means.bfloat16()
+    expected = F.cosine_similarity(rounded.float()[:, None], means[None], dim=2).argmax(1)
+    assert head(rounded).argmax(1).equal(expected)
+
+
+@pytest.mark.parametrize("m", [0, 10])
+def test_features_beyond_the_range_of_the_sums_change_nothing(m):
+    head = RidgeHead(m, dtype=torch.float32)
+    features, labels = torch.ones(4, 3), torch.tensor([0, 0, 1, 1])
+    head.update(features, labels)
+    before = {k: v.clone() for k, v in head.state_dict().items()}
+    with pytest.raises(FloatingPointError, match=r"too large.*dtype='float64'"):
+        head.update(features * 1e25, labels)
+    assert all(torch.equal(v, before[k]) for k, v in head.state_dict().items())

@@ -24,6 +24,7 @@ SECTIONS = {
     "A tuning step, ViT-B/16, 8 pairs, float32": (STEP,),
     "A tuning step, ViT-B/16, 8 pairs, bf16": (STEP, "--precision", "bf16"),
     "A tuning step, the embedded ViT, 64 pairs": (STEP, "--model", "embedded", "--pairs", "64"),
+    "Prompts on ViT-B/16": ("prompts.py",),
     "How a run grows": ("growth.py",),
     "RanPAC's ridge and solution": ("ridge.py",),
     "Deltas": ("delta.py",),

@@ -2,17 +2,14 @@
 
 Prints a Markdown table, for the training and the evaluation transform: images per second and CPU
 milliseconds per image, of the loader's processes together, for torchvision's ImageFolder and for
-the package's datasets without and with each cache. The best of several rounds. Workers are started
-for every epoch; the time counts from the first batch that arrives. Run by
-``make bench IMAGES=DIR``.
+the package's datasets. The best of several rounds. Workers are started for every epoch; the time
+counts from the first batch that arrives. Run by ``make bench IMAGES=DIR``.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import resource
-import tempfile
 import time
 from pathlib import Path
 
@@ -21,7 +18,6 @@ from tabulate import tabulate
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from mist_avalanche.benchmarks.storage.decoded import kept_decoded
 from mist_avalanche.benchmarks.storage.images import ImageFiles
 from mist_avalanche.benchmarks.stream import Source, class_incremental
 from mist_avalanche.benchmarks.transforms import center_crop, random_crops
@@ -47,12 +43,11 @@ def epoch(dataset, args):
     return images / seconds, 1000 * (cpu_seconds() - cpu) / len(dataset)
 
 
-def stream(root, transform, cache):
+def stream(root, transform):
     """All images of a folder, as one experience of a benchmark."""
     folder = ImageFolder(root)
     names = [Path(path).relative_to(root).as_posix() for path, _ in folder.samples]
-    files = ImageFiles(root, list(zip(names, folder.targets, strict=True)))
-    images, _ = kept_decoded(cache, files, ImageFiles(root, []))
+    images = ImageFiles(root, list(zip(names, folder.targets, strict=True)))
     benchmark = class_incremental(
         Source(images, images, folder.classes, ""),
         1,
@@ -67,17 +62,10 @@ def stream(root, transform, cache):
 
 def measured(root, transform, args):
     """Row names and figures of one round."""
-    rows = {}
-    rows["torchvision's ImageFolder"] = epoch(ImageFolder(root, transform), args)
-    rows["no cache"] = epoch(stream(root, transform, None), args)
-    memory = stream(root, transform, "ram")
-    rows["cache in memory, first epoch"] = epoch(memory, args)
-    rows["cache in memory, later epochs"] = epoch(memory, args)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = folder
-        rows["cache on disk, first run"] = epoch(stream(root, transform, "disk"), args)
-        rows["cache on disk, later runs"] = epoch(stream(root, transform, "disk"), args)
-    return rows
+    return {
+        "torchvision's ImageFolder": epoch(ImageFolder(root, transform), args),
+        "the package": epoch(stream(root, transform), args),
+    }
 
 
 def main() -> None:

@@ -29,7 +29,8 @@ from mist_avalanche.models.triangle import mirror, pack, unpack
 from mist_avalanche.runs import checkpoint
 from mist_avalanche.runs.checkpoint import Checkpoint, NotResumableWarning
 from mist_avalanche.strategies import RanPAC, SimpleCIL
-from mist_avalanche.strategies.registry import STRATEGIES, VIT_STRATEGIES, build_strategy
+from mist_avalanche.strategies.names import COMPUTED_STRATEGIES, STRATEGIES, VIT_STRATEGIES
+from mist_avalanche.strategies.registry import build_strategy
 
 MIST = {"tune_epochs": 2, "score_on": "every", "batch_size": 6, "lr": 0.01, "protect_rate": 0.01}
 ALONE = (*REFUSED, "VAETraining")  # which MISTPlugin refuses
@@ -517,4 +518,5 @@ def test_which_of_the_command_s_strategies_can_go_on():
         )
         if not checkpoint.unsaved(host):
             can.add(name)
-    assert can == {"simplecil", "ranpac", *VIT_STRATEGIES, "naive", "streaming_lda"}
+    own = {*COMPUTED_STRATEGIES, *VIT_STRATEGIES, "slca"}
+    assert can == {*own, "naive", "streaming_lda"}

@@ -48,6 +48,8 @@ def finished(folder, strategy, **settings):
         ("l2p", {"train_epochs": 1}),
         ("dualprompt", {"train_epochs": 1}),
         ("codaprompt", {"train_epochs": 1}),
+        ("slca", {"train_epochs": 1, "samples_per_class": 8}),
+        ("ease", {"train_epochs": 1, "beta": 0.5}),
     ],
 )
 def test_a_finished_run_gives_its_classifier_back(tmp_path, benchmark, strategy, settings):

@@ -9,6 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mist_avalanche.cli import command as cli
+from mist_avalanche.cli import options
 from mist_avalanche.models.defaults import DEFAULTS
 from mist_avalanche.reports import tables
 from mist_avalanche.runs import experiments
@@ -16,7 +17,7 @@ from mist_avalanche.runs.ablations import ABLATIONS
 from mist_avalanche.runs.config import RunConfig
 from mist_avalanche.runs.experiments import run_seeds
 from mist_avalanche.runs.runner import choose_device, run
-from mist_avalanche.strategies.registry import COMPUTED_STRATEGIES, STRATEGIES
+from mist_avalanche.strategies.names import COMPUTED_STRATEGIES, STRATEGIES
 
 RENDERED = {}
 QUICK = {"benchmark": "glyphs", "experiences": 50}
@@ -219,9 +220,9 @@ def test_settings_have_the_defaults_of_the_backbone():
 
 
 def test_settings_on_the_command_line():
-    assert cli._setting("lr=1e-3") == ("lr", 1e-3)
-    assert cli._setting("alphabets=Greek,Latin") == ("alphabets", ["Greek", "Latin"])
-    assert cli._setting("select_by=random") == ("select_by", "random")
+    assert options.setting("lr=1e-3") == ("lr", 1e-3)
+    assert options.setting("alphabets=Greek,Latin") == ("alphabets", ["Greek", "Latin"])
+    assert options.setting("select_by=random") == ("select_by", "random")
 
 
 def test_table_has_mean_and_std(tmp_path):

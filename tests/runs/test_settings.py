@@ -48,7 +48,6 @@ def error_of(capsys, *arguments):
         (["--benchmark-arg", "seed=1"], "'seed' is not an argument here. Use --order-seed"),
         (["--dataset-root", "x"], "--dataset-root has no effect: glyphs are drawn"),
         (["--normalize", "published"], "--normalize has no effect: glyphs are drawn"),
-        (["--cache", "ram"], "--cache has no effect: glyphs is in memory anyway"),
         (["--checkpoint-every", "7"], "--checkpoint-every (7.0) has no effect in simplecil"),
         (
             ["--strategy", "naive", "--precision", "bf16"],

@@ -84,6 +84,7 @@ def test_the_cache_changes_no_number(benchmark_of, strategy, tune_on):
         assert plain == pytest.approx(cached, abs=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:The backbone has moved")
 def test_nothing_survives_a_change_of_weights_or_of_the_transform(benchmark_of):
     benchmark = benchmark_of()
     backbone = create_backbone()
@@ -209,6 +210,7 @@ def shifted(model, shift):
     shift.by = 0.5
 
 
+@pytest.mark.filterwarnings("ignore:The backbone has moved")
 @pytest.mark.parametrize("change", [hooked, hooked_before, buffered, replaced, shifted])
 def test_features_are_those_of_the_model_and_transform_as_they_are(benchmark_of, change):
     """After a change in place, evaluation sees what an evaluation without a cache sees."""

@@ -350,7 +350,7 @@ def test_ranpac_without_a_session_is_as_it_was(drift):
     strategy = RanPAC(
         model=small(), n_random_features=30, evaluator=quiet(), drift_compensation=drift
     )
-    with pytest.warns(UserWarning, match="has no effect here") if drift else nullcontext():
+    with pytest.warns(UserWarning, match="no effect") if drift else nullcontext():
         train(strategy, *benchmark.train_stream)
     x, y = everything(benchmark.train_stream)
     head = copy.deepcopy(strategy.head)
@@ -509,7 +509,7 @@ def test_what_is_refused():
         make(adapter="ssf", masks_steps=True)
     with pytest.raises(ValueError, match="have no effect without a first session"):
         RanPAC(model=small(), first_session_args={"lr": 0.1})
-    with pytest.raises(ValueError, match="The first session has no argument"):
+    with pytest.raises(ValueError, match=r"no argument 'rate'. It has .*lr"):
         RanPAC(model=small(), first_session="ssf", first_session_args={"rate": 0.1})
     with pytest.raises(ValueError, match=r"Leave `compile` away"):
         make("ranpac", compile=True)

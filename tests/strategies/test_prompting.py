@@ -13,6 +13,7 @@ from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin, SupervisedPlugin
 from avalanche.training.storage_policy import ReservoirSamplingBuffer
 from conftest import Images, make_benchmark
+from kinds import KINDS
 from timm.models.vision_transformer import VisionTransformer
 
 from mist_avalanche import MISTPlugin
@@ -161,6 +162,17 @@ def test_many_experiences_single_and_returning_classes(name):
 
 
 @NAMES
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_benchmark(name, kind):
+    train_stream, test_streams = KINDS[kind]()
+    strategy = make(name, train_epochs=1, train_mb_size=12)
+    train(strategy, *train_stream)
+    for stream in test_streams:
+        assert accuracy(strategy, stream) >= 0
+    assert strategy.model.head.active_units.all()
+
+
+@NAMES
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_a_last_batch_of_one_image_and_one_epoch(name, schedule):
     benchmark = streams([[0, 1], [2, 3]], per_class=2)
@@ -183,6 +195,17 @@ def test_an_online_stream_is_one_experience_of_each(name):
     train(strategy, *parts)
     assert len({id(o) for o in optimizers}) == 2
     assert strategy.prompts.n_experiences == (1 if name == "l2p" else 2)
+
+
+def test_mist_in_an_online_stream_waits_for_a_part_that_is_large_enough():
+    benchmark = make_benchmark(4, 2, per_class=6)
+    parts = split_online_stream(benchmark.train_stream, 4, seed=0, access_task_boundaries=True)
+    mist = MISTPlugin(**MIST)  # which wants 8 images
+    strategy = make("codaprompt", [mist], train_epochs=1)
+    with pytest.warns(UserWarning, match="MISTPlugin scores and tunes once"):
+        train(strategy, *parts)
+    assert mist.selection is None
+    assert not any(p.requires_grad for p in strategy.model.backbone.parameters())
 
 
 @NAMES

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-from avalanche.benchmarks.datasets import default_dataset_location
 
 from ..._support.disk import locked
 from .archive import stem, unpack
@@ -93,7 +93,19 @@ def unlike(facts: DatasetFacts, found: Split) -> list[tuple[str, int, int]]:
 
 def data_folder(root: str | Path | None) -> Path:
     """A root as the user gave it; None for Avalanche's data folder."""
-    return Path(root).expanduser() if root else Path(default_dataset_location(""))
+    return Path(root).expanduser() if root else _avalanches_folder()
+
+
+def _avalanches_folder() -> Path:
+    """Avalanche's data folder, without waiting for its import where nothing else needs it."""
+    loaded = sys.modules.get("avalanche.benchmarks.datasets")
+    if loaded is not None:  # the program may have set another
+        return Path(loaded.default_dataset_location(""))
+    try:
+        settings = json.loads((Path.home() / ".avalanche" / "config.json").read_text())
+        return Path(settings["dataset_location"]).expanduser()
+    except FileNotFoundError:
+        return Path.home() / ".avalanche" / "data"
 
 
 def _layouts(facts: DatasetFacts, split: str | None) -> tuple[str, ...]:

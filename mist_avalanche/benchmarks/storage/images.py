@@ -7,18 +7,18 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
+
+# those of torchvision's ImageFolder
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def is_image_name(name: str) -> bool:
     """Whether a file is an image, by its name; macOS' ``._*`` companions are none."""
-    return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -50,8 +50,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-class LabelledImages(Dataset[Any], ABC):
-    """Images with their class ids in ``targets``."""
+class LabelledImages(ABC):
+    """Images with their class ids in ``targets``: a map-style dataset of torch."""
 
     targets: list[int]
 

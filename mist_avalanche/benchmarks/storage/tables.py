@@ -6,9 +6,6 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
-
 
 def read_table(file: Path) -> dict[str, str]:
     """Lines ``number value``.
@@ -28,6 +25,9 @@ def read_matlab(file: Path) -> Any:
     Raises:
         ValueError: the file is broken.
     """
+    from scipy.io import loadmat  # it takes a while, and Cars alone needs it
+    from scipy.io.matlab import MatReadError
+
     try:
         return loadmat(file, squeeze_me=True)
     except (MatReadError, ValueError, TypeError, OSError) as error:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._support.checks import check_choice
-from ..forward import PRECISIONS
+from ..defaults import PRECISIONS
 from ..heads import BackboneWithHead
 from .attachment import Attachment
 from .base import Attached, PromptModule, check_blocks

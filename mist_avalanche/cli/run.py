@@ -1,0 +1,135 @@
+"""``mist-avalanche run | compare | ablate``."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from .._support.disk import only_one
+from .._support.distributed import processes, rank
+from ..reports import report
+from ..reports.page import write_page
+from ..reports.pictures import write_board
+from ..reports.tables import table, write_tables
+from ..runs.ablations import ablated
+from ..runs.config import RunConfig
+from ..runs.experiments import default_jobs, run_methods
+from ..runs.reference_config import read_config
+from ..runs.settings_check import check_settings, plan
+from ..strategies.names import COMPUTED_STRATEGIES, STRATEGIES
+from .options import SHORT
+
+_FOLDERS = {"run": "orders", "compare": "comparison", "ablate": "ablations"}
+_ALLOWED = {
+    "compare": f"{', '.join(STRATEGIES)}, each also with '+mist', "
+    f"{' and '.join(COMPUTED_STRATEGIES)} also with '+drift'",
+    "ablate": ", ".join(STRATEGIES),
+}
+
+
+def execute(args: argparse.Namespace) -> None:
+    """Run what was asked for, and write its tables, pictures and report.
+
+    Raises:
+        ValueError: a setting that is not known, or without effect.
+        RuntimeError: a run failed.
+    """
+    methods = _methods(args)
+    one = len(methods) == 1 and args.command == "run"
+    name = next(iter(methods)) if one else _FOLDERS[args.command]
+    benchmark = next(iter(methods.values())).benchmark
+    output = Path(args.output or f"results/{benchmark}-{name}")
+    check_settings([*methods.values()])
+    if args.dry_run or not args.quiet:
+        print(plan([*methods.values()], args.seeds, output))
+    if args.dry_run:
+        return
+    with processes(args.device), only_one(output, "command") if not rank() else nullcontext():
+        runs = run_methods(
+            [(config, output if one else output / label) for label, config in methods.items()],
+            args.seeds,
+            vary_order=args.vary_order,
+            jobs=default_jobs(args.device) if args.jobs is None else args.jobs,
+            resume=args.resume,
+            overwrite=args.overwrite,
+            progress=not args.quiet,
+        )
+        if rank():
+            return  # the first process writes
+        finished = {label: r for label, r in zip(methods, runs, strict=True) if r}
+        print(f"\n{table(finished)}\n")
+        if not one:
+            file = write_tables(finished, output, _FOLDERS[args.command])
+            report.plot_accuracy(finished, output / "accuracy.png")
+            write_board(finished, output / "tensorboard")
+            print(f"Table: {file}, also .csv, .json and .tex")
+        what = ", ".join(finished) if len(finished) < 5 else f"{len(finished)} methods"
+        write_page(finished, output / "report.html", f"{benchmark}: {what}")
+        print(f"Report: {output / 'report.html'}\nEverything: {output}")
+    failed = args.seeds * len(methods) - sum(map(len, runs))
+    if failed:
+        raise RuntimeError(f"{failed} run(s) failed; --resume runs them again, and no other.")
+
+
+def _config(args: argparse.Namespace) -> RunConfig:
+    short = {name: value for name in SHORT if (value := getattr(args, name)) is not None}
+    twice = short.keys() & dict(args.mist_arg).keys()
+    if twice:
+        raise ValueError(f"{sorted(twice)[0]!r} is given twice, also as --mist-arg.")
+    return RunConfig(
+        benchmark=args.benchmark,
+        mist_args={**dict(args.mist_arg), **short},
+        strategy_args=dict(args.strategy_arg),
+        benchmark_args=dict(args.benchmark_arg),
+        dataset_root=args.dataset_root,
+        experiences=args.experiences,
+        seed=args.seed,
+        order_seed=args.order_seed,
+        backbone=args.backbone,
+        weights=args.weights,
+        normalize=args.normalize,
+        device=args.device,
+        precision=args.precision,
+        compile=args.compile,
+        num_workers=args.num_workers,
+        checkpoint_every=args.checkpoint_every,
+    )
+
+
+def _methods(args: argparse.Namespace) -> dict[str, RunConfig]:
+    """The methods in the order asked for, by the names that tables and folders have."""
+    base = _config(args)
+    if args.command == "run" and args.config:
+        for name in ("benchmark", "strategy", "mist", "experiences", "order_seed"):
+            if getattr(args, name) != getattr(RunConfig, name):
+                option = name.replace("_", "-")
+                raise ValueError(f"--config decides what --{option} says. Leave one of them away.")
+        base = replace(base, drift_compensation=args.drift_compensation)
+        runs = read_config(args.config, base)
+        if len(runs) > 1:
+            runs = [replace(r, name=f"{r.label}-order-{r.order_seed}") for r in runs]
+        return {r.label: r for r in runs}
+    if args.command == "run":
+        one = replace(
+            base,
+            strategy=args.strategy,
+            mist=args.mist,
+            drift_compensation=args.drift_compensation,
+        )
+        return {one.label: one}
+    methods = {}
+    for name in args.strategies.split(","):
+        strategy, *additions = name.strip().split("+")
+        allowed = {"mist", "drift"} if args.command == "compare" else set()
+        if strategy not in STRATEGIES or not {*additions} <= allowed:
+            raise ValueError(f"Unknown method {name!r}. Use {_ALLOWED[args.command]}.")
+        one = replace(
+            base,
+            strategy=strategy,
+            mist="mist" in additions,
+            drift_compensation="drift" in additions,
+        )
+        methods.update({one.label: one} if args.command == "compare" else ablated(one))
+    return methods

@@ -1,0 +1,179 @@
+"""Strategies that train in Avalanche's loop with an optimizer of their own in each experience."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from avalanche.benchmarks.scenarios.online import OnlineCLExperience
+from avalanche.training.templates import SupervisedTemplate
+from avalanche.training.utils import _at_task_boundary
+from torch import Tensor, nn
+
+from .._support.checks import check_integer, check_not_empty, classes_of
+from .._support.memory_use import advice
+from ..models.features import in_mode
+from ..models.heads import BackboneWithHead
+from ._batches import own_share
+from .feature_cache import Features
+
+MOMENTUM = 0.9
+
+
+class OwnTraining(SupervisedTemplate, ABC):
+    """An experience: grow, let plugins tune the backbone, train with a new SGD, take statistics.
+
+    In training the softmax is over the classes of the present experience alone, and over those of
+    labels that a plugin has put into the batch. The parts of an online experience whose boundaries
+    may be known are one experience; its images are looked at once more when it is over.
+
+    Args:
+        model: backbone and classifier.
+        criterion: None for cross-entropy.
+        kwargs: Avalanche's own.
+    """
+
+    modules_in_state: tuple[str, ...] = ("head",)
+    masks_steps = False
+
+    def __init__(
+        self,
+        *,
+        model: BackboneWithHead,
+        criterion: nn.Module | None,
+        **kwargs: Any,
+    ) -> None:
+        if "optimizer" in kwargs:
+            raise TypeError(
+                f"{type(self).__name__} has no argument 'optimizer': every experience has a new "
+                "SGD. Give `lr`."
+            )
+        check_integer("train_epochs", kwargs["train_epochs"], 1)
+        super().__init__(
+            model=model,
+            optimizer=None,
+            criterion=criterion or nn.CrossEntropyLoss(),
+            **kwargs,
+        )
+        self._tunable = [p for p in model.backbone.parameters() if p.requires_grad]
+        self._classes: list[int] = []  # of the present experience
+
+    @abstractmethod
+    def begin_experience(self, classes: list[int]) -> None:
+        """Grow; plugins come right after, and the backbone can train."""
+
+    @abstractmethod
+    def begin_training(self, classes: list[int]) -> list[dict[str, Any]]:
+        """What trains: parameter groups of SGD with their ``lr``. Plugins have tuned."""
+
+    @abstractmethod
+    def rate(self, epoch: int) -> float:
+        """The share of the learning rates in an epoch, counted from 0."""
+
+    @abstractmethod
+    def end_experience(self, dataset: Any, num_workers: int) -> None:
+        """Training is over; images under the eval transform for what is computed from them."""
+
+    @property
+    def backbone(self) -> Any:
+        """The backbone."""
+        return self.model.backbone
+
+    @property
+    def head(self) -> Any:
+        """The classifier."""
+        return self.model.head
+
+    # ---- An experience -----------------------------------------------------------------------
+
+    optimizer: Any
+    _whole: Any = None
+    weight_decay: float
+
+    def check_model_and_optimizer(self, **kwargs: Any) -> None:
+        """Grow; plugins, which come right after, see a backbone that can train."""
+        check_not_empty(self.experience)
+        self._whole = whole_of(self.experience)
+        self._classes = classes_of(self._whole)
+        if _at_task_boundary(self.experience, before=True):
+            self.optimizer = None
+            for p in self._tunable:
+                p.requires_grad_(True)
+            self.begin_experience(self._classes)
+
+    def _before_training_exp(self, **kwargs: Any) -> None:
+        """Plugins may tune the backbone here; then what trains gets its optimizer."""
+        super()._before_training_exp(**kwargs)
+        if self.optimizer is None:
+            groups = self.begin_training(self._classes)
+            self.optimizer = torch.optim.SGD(
+                groups, lr=groups[-1]["lr"], momentum=MOMENTUM, weight_decay=self.weight_decay
+            )
+            self._rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    def make_optimizer(self, **kwargs: Any) -> None:
+        """Every experience has a new one, once plugins have run."""
+
+    def _before_training_epoch(self, **kwargs: Any) -> None:
+        rate = self.rate(self.clock.train_exp_epochs)
+        for group, lr in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = lr * rate
+        super()._before_training_epoch(**kwargs)
+
+    @abstractmethod
+    def training_logits(self, x: Tensor) -> Tensor:
+        """Logits (B, C) of images in training."""
+
+    @abstractmethod
+    def evaluation_logits(self, x: Tensor) -> Tensor:
+        """Logits (B, C) of a mini-batch of evaluation."""
+
+    def forward(self) -> Tensor:
+        """Logits (B, C) of the current mini-batch; -inf in training for other experiences' classes.
+
+        A label that a plugin has put into the batch takes part as well.
+        """
+        if not self.is_training:
+            return self.evaluation_logits(self.mb_x)
+        logits = self.training_logits(self.mb_x)
+        others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+        others[self._classes] = False
+        others[self.mb_y] = False
+        return logits.masked_fill(others, -math.inf)
+
+    def _make_empty_loss(self) -> Tensor:
+        """In the model's dtype; Avalanche's is of float32."""
+        weights: Tensor = next(self.model.parameters())
+        return weights.new_zeros(1)
+
+    def _after_training_exp(self, num_workers: int = 0, **kwargs: Any) -> None:
+        if _at_task_boundary(self.experience, before=False):
+            self.optimizer.zero_grad()
+            self.end_experience(self._whole.dataset.eval(), num_workers)
+        super()._after_training_exp(num_workers=num_workers, **kwargs)
+        if _at_task_boundary(self.experience, before=False):
+            self.optimizer, self._whole = None, None
+
+    @torch.no_grad()
+    def features_of(
+        self, datasets: list[Any], num_workers: int, run: Callable[[Tensor], Tensor]
+    ) -> Features:
+        """Features, labels and task labels of datasets in order, in evaluation mode."""
+        loader, rows = own_share(datasets, self.eval_mb_size, self.device, num_workers), []
+        smaller = "Lower eval_mb_size; it changes no result."
+        with in_mode(self.model, training=False), advice("a batch of images", smaller):
+            for batch in loader:
+                x, y, *rest = (part.to(self.device, non_blocking=True) for part in batch)
+                t = rest[-1] if rest else torch.zeros_like(y)
+                rows.append((run(x), y, t))
+        return Features(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+
+
+def whole_of(experience: Any) -> Any:
+    """An experience, or the one that an online part with known boundaries comes from."""
+    if isinstance(experience, OnlineCLExperience) and experience.access_task_boundaries:
+        return experience.origin_experience
+    return experience

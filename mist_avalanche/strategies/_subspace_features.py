@@ -1,0 +1,81 @@
+"""Features of test images in EASE's subspaces, computed once while a subspace is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from ..models.subspaces import SubspaceViT
+from .feature_cache import FeatureCache, Features, bits_of, look
+
+
+class SubspaceFeatures:
+    """A cache a subspace, and what it has for an evaluation.
+
+    Args:
+        cache_mb: megabytes in memory, of all together; more in temporary files; 0 keeps none.
+    """
+
+    def __init__(self, cache_mb: int) -> None:
+        self._max_bytes = cache_mb * 10**6
+        self._caches: dict[int, FeatureCache] = {}
+        self._ready: dict[int, Features] = {}  # by the id of the dataset
+
+    def prepare(
+        self,
+        model: SubspaceViT,
+        states: Sequence[bytes],
+        experiences: Iterable[Any],
+        take: Callable[..., Features],
+    ) -> None:
+        """Compute the features of all images that are new, and not a matter of chance.
+
+        Args:
+            model: of which to take features.
+            states: of the ViT, by subspace.
+            experiences: to be evaluated.
+            take: features of datasets, by what gives those of images: (datasets, run=...).
+        """
+        if not self._max_bytes:
+            return
+        datasets = {id(e.dataset): e.dataset for e in experiences}.values()
+        looks = [(dataset, look(dataset)) for dataset in datasets]
+        steady = [(dataset, seen) for dataset, seen in looks if seen is not None]
+        precision = model.run_backbone.precision.encode()
+        found = []
+        for block in model.blocks():
+            cache = self._caches.setdefault(block, FeatureCache(0))
+            others = (c.in_memory for b, c in self._caches.items() if b != block)
+            cache.max_bytes = max(0, self._max_bytes - sum(others))
+            adapter = b"" if block < 0 else bits_of(model.adapters[block])
+            state = states[max(0, block)] + adapter + precision
+            found.append(cache.get(steady, state, partial(_compute, model, block, take)))
+        for (dataset, _), parts in zip(steady, zip(*found, strict=True), strict=True):
+            features = torch.stack([part.features for part in parts], dim=1)
+            self._ready[id(dataset)] = parts[0]._replace(features=features)
+
+    def of(self, dataset: Any) -> Features | None:
+        """Features (n, S, D) of a dataset that is evaluated; None where there are none."""
+        return self._ready.get(id(dataset))
+
+    def put_away(self) -> None:
+        """The evaluation is over."""
+        self._ready = {}
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._caches, self._ready = {}, {}
+
+
+def _compute(
+    model: SubspaceViT, block: int, take: Callable[..., Features], datasets: list[Any]
+) -> list[Features]:
+    """Features (n, D) of each dataset in one subspace."""
+    evaluated = [dataset.eval() for dataset in datasets]
+    with model.state_of(block):
+        found = take(evaluated, run=partial(model.adapted, block=block))
+    parts = (torch.split(part, [len(dataset) for dataset in datasets]) for part in found)
+    return [Features(*rows) for rows in zip(*parts, strict=True)]
