@@ -97,8 +97,8 @@ class OwnTraining(SupervisedTemplate, ABC):
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
         """Grow; plugins, which come right after, see a backbone that can train."""
         check_not_empty(self.experience)
-        self._whole = whole_of(self.experience)
-        self._classes = classes_of(self._whole)
+        whole = whole_of(self.experience)
+        self._classes = classes_of(whole)
         if _at_task_boundary(self.experience, before=True):
             if self._open is not None:  # its last images never came
                 self.end_experience(self._open.dataset.eval(), 0)
@@ -153,7 +153,7 @@ class OwnTraining(SupervisedTemplate, ABC):
         return weights.new_zeros(1)
 
     def _after_training_exp(self, num_workers: int = 0, **kwargs: Any) -> None:
-        """Once all of its images have come: Avalanche does not say which online part is the last."""
+        """An experience is over once its images have come; Avalanche marks no last online part."""
         self._arrived += len(self.experience.dataset)
         over = self._open is not None and self._arrived >= len(self._open.dataset)
         if over:

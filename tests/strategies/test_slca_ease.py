@@ -209,9 +209,8 @@ def test_ease_s_subspaces_stay_where_they_are_though_mist_tunes_before_each_expe
         0 < n <= 0.05 * sum(p.numel() for p in strategy.backbone.parameters()) for n in steps
     )
     assert not any(p.requires_grad for p in strategy.backbone.parameters())
-    with pytest.raises(ZeroDivisionError), strategy.model.state_of(0):
+    with strategy.model.state_of(0):
         assert not same(backbones[-1], strategy.backbone.state_dict())
-        _ = 1 / 0
     assert same(backbones[-1], strategy.backbone.state_dict())
 
 
