@@ -90,16 +90,19 @@ class OwnTraining(SupervisedTemplate, ABC):
     # ---- An experience -----------------------------------------------------------------------
 
     optimizer: Any
-    _whole: Any = None
+    _open: Any = None  # the experience that trains
+    _arrived = 0  # images of it
     weight_decay: float
 
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
         """Grow; plugins, which come right after, see a backbone that can train."""
         check_not_empty(self.experience)
-        self._whole = whole_of(self.experience)
-        self._classes = classes_of(self._whole)
+        whole = whole_of(self.experience)
+        self._classes = classes_of(whole)
         if _at_task_boundary(self.experience, before=True):
-            self.optimizer = None
+            if self._open is not None:  # its last images never came
+                self.end_experience(self._open.dataset.eval(), 0)
+            self._open, self._arrived, self.optimizer = whole, 0, None
             for p in self._tunable:
                 p.requires_grad_(True)
             self.begin_experience(self._classes)
@@ -150,12 +153,16 @@ class OwnTraining(SupervisedTemplate, ABC):
         return weights.new_zeros(1)
 
     def _after_training_exp(self, num_workers: int = 0, **kwargs: Any) -> None:
-        if _at_task_boundary(self.experience, before=False):
+        """An experience is over once its images have come; Avalanche marks no last online part."""
+        self._arrived += len(self.experience.dataset)
+        over = self._open is not None and self._arrived >= len(self._open.dataset)
+        if over:
             self.optimizer.zero_grad()
-            self.end_experience(self._whole.dataset.eval(), num_workers)
+            self.end_experience(self._open.dataset.eval(), num_workers)
+            self._open = None
         super()._after_training_exp(num_workers=num_workers, **kwargs)
-        if _at_task_boundary(self.experience, before=False):
-            self.optimizer, self._whole = None, None
+        if over:
+            self.optimizer = None
 
     @torch.no_grad()
     def features_of(

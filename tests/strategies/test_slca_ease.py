@@ -1,0 +1,334 @@
+import copy
+import random
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from avalanche.benchmarks import benchmark_from_datasets
+from avalanche.benchmarks.scenarios.online import split_online_stream
+from avalanche.benchmarks.utils import as_classification_dataset
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
+from conftest import Images, make_benchmark
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from mist_avalanche import MISTPlugin
+from mist_avalanche.runs.checkpoint import Checkpoint
+from mist_avalanche.strategies import EASE, SLCA
+
+STRATEGIES = {
+    "slca": (SLCA, {"lr": 0.02, "backbone_lr": 1e-3, "samples_per_class": 8, "align_epochs": 2}),
+    "ease": (EASE, {"lr": 0.2, "bottleneck": 4}),
+}
+NAMES = pytest.mark.parametrize("name", STRATEGIES)
+MIST = {"tune_epochs": 2, "batch_size": 8, "lr": 0.05, "verbose": False, "seed": 0}
+
+
+def small():
+    torch.manual_seed(0)
+    sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    return VisionTransformer(**sizes, num_classes=0)
+
+
+def make(name, plugins=(), model=None, **settings):
+    kind, own = STRATEGIES[name]
+    usual = {"train_mb_size": 6, "train_epochs": 2, "eval_mb_size": 8}
+    return kind(
+        model=model or small(),
+        plugins=list(plugins),
+        evaluator=EvaluationPlugin(accuracy_metrics(stream=True), loggers=[]),
+        **{**own, **usual, **settings},
+    )
+
+
+def train(strategy, *experiences, **kwargs):
+    for experience in experiences:
+        strategy.train(experience, eval_streams=[], **kwargs)
+
+
+def accuracy(strategy, experiences):
+    return next(v for k, v in strategy.eval(experiences).items() if "Top1_Acc_Stream" in k)
+
+
+def state(strategy):
+    return {k: v.detach().clone() for k, v in strategy.model.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in one.items())
+
+
+def streams(labels, per_class=3):
+    patterns = torch.rand(20, 3, 32, 32, generator=torch.manual_seed(1))
+    made = []
+    for classes in labels:
+        y = torch.tensor(classes).repeat_interleave(per_class)
+        made.append(as_classification_dataset(Images(patterns[y], y)))
+    return benchmark_from_datasets(train=made, test=made)
+
+
+def images_of(experiences):
+    items = [item for e in experiences for item in e.dataset.eval()]
+    return torch.stack([x for x, *_ in items]), torch.tensor([y for _, y, *_ in items])
+
+
+# ---- Any stream ---------------------------------------------------------------------------------
+
+
+@NAMES
+def test_it_learns(name):
+    benchmark = make_benchmark(6, 3)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 16))
+    own = {"model": plain, "train_epochs": 8} if name == "slca" else {}
+    strategy = make(name, **own)
+    train(strategy, *benchmark.train_stream)
+    assert accuracy(strategy, benchmark.test_stream) > 0.8
+    assert strategy.optimizer is None
+    assert all(p.grad is None for p in strategy.model.parameters())
+
+
+@NAMES
+def test_many_experiences_of_unequal_size_single_images_and_returning_classes(name):
+    labels = [[5], [0, 1, 2], [2], [5, 3], [1], [7, 9, 4, 6]]
+    benchmark = streams(labels, per_class=1)
+    strategy = make(name)
+    for t, experience in enumerate(benchmark.train_stream):
+        train(strategy, experience)
+        seen = sorted({y for classes in labels[: t + 1] for y in classes})
+        if name == "slca":
+            assert strategy.gaussians.classes == seen
+            assert strategy.head.active_units.nonzero().flatten().tolist() == seen
+        else:
+            assert strategy.head.seen.nonzero().flatten().tolist() == seen
+            assert strategy.head.n_subspaces == t + 1
+    assert all(torch.isfinite(v).all() for v in state(strategy).values())
+    assert 0 < accuracy(strategy, benchmark.test_stream) <= 1
+
+
+@NAMES
+def test_logits_of_an_image_do_not_depend_on_its_batch(name):
+    benchmark = make_benchmark(4, 2, per_class=4)
+    strategy = make(name, model=small().double())
+    doubled = [
+        as_classification_dataset(Images(x.double(), y))
+        for x, y in (images_of([e]) for e in benchmark.train_stream)
+    ]
+    train(strategy, *benchmark_from_datasets(train=doubled).train_stream)
+    x = images_of(benchmark.test_stream)[0].double()
+    model = strategy.model.eval()
+    with torch.no_grad():
+        alone = torch.cat([model(image[None]) for image in x])
+        torch.testing.assert_close(model(x), alone, rtol=1e-9, atol=1e-12)
+
+
+@NAMES
+def test_online_parts_with_known_boundaries_are_one_experience(name):
+    benchmark = make_benchmark(4, 2, per_class=6)
+    parts = split_online_stream(benchmark.train_stream, 4, seed=0, access_task_boundaries=True)
+    strategy = make(name, train_epochs=1)
+    train(strategy, *parts)
+    n = strategy.gaussians.n_experiences if name == "slca" else strategy.head.n_subspaces
+    assert n == 2
+    counts = [*strategy.gaussians.counts.values()] if name == "slca" else strategy.head.counts
+    assert [int(count) for count in counts] == [6] * 4
+
+
+@NAMES
+def test_replay_trains_along(name):
+    benchmark = make_benchmark(4, 2, per_class=4)
+    strategy = make(name, [ReplayPlugin(4)], train_epochs=1)
+    train(strategy, *benchmark.train_stream)
+    assert all(torch.isfinite(v).all() for v in state(strategy).values())
+
+
+@NAMES
+def test_numbers_do_not_depend_on_workers(name):
+    benchmark, runs = make_benchmark(4, 2, per_class=4), []
+    for num_workers in (0, 1):
+        random.seed(0)
+        torch.manual_seed(0)
+        strategy = make(name, train_epochs=1)
+        train(strategy, *benchmark.train_stream, num_workers=num_workers)
+        runs.append(state(strategy))
+    assert same(*runs)
+
+
+# ---- With MIST ----------------------------------------------------------------------------------
+
+
+@NAMES
+def test_an_idle_mist_changes_no_bit(name):
+    benchmark, runs = make_benchmark(4, 2, per_class=4), []
+    idle = MISTPlugin(select_rate=1.0, drop_rate=0.0, tune_epochs=0, batch_size=8, verbose=False)
+    for plugins in ([], [idle]):
+        torch.manual_seed(3)
+        strategy = make(name, plugins)
+        train(strategy, *benchmark.train_stream)
+        runs.append(state(strategy))
+    assert same(*runs)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_slca_moves_every_weight_unless_its_steps_are_masked(masks):
+    benchmark = make_benchmark(4, 2, per_class=4)
+    mist = MISTPlugin(**MIST)
+    strategy = make("slca", [mist], masks_steps=masks)
+    before = {k: p.detach().clone() for k, p in strategy.backbone.named_parameters()}
+    train(strategy, *benchmark.train_stream)
+    fixed = [
+        torch.equal(
+            p[~mist.selection.masks[f"backbone.{k}"]],
+            before[k][~mist.selection.masks[f"backbone.{k}"]],
+        )
+        for k, p in strategy.backbone.named_parameters()
+        if not mist.selection.masks[f"backbone.{k}"].all()
+    ]
+    assert all(fixed) if masks else not any(fixed)
+
+
+def test_ease_s_subspaces_stay_where_they_are_though_mist_tunes_before_each_experience():
+    benchmark = make_benchmark(6, 3, per_class=4)
+    strategy = make("ease", [MISTPlugin(tune_on="every", **MIST)], beta=1.0)
+    x, y = images_of(benchmark.test_stream)
+    seen, backbones = [], []
+    for experience in benchmark.train_stream:
+        train(strategy, experience)
+        backbones.append({k: v.clone() for k, v in strategy.backbone.state_dict().items()})
+        features = strategy.model.eval().features(x)
+        assert same(backbones[-1], strategy.backbone.state_dict())
+        for earlier in seen:
+            assert torch.equal(features[:, : earlier.shape[1]], earlier)
+        seen.append(features)
+    assert not same(backbones[0], backbones[1])
+    assert not same(backbones[1], backbones[2])
+    assert seen[-1].shape == (len(y), 4, 24)
+    steps = [sum(len(x) for _, x in step.values()) for step in strategy.model.chain.steps]
+    assert all(
+        0 < n <= 0.05 * sum(p.numel() for p in strategy.backbone.parameters()) for n in steps
+    )
+    assert not any(p.requires_grad for p in strategy.backbone.parameters())
+    with strategy.model.state_of(0):
+        assert not same(backbones[-1], strategy.backbone.state_dict())
+    assert same(backbones[-1], strategy.backbone.state_dict())
+
+
+def test_a_vit_that_moves_by_itself_is_told_of():
+    benchmark = make_benchmark(4, 2, per_class=3)
+    strategy = make("ease", train_epochs=1)
+    train(strategy, benchmark.train_stream[0])
+    with torch.no_grad():
+        strategy.backbone.pos_embed += 1
+    with pytest.warns(UserWarning, match="The ViT has changed since EASE"):
+        train(strategy, benchmark.train_stream[1])
+
+
+# ---- State --------------------------------------------------------------------------------------
+
+
+def go_on(name, benchmark, folder, stop=None):
+    strategy = make(name, [MISTPlugin(tune_on="every", **MIST)])
+    checkpoint = Checkpoint(folder, strategy, benchmark)
+    assert checkpoint.unsaved == []
+    found = checkpoint.load([])
+    for experience in benchmark.train_stream[checkpoint.done : stop]:
+        train(strategy, experience)
+        found.append(accuracy(strategy, benchmark.test_stream[: checkpoint.done + 1]))
+        checkpoint.save(found)
+    flags = {n: p.requires_grad for n, p in strategy.model.named_parameters()}
+    logits = strategy.model.eval()(images_of(benchmark.test_stream)[0])
+    return state(strategy), found, flags, logits
+
+
+@NAMES
+def test_a_run_goes_on_with_the_same_bits(name, tmp_path):
+    benchmark = make_benchmark(6, 3, per_class=4)
+    torch.manual_seed(5)
+    whole, *rest, logits = go_on(name, benchmark, tmp_path / "whole")
+    torch.manual_seed(5)
+    go_on(name, benchmark, tmp_path / "parts", stop=2)
+    torch.manual_seed(99)
+    random.seed(99)
+    np.random.seed(99)
+    again, *rest_again, logits_again = go_on(name, benchmark, tmp_path / "parts")
+    assert same(whole, again)
+    assert rest == rest_again
+    assert torch.equal(logits, logits_again)
+
+
+@NAMES
+def test_a_copy_goes_its_own_way(name):
+    benchmark = make_benchmark(4, 2, per_class=4)
+    strategy = make(name)
+    train(strategy, benchmark.train_stream[0])
+    before, other = state(strategy), copy.deepcopy(strategy)
+    train(other, benchmark.train_stream[1])
+    assert same(before, state(strategy))
+
+
+# ---- SLCA ---------------------------------------------------------------------------------------
+
+
+def test_slca_keeps_old_rows_and_forgets_the_alignment_before_it_goes_on():
+    benchmark = make_benchmark(6, 3, per_class=4)
+    strategy = make("slca")
+    train(strategy, *benchmark.train_stream[:2])
+    before = strategy.head.before_weight.clone()
+    assert not torch.equal(before, strategy.head.classifier.weight)
+    train(strategy, benchmark.train_stream[2])
+    assert torch.equal(strategy.head.before_weight[:4], before)
+
+
+def test_slca_works_with_any_backbone():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    strategy = make("slca", model=model)
+    benchmark = make_benchmark(4, 2, per_class=4)
+    train(strategy, *benchmark.train_stream)
+    assert strategy.head.classifier.weight.shape == (4, 10)
+    assert strategy.milestones == (2,)
+
+
+# ---- EASE ---------------------------------------------------------------------------------------
+
+
+def test_features_of_test_images_are_computed_once_a_subspace():
+    benchmark = make_benchmark(4, 2, per_class=4)
+    cached, plain = make("ease"), make("ease", cache_mb=0)
+    counts, run = [], cached.model.run_backbone
+
+    def counted(source, x):
+        counts.append(len(x))
+        return run(source, x)
+
+    found = []
+    for strategy in (cached, plain):
+        torch.manual_seed(0)
+        train(strategy, benchmark.train_stream[0], shuffle=False)
+        train(strategy, benchmark.train_stream[1], shuffle=False)
+        with mock.patch.object(cached.model, "run_backbone", counted):
+            counted.precision = "32"
+            found.append([accuracy(strategy, benchmark.test_stream) for _ in range(2)])
+    assert sum(counts) == 2 * 16
+    assert found[0] == found[1]
+    with torch.no_grad():
+        cached.model.adapters[1].up[0].weight += 1.0
+    with mock.patch.object(cached.model, "run_backbone", counted):
+        cached.eval(benchmark.test_stream)
+    assert sum(counts) == 3 * 16
+
+
+@NAMES
+def test_what_is_refused(name):
+    with pytest.raises(TypeError, match="has no argument 'optimizer'"):
+        make(name, optimizer=None)
+    wrong = {"lr": 0, "train_epochs": 0, "weight_decay": -1}
+    wrong |= {"alpha": -1, "bottleneck": 0, "complement": "none", "cache_mb": -1}
+    for argument, value in wrong.items():
+        if name == "ease" or argument in ("lr", "train_epochs", "weight_decay"):
+            with pytest.raises(ValueError, match=f"`{argument}`"):
+                make(name, **{argument: value})
+    with pytest.raises(ValueError, match="`beta` has no effect"):
+        make("ease", alpha=None, beta=1.0)
+    with pytest.raises(ValueError, match="would never drop"):
+        make("slca", milestones=(2,))
