@@ -41,8 +41,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
 
-    common = argparse.ArgumentParser(add_help=False)
-    add = common.add_argument
+    shared = argparse.ArgumentParser(add_help=False)
+    add = shared.add_argument
     default = RunConfig()
     add("--benchmark", choices=BENCHMARKS, default=default.benchmark)
     add("--benchmark-arg", type=setting, action="append", default=[], metavar="KEY=VALUE")
@@ -54,12 +54,10 @@ def parser() -> argparse.ArgumentParser:
     add("--dataset-root", metavar="DIR", help="default: Avalanche's data folder")
     add("--experiences", type=int, default=default.experiences)
     add("--seed", type=int, default=default.seed, help="of training")
-    add("--seeds", type=int, default=1, metavar="N", help="run N seeds, from --seed on")
-    add("--jobs", type=int, metavar="J", help="runs at a time; default: one a GPU or a core")
     add("--order-seed", type=int, default=default.order_seed, help="of the class order")
-    add("--vary-order", action="store_true", help="a class order of its own for every seed")
     add("--backbone", default=default.backbone, help="'embedded' or a name of timm")
     add("--weights", metavar="FILE", help="weights of the backbone, instead of timm's hub")
+    add("--image-size", type=int, metavar="PIXELS", help="default: that of the pretraining")
     add(
         "--normalize",
         choices=NORMALIZATIONS,
@@ -70,6 +68,13 @@ def parser() -> argparse.ArgumentParser:
     add("--precision", choices=PRECISIONS, default=default.precision, help="of the backbone")
     add("--compile", action="store_true", help="use torch.compile")
     add("--num-workers", type=int, default=default.num_workers, help="of the data loaders")
+    add("--quiet", action="store_true", help="no progress bars")
+
+    common = argparse.ArgumentParser(add_help=False, parents=[shared])
+    add = common.add_argument
+    add("--seeds", type=int, default=1, metavar="N", help="run N seeds, from --seed on")
+    add("--jobs", type=int, metavar="J", help="runs at a time; default: one a GPU or a core")
+    add("--vary-order", action="store_true", help="a class order of its own for every seed")
     add("--output", metavar="DIR", help="default: results/BENCHMARK-METHOD")
     add("--resume", action="store_true", help="go on where runs of the same settings were stopped")
     add("--overwrite", action="store_true", help="replace finished runs")
@@ -82,7 +87,6 @@ def parser() -> argparse.ArgumentParser:
         help="between two checkpoints while MIST tunes (default: %(default)s); there is one after "
         "each experience anyway",
     )
-    add("--quiet", action="store_true", help="no progress bars")
 
     run = commands.add_parser("run", parents=[common], help="one method")
     run.add_argument("--strategy", choices=STRATEGIES, default=default.strategy)
@@ -107,6 +111,13 @@ def parser() -> argparse.ArgumentParser:
     )
     ablate = commands.add_parser("ablate", parents=[common], help="what parts of MIST are worth")
     ablate.add_argument("--strategies", default="simplecil,ranpac", help="comma-separated")
+    suggest = commands.add_parser(
+        "suggest",
+        parents=[shared],
+        help="learning rates of MIST, tried on training images of the first experience",
+    )
+    suggest.add_argument("--lrs", metavar="LR,…", help="default: 0.0003,0.001,0.003,0.01,0.03")
+    suggest.add_argument("--splits", type=int, default=1, metavar="N", help="draws to average")
     _add_predict(commands)
     inspect = commands.add_parser("inspect", help="where MIST may move the backbone, of one run")
     inspect.add_argument("results", type=Path, help="results.json, or the folder that has it")
@@ -125,8 +136,8 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     get = actions.add_parser("get", parents=[common], help="download from the official source")
     check = actions.add_parser("check", parents=[common], help="read every image of a copy")
     check.add_argument("--split", help="official, processed or hash; default: what is there")
-    for action in (get, check):
-        action.add_argument("name", choices=DATASETS)
+    get.add_argument("name", choices=DATASETS)
+    check.add_argument("name", choices=(*DATASETS, "folder"))
 
 
 def _add_predict(commands: Any) -> None:

@@ -73,7 +73,8 @@ def execute(args: argparse.Namespace) -> None:
         raise RuntimeError(f"{failed} run(s) failed; --resume runs them again, and no other.")
 
 
-def _config(args: argparse.Namespace) -> RunConfig:
+def config_of(args: argparse.Namespace) -> RunConfig:
+    """The settings that all methods share."""
     short = {name: value for name in SHORT if (value := getattr(args, name)) is not None}
     twice = short.keys() & dict(args.mist_arg).keys()
     if twice:
@@ -89,18 +90,19 @@ def _config(args: argparse.Namespace) -> RunConfig:
         order_seed=args.order_seed,
         backbone=args.backbone,
         weights=args.weights,
+        image_size=args.image_size,
         normalize=args.normalize,
         device=args.device,
         precision=args.precision,
         compile=args.compile,
         num_workers=args.num_workers,
-        checkpoint_every=args.checkpoint_every,
+        checkpoint_every=getattr(args, "checkpoint_every", RunConfig.checkpoint_every),
     )
 
 
 def _methods(args: argparse.Namespace) -> dict[str, RunConfig]:
     """The methods in the order asked for, by the names that tables and folders have."""
-    base = _config(args)
+    base = config_of(args)
     if args.command == "run" and args.config:
         for name in ("benchmark", "strategy", "mist", "experiences", "order_seed"):
             if getattr(args, name) != getattr(RunConfig, name):

@@ -74,6 +74,7 @@ def main() -> None:
         lr, dense = grid.best_lr(rows, "mist"), grid.best_lr(rows, "dense")
         print(f"lr {lr}, dense {dense}", flush=True)
         stage("main", grid.main(lr))
+        stage("default", grid.default())
         stage("wide", grid.every(lr) + grid.parts(rows, lr, dense))
         if args.only and "beyond" in args.only:
             stage("beyond", grid.beyond(lr))

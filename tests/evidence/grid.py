@@ -63,6 +63,11 @@ def main(lr: float) -> list[Job]:
     return found
 
 
+def default() -> list[Job]:
+    """What is DeiT-Tiny's default: the highest rate that loses on no held-out set."""
+    return [Job(name, "mist default", first(3e-3), 0) for name in TITLES]
+
+
 def every(lr: float) -> list[Job]:
     """MIST before every experience, with and without drift compensation."""
     arguments = {"tune_on": "every", "lr": lr, "tune_epochs": EPOCHS}

@@ -89,7 +89,8 @@ def every(runs: Runs) -> list[str]:
 
 def parts(runs: Runs, names: list[str]) -> list[str]:
     """What each part is worth on the sets where MIST gives most."""
-    methods = [m for m, n, _ in runs.found if n == names[0] and m not in ("frozen", "mist every")]
+    others = ("frozen", "mist every", "mist default")
+    methods = [m for m, n, _ in runs.found if n == names[0] and m not in others]
     columns = [(n, s) for n in names for s in STRATEGIES]
     rows = []
     for method in dict.fromkeys(methods):
