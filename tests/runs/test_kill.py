@@ -84,6 +84,6 @@ def test_workers_end_with_their_parent(tmp_path, monkeypatch):
     worker.wait(timeout=20)
     called = []
     monkeypatch.setattr(experiments, "follow_parent", lambda: called.append(True))
-    monkeypatch.setattr(experiments.warnings, "showwarning", experiments.warnings.showwarning)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     experiments._start_worker(torch.get_num_threads(), None)
     assert called
