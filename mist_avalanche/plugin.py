@@ -73,7 +73,6 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         self.options = MISTOptions(**options)
         self.method = SparseTuning(self.options)
         self.keeper: Keeper | None = None  # a Checkpoint
-        self._begun: dict[str, Any] = {}  # what an earlier process did of the tuning
         self._guard: StepGuard | None = None
         self._owner: weakref.ref[Any] | None = None
 
@@ -156,7 +155,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         self._release()
         method = self.method
         method.experience += 1
-        self._begun = self.keeper.take_up(strategy) if self.keeper else {}
+        begun = self.keeper.take_up(strategy) if self.keeper else {}
         extract = feature_extractor(strategy, self.options.classifier, self.seed)
         if self.selection is not None and not extract.backbone():
             self._start_guard(strategy, extract)  # the strategy has frozen what MIST tuned
@@ -167,11 +166,11 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         else:
             tune_on = self.options.tune_on or str(getattr(strategy, "tune_on", "every"))
             score, epochs = method.due(strategy.experience, tune_on)
-        keeping = {"keeper": self.keeper, "begun": self._begun, "verbose": self.options.verbose}
+        keeping = {"keeper": self.keeper, "begun": begun, "verbose": self.options.verbose}
         with advice("MIST's batches", _SMALLER):
             if self.options.projection_epochs and not method.warm and (score or epochs):
                 method.warm_up(strategy, extract, num_workers, **keeping)
-            if score and "tuning" not in self._begun:
+            if score and "tuning" not in begun:
                 method.score(strategy, extract, num_workers)
                 method.select(extract)
             if score and self.selection is not None:

@@ -7,18 +7,18 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from .._support.checks import check_choice, check_integer, check_rate
+from ..models.defaults import PRECISIONS
 from .losses import TEMPERATURE
 from .views import View
 
-SELECT_BY = ("mi", "gradient", "magnitude", "random")
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "score_on": ("first", "every"),
     "tune_on": ("first", "every"),
-    "select_by": SELECT_BY,
+    "select_by": ("mi", "gradient", "magnitude", "random"),
     "ranking": ("per_tensor", "global"),
     "objective": ("mi", "cross_entropy"),
     "dynamics": ("sparse", "reference"),
-    "precision": ("32", "bf16"),
+    "precision": PRECISIONS,
 }
 _RANGES = {
     "select_rate": "(0, 1]",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from avalanche.models import DynamicModule
 from torch import nn
 
+from .._support.warnings import callers_level
 from .features import check_single_head, is_layer, leaves_some
 
 # What torchvision and Avalanche call the last part of their models.
@@ -65,6 +67,17 @@ def _own_classifier(module: nn.Module) -> str | None:
             if getattr(layer, "out_channels", None) == getattr(module, "num_classes", 0):
                 return inside
     return None
+
+
+def without_classifier(model: nn.Module, strategy: str) -> None:
+    """Take off the classifier that a model still has, with a warning to the user's line."""
+    if (name := take_off_classifier(model)) is not None:
+        warnings.warn(
+            f"{type(model).__name__} still had its classifier, {name!r}. {strategy} needs features "
+            "and has taken it off. Give a model without: timm.create_model(NAME, num_classes=0), "
+            "or torch.nn.Identity() in its place.",
+            stacklevel=callers_level(),
+        )
 
 
 def take_off_classifier(model: nn.Module) -> str | None:

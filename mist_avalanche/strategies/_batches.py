@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -33,6 +33,20 @@ class FeatureBatches:
     def __iter__(self) -> Iterator[list[Tensor]]:
         for batch in zip(*(torch.split(p, self.batch_size) for p in self.found), strict=True):
             yield list(batch)
+
+
+def collect(
+    batches: Iterable[Any], device: torch.device, run: Callable[[Tensor], Tensor]
+) -> Features:
+    """What ``run`` gives of the images of batches (x, y) or (x, y, …, t), in order.
+
+    Task labels are 0 where there are none.
+    """
+    rows = []
+    for batch in batches:
+        x, y, *rest = (part.to(device, non_blocking=True) for part in batch)
+        rows.append((run(x), y, rest[-1] if rest else torch.zeros_like(y)))
+    return Features(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 
 
 def own_share(

@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from .._support.checks import check_integer, check_not_empty
 from .._support.distributed import gather_rows, world_size
 from .._support.memory_use import advice
-from .._support.warnings import callers_level
-from ..models.attached import take_off_classifier
+from ..models.attached import without_classifier
 from ..models.drift import fit_drift, turned
 from ..models.features import in_mode
 from ..models.forward import Forward
 from ..models.heads import BackboneWithHead, StatisticsHead
 from ..models.snapshot import Snapshot
-from ._batches import FeatureBatches, OwnShare, own_share
-from .feature_cache import FeatureCache, Features, bits_of, fingerprint, look
+from ._batches import FeatureBatches, OwnShare, collect, own_share
+from .feature_cache import FeatureCache, Features, bits_of, by_dataset, fingerprint, steady
 
 
 class ComputedHeadStrategy(SupervisedTemplate, ABC):
@@ -64,13 +63,7 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
                     f"{type(self).__name__} has no argument {argument!r}: its classifier is "
                     "computed, not trained. Leave it away."
                 )
-        if (name := take_off_classifier(model)) is not None:
-            warnings.warn(
-                f"{type(model).__name__} still had its classifier, {name!r}. "
-                f"{type(self).__name__} needs features and has taken it off. Give a model without: "
-                "timm.create_model(NAME, num_classes=0), or torch.nn.Identity() in its place.",
-                stacklevel=callers_level(),
-            )
+        without_classifier(model, type(self).__name__)
         super().__init__(
             model=build(model, head),
             optimizer=None,
@@ -156,8 +149,8 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
     def _follow(self, snapshot: Snapshot) -> bool:
         """Move what is stored along with the features; False where they have not moved since."""
         with snapshot.in_place():
-            before = self._features_of(self._loader, turned).features
-        after, labels, tasks = self._features_of(self._loader, turned)
+            before = self._features_of(self._loader, views=True).features
+        after, labels, tasks = self._features_of(self._loader, views=True)
         self._upright = Features(after[:, 0], labels, tasks)  # the first view is the image as it is
         if torch.equal(before, after):
             return False
@@ -197,19 +190,15 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
             self._after_training_iteration(**kwargs)
 
     @torch.no_grad()
-    def _features_of(
-        self, batches: Iterable[Any], views: Callable[[Tensor], list[Tensor]] | None = None
-    ) -> Features:
-        """Features of batches (x, y) or (x, y, ..., t) in order, or of V views of each image."""
-        rows = []
+    def _features_of(self, batches: Iterable[Any], *, views: bool = False) -> Features:
+        """Features of batches (x, y) or (x, y, ..., t) in order, or of 8 views of each image."""
         smaller = "Lower train_mb_size and eval_mb_size; neither changes a result."
+
+        def of_views(x: Tensor) -> Tensor:
+            return torch.stack([self._run(view) for view in turned(x)], dim=1)
+
         with in_mode(self.model, training=False), advice("a batch of images", smaller):
-            for batch in batches:
-                x, y, *rest = (part.to(self.device, non_blocking=True) for part in batch)
-                t = rest[-1] if rest else torch.zeros_like(y)  # one task, where there are no labels
-                seen = [self._run(view) for view in (views(x) if views else [x])]
-                rows.append((torch.stack(seen, dim=1) if views else seen[0], y, t))
-        found = Features(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+            found = collect(batches, self.device, of_views if views else self._run)
         if world_size() == 1:
             return found
         n = batches.count if isinstance(batches, OwnShare) else len(found.labels)
@@ -245,20 +234,16 @@ class ComputedHeadStrategy(SupervisedTemplate, ABC):
             self._tell_of_stale()
         if self.feature_cache is None:
             return
-        datasets = {id(e.dataset): e.dataset for e in self.current_eval_stream}.values()
-        looks = [(dataset, look(dataset)) for dataset in datasets]
-        steady = [(dataset, seen) for dataset, seen in looks if seen is not None]
+        looks = steady(self.current_eval_stream)
         state += self.run_backbone.precision.encode()
 
         def compute(new: list[Any]) -> list[Features]:
             evaluated = [dataset.eval() for dataset in new]
             loader = own_share(evaluated, self.eval_mb_size, self.device, num_workers)
-            sizes = [len(dataset) for dataset in new]
-            parts = (torch.split(part, sizes) for part in self._features_of(loader))
-            return [Features(*rows) for rows in zip(*parts, strict=True)]
+            return by_dataset(self._features_of(loader), new)
 
-        found = self.feature_cache.get(steady, state, compute)
-        self._evaluated = {id(d): f for (d, _), f in zip(steady, found, strict=True)}
+        found = self.feature_cache.get(looks, state, compute)
+        self._evaluated = {id(d): f for (d, _), f in zip(looks, found, strict=True)}
 
     def eval_dataset_adaptation(self, **kwargs: Any) -> None:
         """The experience under the eval transform."""

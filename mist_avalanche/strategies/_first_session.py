@@ -20,11 +20,12 @@ from ..models.features import in_mode
 from ..models.heads import BackboneWithHead, PrototypeHead
 from ..models.snapshot import Snapshot
 from ._computed import ComputedHeadStrategy
+from ._loop import LossOfModel
 from ._session import FirstSession
 from .feature_cache import bits_of
 
 
-class FirstSessionStrategy(ComputedHeadStrategy, ABC):
+class FirstSessionStrategy(LossOfModel, ComputedHeadStrategy, ABC):
     """Adapts the backbone to the first experience, and then computes a head from frozen features.
 
     The first experience has the session's epochs, in Avalanche's loop, over images ``mb_x`` under
@@ -165,11 +166,6 @@ class FirstSessionStrategy(ComputedHeadStrategy, ABC):
         super()._after_training_epoch(**kwargs)
         if self._schedule is not None:
             self._schedule.step()
-
-    def _make_empty_loss(self) -> Tensor:
-        """In the model's dtype; Avalanche's is of float32."""
-        weights: Tensor = next(self.model.parameters())
-        return weights.new_zeros(1)
 
     def forward(self) -> Tensor:
         """Logits of the current mini-batch; while the session goes on, of its own classifier."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from avalanche.training.templates import SupervisedTemplate
 from avalanche.training.utils import _at_task_boundary
 from torch import Tensor, nn
@@ -17,13 +15,14 @@ from .._support.checks import check_integer, check_not_empty, classes_of
 from .._support.memory_use import advice
 from ..models.features import in_mode
 from ..models.heads import BackboneWithHead
-from ._batches import own_share
+from ._batches import collect, own_share
+from ._loop import LossOfModel, among_own, whole_of
 from .feature_cache import Features
 
 MOMENTUM = 0.9
 
 
-class OwnTraining(SupervisedTemplate, ABC):
+class OwnTraining(LossOfModel, SupervisedTemplate, ABC):
     """An experience: grow, let plugins tune the backbone, train with a new SGD, take statistics.
 
     In training the softmax is over the classes of the present experience alone, and over those of
@@ -135,22 +134,10 @@ class OwnTraining(SupervisedTemplate, ABC):
         """Logits (B, C) of a mini-batch of evaluation."""
 
     def forward(self) -> Tensor:
-        """Logits (B, C) of the current mini-batch; -inf in training for other experiences' classes.
-
-        A label that a plugin has put into the batch takes part as well.
-        """
+        """Logits (B, C) of the mini-batch; in training -inf for other experiences' classes."""
         if not self.is_training:
             return self.evaluation_logits(self.mb_x)
-        logits = self.training_logits(self.mb_x)
-        others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
-        others[self._classes] = False
-        others[self.mb_y] = False
-        return logits.masked_fill(others, -math.inf)
-
-    def _make_empty_loss(self) -> Tensor:
-        """In the model's dtype; Avalanche's is of float32."""
-        weights: Tensor = next(self.model.parameters())
-        return weights.new_zeros(1)
+        return among_own(self.training_logits(self.mb_x), self._classes, self.mb_y)
 
     def _after_training_exp(self, num_workers: int = 0, **kwargs: Any) -> None:
         """An experience is over once its images have come; Avalanche marks no last online part."""
@@ -169,18 +156,7 @@ class OwnTraining(SupervisedTemplate, ABC):
         self, datasets: list[Any], num_workers: int, run: Callable[[Tensor], Tensor]
     ) -> Features:
         """Features, labels and task labels of datasets in order, in evaluation mode."""
-        loader, rows = own_share(datasets, self.eval_mb_size, self.device, num_workers), []
+        loader = own_share(datasets, self.eval_mb_size, self.device, num_workers)
         smaller = "Lower eval_mb_size; it changes no result."
         with in_mode(self.model, training=False), advice("a batch of images", smaller):
-            for batch in loader:
-                x, y, *rest = (part.to(self.device, non_blocking=True) for part in batch)
-                t = rest[-1] if rest else torch.zeros_like(y)
-                rows.append((run(x), y, t))
-        return Features(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
-
-
-def whole_of(experience: Any) -> Any:
-    """An experience, or the one that an online part with known boundaries comes from."""
-    if isinstance(experience, OnlineCLExperience) and experience.access_task_boundaries:
-        return experience.origin_experience
-    return experience
+            return collect(loader, self.device, run)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from avalanche.training.templates import SupervisedTemplate
 from avalanche.training.utils import _at_task_boundary
 from torch import Tensor, nn
@@ -23,17 +21,18 @@ from .._support.checks import (
 )
 from .._support.distributed import join_rows, share, sum_over_processes, world_size
 from .._support.memory_use import advice
-from ..models.attached import take_off_classifier
+from ..models.attached import without_classifier
 from ..models.heads import BackboneWithHead
 from ..models.linear_head import GrowingLinear
 from ..models.prompts import PromptedViT, PromptModule, check_blocks, vit_depth
 from ..plugin import MISTPlugin
+from ._loop import LossOfModel, among_own, whole_of
 from ._queries import Queries, query_of
 
 SCHEDULES = ("constant", "cosine")
 
 
-class PromptStrategy(SupervisedTemplate, ABC):
+class PromptStrategy(LossOfModel, SupervisedTemplate, ABC):
     """Trains a prompt module and a growing linear classifier on a frozen ViT, in Avalanche's loop.
 
     In training the softmax is over the classes of the present experience alone, so that rows of
@@ -123,10 +122,7 @@ class PromptStrategy(SupervisedTemplate, ABC):
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
         """Grow head and prompts; let plugins, which come right after, see a ViT that can train."""
         check_not_empty(self.experience)
-        whole: Any = self.experience
-        if isinstance(whole, OnlineCLExperience) and whole.access_task_boundaries:
-            whole = whole.origin_experience
-        self._classes = classes_of(whole)
+        self._classes = classes_of(whole_of(self.experience))
         if _at_task_boundary(self.experience, before=True):
             self.model = self.model_adaptation()
             self.prompts.begin_experience()
@@ -156,17 +152,9 @@ class PromptStrategy(SupervisedTemplate, ABC):
         super()._before_training_epoch(**kwargs)
 
     def forward(self) -> Tensor:
-        """Logits (B, C) of the current mini-batch; -inf in training for other experiences' classes.
-
-        A label that a plugin has put into the batch takes part as well.
-        """
+        """Logits (B, C) of the mini-batch; in training -inf for other experiences' classes."""
         logits: Tensor = self.model.head(self._features())
-        if not self.is_training:
-            return logits
-        others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
-        others[self._classes] = False
-        others[self.mb_y] = False
-        return logits.masked_fill(others, -math.inf)
+        return among_own(logits, self._classes, self.mb_y) if self.is_training else logits
 
     def _obtain_common_dataloader_parameters(self, **kwargs: Any) -> Any:
         """Every process has whole batches, of which it takes its share in :meth:`_features`."""
@@ -204,11 +192,6 @@ class PromptStrategy(SupervisedTemplate, ABC):
             for p in self.prompts.training_parameters():
                 grad = torch.zeros_like(p) if p.grad is None else p.grad
                 p.grad = sum_over_processes(grad)
-
-    def _make_empty_loss(self) -> Tensor:
-        """In the model's dtype; Avalanche's is of float32."""
-        weights: Tensor = next(self.model.parameters())
-        return weights.new_zeros(1)
 
     def optimizer_step(self) -> None:
         """Clip the gradient's norm, and step."""
@@ -265,12 +248,7 @@ def plain_vit(model: nn.Module, strategy: str) -> tuple[int, int]:
         ValueError: prompts cannot be attached to the model.
     """
     depth = vit_depth(model)
-    if (name := take_off_classifier(model)) is not None:
-        warnings.warn(
-            f"{type(model).__name__} still had its classifier, {name!r}. {strategy} needs features "
-            "and has taken it off. Give timm.create_model(NAME, num_classes=0).",
-            stacklevel=4,  # Avalanche wraps each constructor
-        )
+    without_classifier(model, strategy)
     vit: Any = model
     return int(vit.embed_dim), depth
 

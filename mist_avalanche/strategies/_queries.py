@@ -12,7 +12,7 @@ from .._support.checks import check_integer
 from .._support.distributed import gather_rows
 from ..models.prompts import PromptedViT
 from ._batches import own_share
-from .feature_cache import FeatureCache, Features, fingerprint, look
+from .feature_cache import FeatureCache, Features, fingerprint, steady
 
 
 class Queries:
@@ -33,16 +33,14 @@ class Queries:
         """Compute those of all images that are new, and not a matter of chance."""
         if self._cache is None:
             return
-        datasets = {id(e.dataset): e.dataset for e in experiences if len(e.dataset)}.values()
-        looks = [(dataset, look(dataset)) for dataset in datasets]
-        steady = [(dataset, seen) for dataset, seen in looks if seen is not None]
+        looks = steady(e for e in experiences if len(e.dataset))
         state = fingerprint(self.model.backbone) + self.model.precision.encode()
 
         def compute(new: list[Any]) -> list[Features]:
             return [self._of(dataset.eval(), batch_size, num_workers) for dataset in new]
 
-        found = self._cache.get(steady, state, compute)
-        self._ready = {id(d): f.features for (d, _), f in zip(steady, found, strict=True)}
+        found = self._cache.get(looks, state, compute)
+        self._ready = {id(d): f.features for (d, _), f in zip(looks, found, strict=True)}
 
     def _of(self, dataset: Any, batch_size: int, num_workers: int) -> Features:
         """Queries (n, D) of a dataset in order; labels are not needed, and left out."""

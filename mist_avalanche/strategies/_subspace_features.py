@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..models.subspaces import SubspaceViT
-from .feature_cache import FeatureCache, Features, bits_of, look
+from .feature_cache import FeatureCache, Features, bits_of, by_dataset, steady
 
 
 class SubspaceFeatures:
@@ -41,9 +41,7 @@ class SubspaceFeatures:
         """
         if not self._max_bytes:
             return
-        datasets = {id(e.dataset): e.dataset for e in experiences}.values()
-        looks = [(dataset, look(dataset)) for dataset in datasets]
-        steady = [(dataset, seen) for dataset, seen in looks if seen is not None]
+        looks = steady(experiences)
         precision = model.run_backbone.precision.encode()
         found = []
         for block in model.blocks():
@@ -52,8 +50,8 @@ class SubspaceFeatures:
             cache.max_bytes = max(0, self._max_bytes - sum(others))
             adapter = b"" if block < 0 else bits_of(model.adapters[block])
             state = states[max(0, block)] + adapter + precision
-            found.append(cache.get(steady, state, partial(_compute, model, block, take)))
-        for (dataset, _), parts in zip(steady, zip(*found, strict=True), strict=True):
+            found.append(cache.get(looks, state, partial(_compute, model, block, take)))
+        for (dataset, _), parts in zip(looks, zip(*found, strict=True), strict=True):
             features = torch.stack([part.features for part in parts], dim=1)
             self._ready[id(dataset)] = parts[0]._replace(features=features)
 
@@ -77,5 +75,4 @@ def _compute(
     evaluated = [dataset.eval() for dataset in datasets]
     with model.state_of(block):
         found = take(evaluated, run=partial(model.adapted, block=block))
-    parts = (torch.split(part, [len(dataset) for dataset in datasets]) for part in found)
-    return [Features(*rows) for rows in zip(*parts, strict=True)]
+    return by_dataset(found, datasets)

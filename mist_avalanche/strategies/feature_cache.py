@@ -63,6 +63,20 @@ def look(dataset: Any) -> bytes | None:
     return first if first == second else None
 
 
+def steady(experiences: Iterable[Any]) -> list[tuple[Any, bytes]]:
+    """The datasets of experiences, each once, with their :func:`look`; without those of chance."""
+    datasets = {id(e.dataset): e.dataset for e in experiences}.values()
+    looks = [(dataset, look(dataset)) for dataset in datasets]
+    return [(dataset, seen) for dataset, seen in looks if seen is not None]
+
+
+def by_dataset(found: Features, datasets: Sequence[Any]) -> list[Features]:
+    """Of datasets in a row, those of each."""
+    sizes = [len(dataset) for dataset in datasets]
+    parts = (torch.split(part, sizes) for part in found)
+    return [Features(*rows) for rows in zip(*parts, strict=True)]
+
+
 def _generators() -> tuple[Any, ...]:
     """The state of the global generators on the CPU."""
     legacy: Any = np.random.get_state()

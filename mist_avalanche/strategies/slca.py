@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from .._support.checks import check_integer, check_rate
 from .._support.randomness import isolated_rng
 from ..models.alignment import ClassGaussians, align
-from ..models.attached import take_off_classifier
+from ..models.attached import without_classifier
 from ..models.experience_head import ExperienceLinear
 from ..models.features import in_mode
 from ..models.forward import Forward
@@ -116,12 +115,7 @@ class SLCA(OwnTraining):
             None if temperature is None else check_rate("temperature", temperature, "(0, inf)")
         )
         self.masks_steps = masks_steps
-        if (name := take_off_classifier(model)) is not None:
-            warnings.warn(
-                f"{type(model).__name__} still had its classifier, {name!r}. SLCA needs features "
-                "and has taken it off. Give timm.create_model(NAME, num_classes=0).",
-                stacklevel=3,  # Avalanche wraps each constructor
-            )
+        without_classifier(model, "SLCA")
         self.gaussians = ClassGaussians()
         self.run_backbone = Forward(precision)
         super().__init__(

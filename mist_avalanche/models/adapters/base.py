@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ..._support.randomness import derive_seed
+from ..checkpointing import attach_again
 from ..prompts import vit_depth
 
 
@@ -58,16 +59,13 @@ class AdaptingModule(nn.Module, ABC):
         """Features (B, D) of images by the adapted model, under gradient checkpointing as well."""
         with self.attached(model):
             features: Tensor = model(x)
-        if features.requires_grad and getattr(model, "grad_checkpointing", False):
-            # Blocks run again while gradients pass: be attached there too.
+
+        def attach() -> Callable[[], None]:
             stack = ExitStack()
+            stack.enter_context(self.attached(model))
+            return stack.close
 
-            def again(_gradient: Tensor) -> None:
-                stack.enter_context(self.attached(model))
-                torch.autograd.Variable._execution_engine.queue_callback(stack.close)
-
-            output: Any = features
-            output.register_hook(again)
+        attach_again(model, features, attach)
         return features
 
 

@@ -8,13 +8,14 @@ timm's own attention computes, fused or not, and prefixes pass through no projec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checkpointing import attach_again
 from .base import Attached, Prefix
 
 
@@ -56,15 +57,12 @@ class Attachment:
 
     def keep_for_backward(self, features: Tensor, attached: Attached) -> None:
         """Under gradient checkpointing blocks run again while gradients pass: attach there too."""
-        if not features.requires_grad or not getattr(self.vit, "grad_checkpointing", False):
-            return
 
-        def again(_gradient: Tensor) -> None:
+        def attach() -> Callable[[], None]:
             self._now = attached
-            torch.autograd.Variable._execution_engine.queue_callback(self._rest)
+            return self._rest
 
-        output: Any = features
-        output.register_hook(again)
+        attach_again(self.vit, features, attach)
 
     def _rest(self) -> None:
         self._now = None

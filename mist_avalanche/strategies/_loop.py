@@ -1,0 +1,38 @@
+"""What strategies share that train in Avalanche's loop, and keep features of evaluation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from avalanche.benchmarks.scenarios.online import OnlineCLExperience
+from torch import Tensor
+
+
+class LossOfModel:
+    """Lets a strategy sum its losses in the model's dtype; Avalanche's sum is of float32."""
+
+    model: Any
+
+    def _make_empty_loss(self) -> Tensor:
+        weights: Tensor = next(self.model.parameters())
+        return weights.new_zeros(1)
+
+
+def among_own(logits: Tensor, classes: list[int], labels: Tensor) -> Tensor:
+    """Logits (B, C) with -inf for other classes than an experience's own.
+
+    A label that a plugin has put into the batch takes part as well.
+    """
+    others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+    others[classes] = False
+    others[labels] = False
+    return logits.masked_fill(others, -math.inf)
+
+
+def whole_of(experience: Any) -> Any:
+    """An experience, or the one that an online part with known boundaries comes from."""
+    if isinstance(experience, OnlineCLExperience) and experience.access_task_boundaries:
+        return experience.origin_experience
+    return experience
