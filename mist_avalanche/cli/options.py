@@ -10,7 +10,7 @@ from typing import Any
 from .._version import __version__
 from ..benchmarks.storage.catalog import DATASETS
 from ..models.defaults import NORMALIZATIONS, PRECISIONS
-from ..runs.config import BENCHMARKS, RunConfig
+from ..runs.config import BENCHMARKS, LRS, RunConfig
 from ..strategies.names import COMPARED, STRATEGIES
 
 _ABOUT = "A run, several methods side by side, ablations, predictions, datasets."
@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
         parents=[shared],
         help="learning rates of MIST, tried on training images of the first experience",
     )
-    suggest.add_argument("--lrs", metavar="LR,…", help="default: 0.0003,0.001,0.003,0.01,0.03")
+    suggest.add_argument("--lrs", metavar="LR,…", help=f"default: {','.join(map(str, LRS))}")
     suggest.add_argument("--splits", type=int, default=1, metavar="N", help="draws to average")
     _add_predict(commands)
     inspect = commands.add_parser("inspect", help="where MIST may move the backbone, of one run")

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from tabulate import tabulate
 
+from ..runs.config import LRS
 from ..runs.settings_check import check_settings
-from ..runs.suggest import LRS, best, suggest
+from ..runs.suggest import best, suggest
 from .run import config_of
 
 

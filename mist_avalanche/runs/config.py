@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from avalanche.benchmarks import NCScenario
 
 EVERY = 300.0  # seconds
+LRS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # that `suggest` tries
 _NO_NUMBERS = ("name", "num_workers", "checkpoint_every")  # settings that change none
 
 

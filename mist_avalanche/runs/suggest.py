@@ -20,10 +20,9 @@ from ..method.losses import TEMPERATURE
 from ..models.backbones import create_backbone
 from ..plugin import MISTPlugin
 from ..strategies import SimpleCIL
-from .config import BENCHMARKS, RunConfig
+from .config import BENCHMARKS, LRS, RunConfig
 from .runner import choose_device
 
-LRS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 _HELD_OUT = 5  # of so many images of a class, one
 
 
@@ -133,7 +132,7 @@ def _judged(
     strategy = SimpleCIL(
         model=backbone,
         plugins=plugins,
-        criterion=_Cosines(),
+        criterion=Cosines(),
         evaluator=EvaluationPlugin(*metrics, loggers=[]),
         train_mb_size=64,
         eval_mb_size=64,
@@ -149,7 +148,7 @@ def _judged(
     return 100 * accuracy, loss
 
 
-class _Cosines(nn.Module):
+class Cosines(nn.Module):
     """Cross-entropy of cosines over MIST's temperature."""
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:

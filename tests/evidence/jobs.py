@@ -17,9 +17,9 @@ from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from torch import nn
 
 from mist_avalanche import MISTPlugin
-from mist_avalanche.method.losses import TEMPERATURE
 from mist_avalanche.models.backbones import create_backbone
 from mist_avalanche.runs.metrics import summarize
+from mist_avalanche.runs.suggest import Cosines
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
 BACKBONE = "deit_tiny_patch16_224"
@@ -69,14 +69,6 @@ class _Follow(SupervisedPlugin):
         strategy.model.backbone.load_state_dict(self.leader.state_dict())
 
 
-class _Cosine(nn.Module):
-    """Cross-entropy of cosines over MIST's temperature."""
-
-    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Mean loss."""
-        return nn.functional.cross_entropy(logits / TEMPERATURE, labels)
-
-
 def run(job: Job, weights: Path, cache: Path, device: str, precision: str) -> dict[str, Any]:
     """Both strategies on the same tuned backbone; A_T, A_bar and rows of each."""
     import sets
@@ -109,7 +101,7 @@ def run(job: Job, weights: Path, cache: Path, device: str, precision: str) -> di
         )
 
     follow = [_Follow(backbone)] if mist else []
-    add("simplecil", SimpleCIL, [mist] if mist else [], criterion=_Cosine())
+    add("simplecil", SimpleCIL, [mist] if mist else [], criterion=Cosines())
     ranpac = {"n_random_features": RANDOM_FEATURES, "seed": job.seed}
     if not job.held_out:
         add("ranpac", RanPAC, follow, **ranpac)

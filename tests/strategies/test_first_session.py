@@ -10,11 +10,10 @@ import torch
 from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.benchmarks.scenarios.online import split_online_stream
 from avalanche.benchmarks.utils import as_classification_dataset
-from avalanche.benchmarks.utils.transform_groups import TransformGroups
 from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from conftest import Images, make_benchmark
-from timm.models.vision_transformer import VisionTransformer
+from small_runs import accuracy, everything, same, small, state, streams
 from tiny_runs import MIST as TINY_MIST
 from tiny_runs import tiny_benchmark
 from torch.nn import functional as F
@@ -35,12 +34,6 @@ MIST = {"tune_epochs": 2, "batch_size": 8, "lr": 0.01, "verbose": False, "seed":
 SESSION = {"lr": 0.1, "train_epochs": 2, "train_mb_size": 6}
 
 
-def small():
-    torch.manual_seed(0)
-    sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 3, "num_heads": 2}
-    return VisionTransformer(**sizes, num_classes=0)
-
-
 def quiet():
     return EvaluationPlugin(accuracy_metrics(stream=True), loggers=[])
 
@@ -59,37 +52,6 @@ def train(strategy, *experiences, **kwargs):
     for experience in experiences:
         torch.manual_seed(7)  # whatever was evaluated before
         strategy.train(experience, eval_streams=[], **kwargs)
-
-
-def accuracy(strategy, experiences):
-    return next(v for k, v in strategy.eval(experiences).items() if "Top1_Acc_Stream" in k)
-
-
-def state(strategy):
-    return {k: v.detach().clone() for k, v in strategy.model.state_dict().items()}
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in one.items())
-
-
-def streams(labels, per_class=3, noise=0.0, transform=None):
-    """A stream of experiences with these labels."""
-    generator = torch.Generator().manual_seed(1)
-    patterns = torch.rand(20, 3, 32, 32, generator=generator)
-    groups = TransformGroups({"train": (transform, None), "eval": (None, None)})
-    made = []
-    for classes in labels:
-        y = torch.tensor(classes).repeat_interleave(per_class)
-        x = patterns[y] + noise * torch.rand(len(y), 3, 32, 32, generator=generator)
-        made.append(as_classification_dataset(Images(x, y), transform_groups=groups))
-    return benchmark_from_datasets(train=made, test=made)
-
-
-def everything(experiences):
-    """Images and labels of experiences under the eval transform."""
-    items = [item for e in experiences for item in e.dataset.eval()]
-    return torch.stack([x for x, *_ in items]), torch.tensor([y for _, y, *_ in items])
 
 
 class Watch(SupervisedPlugin):

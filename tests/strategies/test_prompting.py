@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 import timm
 import torch
-from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.benchmarks.scenarios.online import split_online_stream
-from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin, SupervisedPlugin
 from avalanche.training.storage_policy import ReservoirSamplingBuffer
-from conftest import Images, make_benchmark
+from conftest import make_benchmark
 from kinds import KINDS
-from timm.models.vision_transformer import VisionTransformer
+from small_runs import accuracy, same, small, state, streams
 
 from mist_avalanche import MISTPlugin
 from mist_avalanche.models import create_backbone
@@ -28,12 +26,6 @@ STRATEGIES = {
 }
 NAMES = pytest.mark.parametrize("name", STRATEGIES)
 MIST = {"tune_epochs": 2, "batch_size": 8, "lr": 0.01, "verbose": False, "seed": 0}
-
-
-def small():
-    torch.manual_seed(0)
-    sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 3, "num_heads": 2}
-    return VisionTransformer(**sizes, num_classes=0)
 
 
 def make(name, plugins=(), model=None, **settings):
@@ -51,28 +43,6 @@ def train(strategy, *experiences, **kwargs):
     for experience in experiences:
         torch.manual_seed(7)  # whatever was evaluated before
         strategy.train(experience, eval_streams=[], **kwargs)
-
-
-def accuracy(strategy, experiences):
-    return next(v for k, v in strategy.eval(experiences).items() if "Top1_Acc_Stream" in k)
-
-
-def state(strategy):
-    return {k: v.detach().clone() for k, v in strategy.model.state_dict().items()}
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in one.items())
-
-
-def streams(labels, per_class=3):
-    """A stream of experiences with these labels."""
-    patterns = torch.rand(20, 3, 32, 32, generator=torch.manual_seed(1))
-    made = []
-    for classes in labels:
-        y = torch.tensor(classes).repeat_interleave(per_class)
-        made.append(as_classification_dataset(Images(patterns[y], y)))
-    return benchmark_from_datasets(train=made, test=made)
 
 
 # ---- What trains, and what stays --------------------------------------------------------------

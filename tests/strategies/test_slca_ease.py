@@ -11,7 +11,7 @@ from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from conftest import Images, make_benchmark
-from timm.models.vision_transformer import VisionTransformer
+from small_runs import accuracy, everything, same, small, state, streams
 from torch import nn
 
 from mist_avalanche import MISTPlugin
@@ -26,17 +26,11 @@ NAMES = pytest.mark.parametrize("name", STRATEGIES)
 MIST = {"tune_epochs": 2, "batch_size": 8, "lr": 0.05, "verbose": False, "seed": 0}
 
 
-def small():
-    torch.manual_seed(0)
-    sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2}
-    return VisionTransformer(**sizes, num_classes=0)
-
-
 def make(name, plugins=(), model=None, **settings):
     kind, own = STRATEGIES[name]
     usual = {"train_mb_size": 6, "train_epochs": 2, "eval_mb_size": 8}
     return kind(
-        model=model or small(),
+        model=model or small(depth=2),
         plugins=list(plugins),
         evaluator=EvaluationPlugin(accuracy_metrics(stream=True), loggers=[]),
         **{**own, **usual, **settings},
@@ -46,32 +40,6 @@ def make(name, plugins=(), model=None, **settings):
 def train(strategy, *experiences, **kwargs):
     for experience in experiences:
         strategy.train(experience, eval_streams=[], **kwargs)
-
-
-def accuracy(strategy, experiences):
-    return next(v for k, v in strategy.eval(experiences).items() if "Top1_Acc_Stream" in k)
-
-
-def state(strategy):
-    return {k: v.detach().clone() for k, v in strategy.model.state_dict().items()}
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in one.items())
-
-
-def streams(labels, per_class=3):
-    patterns = torch.rand(20, 3, 32, 32, generator=torch.manual_seed(1))
-    made = []
-    for classes in labels:
-        y = torch.tensor(classes).repeat_interleave(per_class)
-        made.append(as_classification_dataset(Images(patterns[y], y)))
-    return benchmark_from_datasets(train=made, test=made)
-
-
-def images_of(experiences):
-    items = [item for e in experiences for item in e.dataset.eval()]
-    return torch.stack([x for x, *_ in items]), torch.tensor([y for _, y, *_ in items])
 
 
 # ---- Any stream ---------------------------------------------------------------------------------
@@ -110,13 +78,13 @@ def test_many_experiences_of_unequal_size_single_images_and_returning_classes(na
 @NAMES
 def test_logits_of_an_image_do_not_depend_on_its_batch(name):
     benchmark = make_benchmark(4, 2, per_class=4)
-    strategy = make(name, model=small().double())
+    strategy = make(name, model=small(depth=2).double())
     doubled = [
         as_classification_dataset(Images(x.double(), y))
-        for x, y in (images_of([e]) for e in benchmark.train_stream)
+        for x, y in (everything([e]) for e in benchmark.train_stream)
     ]
     train(strategy, *benchmark_from_datasets(train=doubled).train_stream)
-    x = images_of(benchmark.test_stream)[0].double()
+    x = everything(benchmark.test_stream)[0].double()
     model = strategy.model.eval()
     with torch.no_grad():
         alone = torch.cat([model(image[None]) for image in x])
@@ -191,7 +159,7 @@ def test_slca_moves_every_weight_unless_its_steps_are_masked(masks):
 def test_ease_s_subspaces_stay_where_they_are_though_mist_tunes_before_each_experience():
     benchmark = make_benchmark(6, 3, per_class=4)
     strategy = make("ease", [MISTPlugin(tune_on="every", **MIST)], beta=1.0)
-    x, y = images_of(benchmark.test_stream)
+    x, y = everything(benchmark.test_stream)
     seen, backbones = [], []
     for experience in benchmark.train_stream:
         train(strategy, experience)
@@ -237,7 +205,7 @@ def go_on(name, benchmark, folder, stop=None):
         found.append(accuracy(strategy, benchmark.test_stream[: checkpoint.done + 1]))
         checkpoint.save(found)
     flags = {n: p.requires_grad for n, p in strategy.model.named_parameters()}
-    logits = strategy.model.eval()(images_of(benchmark.test_stream)[0])
+    logits = strategy.model.eval()(everything(benchmark.test_stream)[0])
     return state(strategy), found, flags, logits
 
 
