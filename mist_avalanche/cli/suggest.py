@@ -26,6 +26,9 @@ def execute(args: argparse.Namespace) -> None:
     ]
     print(tabulate(rows, ("lr", "accuracy", "loss"), disable_numparse=True))
     if chosen.lr is None:
-        print("\nNo learning rate beats the frozen backbone: expect nothing of MIST here.")
+        print(
+            "\nNo learning rate does better than the frozen backbone on these held-out images. "
+            "--splits 5 looks at more of them."
+        )
     else:
         print(f"\nUse --lr {chosen.lr:g}")
