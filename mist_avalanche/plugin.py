@@ -19,7 +19,7 @@ from .method.epochs import Keeper
 from .method.guard import StepGuard
 from .method.history import SelectionHistory
 from .method.objective import Objective
-from .method.options import OPTIONS, MISTOptions
+from .method.options import OPTIONS, MISTOptions, merged_options
 from .method.selection import Selection
 from .method.sparse_tuning import HOST, SparseTuning
 from .models.defaults import backbone_defaults
@@ -88,7 +88,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             changes: options.
         """
         defaults = backbone_defaults(name).mist_for(drift_compensation=drift_compensation)
-        return cls(**{**defaults, **changes})
+        return cls(**merged_options(defaults, changes))
 
     # ---- What there is to see ----------------------------------------------------------------
 
@@ -165,6 +165,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             score, epochs = method.due_online(strategy.experience)
         else:
             tune_on = self.options.tune_on or str(getattr(strategy, "tune_on", "every"))
+            MISTOptions(**{**vars(self.options), "tune_on": tune_on})  # refuses what is idle then
             score, epochs = method.due(strategy.experience, tune_on)
         keeping = {"keeper": self.keeper, "begun": begun, "verbose": self.options.verbose}
         with advice("MIST's batches", _SMALLER):

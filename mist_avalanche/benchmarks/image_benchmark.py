@@ -12,7 +12,7 @@ from avalanche.benchmarks import NCScenario
 from .storage.catalog import DatasetFacts
 from .storage.find import find, split_name
 from .stream import Source, Transform, class_incremental
-from .transforms import Statistics, center_crop, random_crops, statistics_for
+from .transforms import Statistics, center_crop, random_crops, refuse_idle, statistics_for
 
 
 class ImageBenchmark(Protocol):
@@ -104,11 +104,7 @@ def image_benchmark(
         eval_transform: Transform | None = None,
         download: bool = False,
     ) -> NCScenario:
-        if normalize != usual and train_transform and eval_transform:
-            raise ValueError(
-                "`normalize` acts in the default transforms, and both are replaced. Leave it away, "
-                "or normalise in `train_transform` and `eval_transform`."
-            )
+        refuse_idle({"normalize": usual, "backbone": None, "image_size": 224}, locals())
         replaced = train_transform is not None and eval_transform is not None
         statistics = None if replaced else statistics_for(normalize, published, backbone)
         found = find(facts, dataset_root, split=split, download=download)

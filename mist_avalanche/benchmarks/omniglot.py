@@ -19,7 +19,7 @@ from torchvision.datasets import Omniglot
 from torchvision.transforms import v2
 
 from .stream import Source, Transform, class_incremental, slight_affine
-from .transforms import Statistics, statistics_for
+from .transforms import Statistics, refuse_idle, statistics_for
 
 SETS = (
     "images_background",
@@ -134,6 +134,7 @@ def SplitOmniglot(
         FileNotFoundError: there is no Omniglot under ``dataset_root``.
         ValueError: a broken archive, an unknown alphabet or an impossible number of experiences.
     """
+    refuse_idle({"normalize": None, "backbone": None, "image_size": 32}, locals())
     root = Path(dataset_root) if dataset_root else default_dataset_location("omniglot")
     try:
         where = _find(root, subset)

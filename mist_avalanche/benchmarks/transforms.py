@@ -5,7 +5,7 @@ Source: the reference implementation of arXiv 2505.19943, after RevisitingCIL (a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,8 +29,14 @@ def statistics_for(
         backbone: whose statistics ``"pretrained"`` means: a name, or a model of timm.
 
     Raises:
-        ValueError: another setting, or ``"pretrained"`` of a backbone that is not known.
+        ValueError: another setting; ``"pretrained"`` of a backbone that is not known, or of none; a
+            backbone that has no effect.
     """
+    if backbone is not None and normalize != "pretrained":
+        raise ValueError(
+            f"`backbone` has no effect with normalize={normalize!r}. Give normalize='pretrained', "
+            "which is for the mean and std of its pretraining, or leave `backbone` away."
+        )
     if normalize is None or normalize == "none":
         return None
     if normalize == "published":
@@ -48,6 +54,26 @@ def statistics_for(
             f"channels, got {normalize!r}."
         )
     return normalize
+
+
+def refuse_idle(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """An error where both transforms are replaced, and something else is set for the default ones.
+
+    Args:
+        defaults: by name, of what acts in the default transforms alone.
+        given: ``train_transform``, ``eval_transform``, and values for these names.
+
+    Raises:
+        ValueError: a value that is not the default one has no effect.
+    """
+    if given["train_transform"] is None or given["eval_transform"] is None:
+        return
+    for name, default in defaults.items():
+        if given[name] != default:
+            raise ValueError(
+                f"`{name}` acts in the default transforms, and both are replaced. Leave it away, "
+                "and do what it says in `train_transform` and `eval_transform`."
+            )
 
 
 def _tensor(statistics: Statistics | None) -> list[Transform]:

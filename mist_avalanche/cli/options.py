@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     add = shared.add_argument
     default = RunConfig()
-    add("--benchmark", choices=BENCHMARKS, default=default.benchmark)
+    add("--benchmark", choices=BENCHMARKS, help=f"default: {default.benchmark}")
     add("--benchmark-arg", type=setting, action="append", default=[], metavar="KEY=VALUE")
     add("--strategy-arg", type=setting, action="append", default=[], metavar="KEY=VALUE")
     add("--mist-arg", type=setting, action="append", default=[], metavar="KEY=VALUE")
@@ -52,10 +52,10 @@ def parser() -> argparse.ArgumentParser:
         option = f"--{name.replace('_', '-')}"
         add(option, type=kind, metavar=kind.__name__.upper(), help=f"short for --mist-arg {name}=…")
     add("--dataset-root", metavar="DIR", help="default: Avalanche's data folder")
-    add("--experiences", type=int, default=default.experiences)
-    add("--seed", type=int, default=default.seed, help="of training")
-    add("--order-seed", type=int, default=default.order_seed, help="of the class order")
-    add("--backbone", default=default.backbone, help="'embedded' or a name of timm")
+    add("--experiences", type=int, metavar="N", help=f"default: {default.experiences}")
+    add("--seed", type=int, help=f"of training (default: {default.seed})")
+    add("--order-seed", type=int, help=f"of the class order (default: {default.order_seed})")
+    add("--backbone", help="'embedded', which is the default, or a name of timm")
     add("--weights", metavar="FILE", help="weights of the backbone, instead of timm's hub")
     add("--image-size", type=int, metavar="PIXELS", help="default: that of the pretraining")
     add(
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         "(default: published for the paper's ViT, pretrained for others)",
     )
     add("--device", choices=("auto", "cpu", "cuda"), default=default.device)
-    add("--precision", choices=PRECISIONS, default=default.precision, help="of the backbone")
+    add("--precision", choices=PRECISIONS, help=f"of the backbone (default: {default.precision})")
     add("--compile", action="store_true", help="use torch.compile")
     add("--num-workers", type=int, default=default.num_workers, help="of the data loaders")
     add("--quiet", action="store_true", help="no progress bars")
@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     run = commands.add_parser("run", parents=[common], help="one method")
-    run.add_argument("--strategy", choices=STRATEGIES, default=default.strategy)
+    run.add_argument("--strategy", choices=STRATEGIES, help=f"default: {default.strategy}")
     run.add_argument("--mist", action="store_true", help="add MISTPlugin")
     run.add_argument(
         "--config",

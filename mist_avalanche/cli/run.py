@@ -17,11 +17,16 @@ from ..runs.ablations import ablated
 from ..runs.config import RunConfig
 from ..runs.experiments import default_jobs, run_methods
 from ..runs.reference_config import read_config
-from ..runs.settings_check import check_settings, plan
+from ..runs.results import check_free
+from ..runs.settings_check import check_order_varies, check_settings, plan
 from ..strategies.names import COMPUTED_STRATEGIES, STRATEGIES
 from .options import SHORT
 
 _FOLDERS = {"run": "orders", "compare": "comparison", "ablate": "ablations"}
+_NAMED = (  # None where they are not given
+    *("benchmark", "dataset_root", "experiences", "seed", "order_seed"),
+    *("backbone", "weights", "image_size", "normalize", "precision"),
+)
 _ALLOWED = {
     "compare": f"{', '.join(STRATEGIES)}, each also with '+mist', "
     f"{' and '.join(COMPUTED_STRATEGIES)} also with '+drift'",
@@ -42,10 +47,13 @@ def execute(args: argparse.Namespace) -> None:
     benchmark = next(iter(methods.values())).benchmark
     output = Path(args.output or f"results/{benchmark}-{name}")
     check_settings([*methods.values()])
+    if args.vary_order:
+        check_order_varies([*methods.values()], args.seeds)
     if args.dry_run or not args.quiet:
         print(plan([*methods.values()], args.seeds, output))
     if args.dry_run:
         return
+    check_free(output, resume=args.resume, overwrite=args.overwrite)
     with processes(args.device), only_one(output, "command") if not rank() else nullcontext():
         runs = run_methods(
             [(config, output if one else output / label) for label, config in methods.items()],
@@ -79,21 +87,13 @@ def config_of(args: argparse.Namespace) -> RunConfig:
     twice = short.keys() & dict(args.mist_arg).keys()
     if twice:
         raise ValueError(f"{sorted(twice)[0]!r} is given twice, also as --mist-arg.")
+    given = {name: value for name in _NAMED if (value := getattr(args, name)) is not None}
     return RunConfig(
-        benchmark=args.benchmark,
+        **given,
         mist_args={**dict(args.mist_arg), **short},
         strategy_args=dict(args.strategy_arg),
         benchmark_args=dict(args.benchmark_arg),
-        dataset_root=args.dataset_root,
-        experiences=args.experiences,
-        seed=args.seed,
-        order_seed=args.order_seed,
-        backbone=args.backbone,
-        weights=args.weights,
-        image_size=args.image_size,
-        normalize=args.normalize,
         device=args.device,
-        precision=args.precision,
         compile=args.compile,
         num_workers=args.num_workers,
         checkpoint_every=getattr(args, "checkpoint_every", RunConfig.checkpoint_every),
@@ -104,19 +104,17 @@ def _methods(args: argparse.Namespace) -> dict[str, RunConfig]:
     """The methods in the order asked for, by the names that tables and folders have."""
     base = config_of(args)
     if args.command == "run" and args.config:
-        for name in ("benchmark", "strategy", "mist", "experiences", "order_seed"):
-            if getattr(args, name) != getattr(RunConfig, name):
-                option = name.replace("_", "-")
-                raise ValueError(f"--config decides what --{option} says. Leave one of them away.")
+        given = {n for n in (*_NAMED, "strategy") if getattr(args, n) is not None}
+        given |= {"mist"} if args.mist else set()
         base = replace(base, drift_compensation=args.drift_compensation)
-        runs = read_config(args.config, base)
+        runs = read_config(args.config, base, given)
         if len(runs) > 1:
             runs = [replace(r, name=f"{r.label}-order-{r.order_seed}") for r in runs]
         return {r.label: r for r in runs}
     if args.command == "run":
         one = replace(
             base,
-            strategy=args.strategy,
+            strategy=args.strategy or RunConfig.strategy,
             mist=args.mist,
             drift_compensation=args.drift_compensation,
         )

@@ -101,7 +101,7 @@ class MISTOptions:
         verbose: show progress bars.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: an argument out of its range, or one that has no effect beside the others.
     """
 
     select_rate: float = 0.05
@@ -142,6 +142,36 @@ class MISTOptions:
                 object.__setattr__(self, name, check_rate(name, value, _RANGES[name]))
             elif name in _AT_LEAST:
                 object.__setattr__(self, name, check_integer(name, value, _AT_LEAST[name]))
+        for name, why in idle_options(vars(self)).items():
+            raise ValueError(f"`{name}` has no effect: {why}. Leave it away.")
 
 
 OPTIONS = tuple(f.name for f in fields(MISTOptions))
+_DEFAULTS = {f.name: f.default for f in fields(MISTOptions)}
+
+
+def idle_options(options: Mapping[str, Any]) -> dict[str, str]:
+    """Which of some options are not the default ones and have no effect beside the others, and why.
+
+    Args:
+        options: values by name; what is left out is as by default.
+    """
+    now = {**_DEFAULTS, **options}
+    again = now["later_epochs"] if now["tune_on"] != "first" else 0
+    tunes = now["tune_epochs"] or again
+    none = "nothing is tuned, by tune_epochs=0"
+    reasons = {
+        "later_epochs": now["tune_on"] == "first" and "tune_on='first' tunes once",
+        "lr": not tunes and none,
+        "projection_lr": not (tunes or now["projection_epochs"]) and none,
+        "overlap_decay": now["score_on"] == "first" and "score_on='first' selects once",
+        "temperature": now["objective"] == "cross_entropy" and "the cross-entropy has none",
+    }
+    return {n: why for n, why in reasons.items() if why and now[n] != _DEFAULTS[n]}
+
+
+def merged_options(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options over defaults; a default that these leave without effect goes."""
+    merged = {**defaults, **given}
+    idle = {n for n in idle_options(merged) if n in defaults and merged[n] == defaults[n]}
+    return {n: value for n, value in merged.items() if n not in idle}

@@ -85,6 +85,8 @@ DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
         ),
     }
 )
+# pretrainings of the published runs, with images in [0, 1]; others are normalised as timm says
+_PUBLISHED_TAGS = ("augreg_in21k", "augreg_in21k_ft_in1k", "augreg2_in21k_ft_in1k")
 # Families have names that start so. Learning rate, epochs and when to tune of DeiT-Tiny are the
 # highest that lose on none of four sets of images, on held-out training images of the first
 # experience (docs/evidence.md). Its rates for prompts are near those of glyphs, for experiences of
@@ -116,8 +118,11 @@ def backbone_defaults(name: str) -> BackboneDefaults:
     A name without an entry of its own, or of its family, gets the paper's, and the size that timm
     knows.
     """
-    if entry := DEFAULTS.get(name) or DEFAULTS.get(name.split(".")[0]):
+    if entry := DEFAULTS.get(name):
         return entry
+    base, _, tag = name.partition(".")
+    if tag in _PUBLISHED_TAGS and base in DEFAULTS:
+        return DEFAULTS[base]
     family = next((entry for prefix, entry in FAMILIES.items() if name.startswith(prefix)), None)
     return replace(family or BackboneDefaults(), image_size=_size_of(name))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from ..method.options import merged_options
 from .config import RunConfig
 
 # What follows the strategy's name in tables and folders, and the arguments of MISTPlugin that
@@ -33,7 +34,7 @@ def ablated(config: RunConfig) -> dict[str, RunConfig]:
     """
     methods = {config.strategy: replace(config, mist=False)}
     for name, changes in ABLATIONS.items():
-        mist_args = {**config.mist_args, **changes}
+        mist_args = merged_options(config.mist_args, changes)
         label = f"{config.strategy}+{name}"
         methods[label] = replace(config, mist=True, mist_args=mist_args, name=label)
     return methods

@@ -14,6 +14,7 @@ from ..models.defaults import EMBEDDED, backbone_defaults
 if TYPE_CHECKING:
     from avalanche.benchmarks import NCScenario
 
+SCHEMA = 1  # of results.json
 EVERY = 300.0  # seconds
 LRS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # that `suggest` tries
 _NO_NUMBERS = ("name", "num_workers", "checkpoint_every")  # settings that change none
@@ -97,24 +98,27 @@ class RunConfig:
         defaults = backbone_defaults(self.backbone)
         setting = self.normalize or defaults.normalize
         published = IMAGENET if self.benchmark == "cars196" else None
-        mean, std = statistics_for(setting, published, self.backbone) or (None, None)
+        whose = self.backbone if setting == "pretrained" else None
+        mean, std = statistics_for(setting, published, whose) or (None, None)
         size = self.image_size or defaults.image_size
         return {"image_size": size, "normalize": setting, "mean": mean, "std": std}
 
     def settings(self) -> dict[str, Any]:
         """All that decides a run's numbers, the backbone's defaults filled in."""
+        from ..method.options import merged_options
         from ..strategies.registry import mist_arguments, takes
 
         defaults = backbone_defaults(self.backbone)
-        mist = defaults.mist_for(drift_compensation=self.drift_compensation)
+        mist = {
+            **defaults.mist_for(drift_compensation=self.drift_compensation),
+            **mist_arguments(self.strategy),
+        }
         strategy = defaults.strategy_for(self.strategy)
         if takes(self.strategy, "seed"):
             strategy["seed"] = self.seed
         return {
             **{k: v for k, v in asdict(self).items() if k not in _NO_NUMBERS},
-            "mist_args": {**mist, **mist_arguments(self.strategy), **self.mist_args}
-            if self.mist
-            else {},
+            "mist_args": merged_options(mist, self.mist_args) if self.mist else {},
             "strategy_args": {**strategy, **self.strategy_args},
             "normalize": self.normalize or defaults.normalize,
         }

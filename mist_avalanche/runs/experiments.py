@@ -21,10 +21,10 @@ from .._support.signals import Terminated, ending_cleanly, follow_parent
 from .._support.warnings import hide_avalanche_warnings
 from ..reports import report
 from ..reports.tables import mean_and_std
-from .config import RunConfig
-from .results import SCHEMA, check_free
+from .config import SCHEMA, RunConfig
+from .results import check_free
 from .runner import choose_device, run
-from .settings_check import check_settings, only_used
+from .settings_check import check_order_varies, check_settings, only_used
 
 log = logging.getLogger(__name__)
 Results = dict[str, Any]
@@ -96,6 +96,8 @@ def run_methods(
     if jobs > 1 and world_size() > 1:
         raise ValueError("Under torchrun the processes share one run at a time. Use --jobs 1.")
     check_settings([config for config, _ in methods])
+    if vary_order:
+        check_order_varies([config for config, _ in methods], n_seeds)
     methods = [(only_used(config), output) for config, output in methods]
     plan = []
     for config, output in methods:
@@ -103,7 +105,7 @@ def run_methods(
             order_seed = config.order_seed + (i if vary_order else 0)
             one = replace(config, seed=config.seed + i, order_seed=order_seed)
             plan.append((one, output if n_seeds == 1 else output / f"seed-{one.seed}"))
-    for _, output in plan:
+    for _, output in (*methods, *plan):
         check_free(output, resume=resume, overwrite=overwrite)
     go_on = {"resume": resume, "overwrite": overwrite}
     done = iter(_execute(plan, min(jobs, len(plan)), go_on, progress=progress))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +19,7 @@ from .._support.safetensors import strict_json
 from ..benchmarks.storage.catalog import DATASETS
 from ..benchmarks.stream import experience_sizes
 from ..models.defaults import EMBEDDED
-from .config import RunConfig
+from .config import SCHEMA, RunConfig
 
 log = logging.getLogger(__name__)
 _DATASETS = MappingProxyType(
@@ -49,6 +49,7 @@ _BACKBONES = MappingProxyType(
 )
 # what may be another when a run is repeated
 _PLACES = ("dataset_root", "weights", "device", "num_workers", "checkpoint_every")
+_DECIDED = "{} decides what `{}` is. Leave it away."
 _USED = (
     "dataset",
     "init_cls",
@@ -92,7 +93,9 @@ _IGNORED = MappingProxyType(
 )
 
 
-def read_config(file: str | Path, base: RunConfig) -> list[RunConfig]:
+def read_config(
+    file: str | Path, base: RunConfig, given_too: Collection[str] = ()
+) -> list[RunConfig]:
     """The runs that a settings file describes: of the reference implementation, one a seed.
 
     Or the run of a results.json, to be repeated; where the data and the weights are, the device,
@@ -104,10 +107,12 @@ def read_config(file: str | Path, base: RunConfig) -> list[RunConfig]:
     Args:
         file: JSON.
         base: what the file does not say, such as where the data is.
+        given_too: fields of ``base`` that were asked for, even where they are as by default.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no JSON object; an unknown key, with the nearest known one; an impossible value.
+        ValueError: no JSON object; an unknown key, with the nearest known one; an impossible value;
+            something asked for that the file decides; results of another schema, or of many seeds.
     """
     try:
         given = strict_json(Path(file).read_text(encoding="utf-8"))
@@ -116,7 +121,10 @@ def read_config(file: str | Path, base: RunConfig) -> list[RunConfig]:
     if not isinstance(given, dict):
         raise ValueError(f"{file} is not a JSON object of settings.")
     if {"schema", "config", "metrics"} <= given.keys():
-        return [_again(given, file, base)]
+        return [_again(given, file, base, given_too)]
+    for name in ("benchmark", "strategy", "mist", "experiences", "order_seed"):
+        if name in given_too:
+            raise ValueError(_DECIDED.format(file, name))
     for key in given:
         if key in _IGNORED:
             log.info("%s: %s is ignored: %s.", file, key, _IGNORED[key])
@@ -131,8 +139,17 @@ def read_config(file: str | Path, base: RunConfig) -> list[RunConfig]:
         raise ValueError(f"{file}: {error}") from error
 
 
-def _again(given: Mapping[str, Any], file: str | Path, base: RunConfig) -> RunConfig:
+def _again(
+    given: Mapping[str, Any], file: str | Path, base: RunConfig, given_too: Collection[str]
+) -> RunConfig:
     """The run of a results.json."""
+    if given["schema"] != SCHEMA:
+        raise ValueError(f"{file} is of schema {given['schema']}, this is {SCHEMA}.")
+    if "seeds" in given:
+        raise ValueError(
+            f"{file} is the summary of seeds {given['seeds']}. Give the results.json of one of "
+            "them, and --seeds for as many."
+        )
     try:
         found = RunConfig.of_results(given)
     except (TypeError, ValueError, AttributeError) as error:
@@ -140,10 +157,10 @@ def _again(given: Mapping[str, Any], file: str | Path, base: RunConfig) -> RunCo
     default, here = RunConfig(), {}
     for name in (f.name for f in fields(RunConfig)):
         value = getattr(base, name)
-        if value == getattr(default, name):
+        if value == getattr(default, name) and name not in given_too:
             continue
         if name not in _PLACES:
-            raise ValueError(f"{file} decides what `{name}` is. Leave it away.")
+            raise ValueError(_DECIDED.format(file, name))
         here[name] = value
     return replace(found, **here)
 

@@ -13,16 +13,16 @@ import torch
 
 from .._support.distributed import world_size
 from .._version import __version__
-from .config import RunConfig
+from .config import SCHEMA, RunConfig
 from .settings import refuse_other_settings
 
-SCHEMA = 1
 CHECKPOINTS = "checkpoints"  # folder of a run that is not finished
+_FINISHED = ("results.json", "summary.json", "report.html")  # a run, its seeds, a whole command
 
 
 def check_free(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """ValueError where a finished run would be replaced unasked."""
-    if (output / "results.json").exists() and not (resume or overwrite):
+    """ValueError where finished runs, or their tables and pictures, would be replaced unasked."""
+    if any((output / name).exists() for name in _FINISHED) and not (resume or overwrite):
         raise ValueError(
             f"{output} holds a finished run. --resume (resume=True) keeps it where its settings "
             "are the same, --overwrite (overwrite=True) replaces it. Or choose another folder."
@@ -36,8 +36,9 @@ def earlier_results(config: RunConfig, output: Path) -> dict[str, Any] | None:
         return None
     try:
         earlier: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(earlier["config"], dict) or not isinstance(earlier["metrics"], dict):
-            raise TypeError("no results")
+        kinds = {"config": dict, "metrics": dict, "accuracy": list, "timing": dict}
+        if lost := [k for k, kind in kinds.items() if not isinstance(earlier.get(k), kind)]:
+            raise TypeError(f"it has no {lost[0]}")
         made = earlier["schema"], earlier["environment"]["mist_avalanche"]
     except FileNotFoundError:
         return None

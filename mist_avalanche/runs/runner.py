@@ -30,10 +30,10 @@ from ..reports.pictures import write_board
 from ..strategies.names import SHARED_STRATEGIES
 from ..strategies.registry import build_strategy, takes
 from .checkpoint import Checkpoint, NotResumableWarning
-from .config import BENCHMARKS, RunConfig
+from .config import BENCHMARKS, SCHEMA, RunConfig
 from .metrics import accuracy_rows, summarize
 from .prediction import save_classifier
-from .results import CHECKPOINTS, SCHEMA, check_free, earlier_results, environment
+from .results import CHECKPOINTS, check_free, earlier_results, environment
 from .settings_check import check_settings
 
 log = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ def run(
 
 def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> dict[str, Any]:
     """:func:`run`, in one of the processes that share it."""
+    begun = (output / "tensorboard").exists()  # before this run has one
     start = time.perf_counter()
     settings = config.settings()
     if world_size() > 1 and config.strategy not in SHARED_STRATEGIES:
@@ -150,7 +151,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotResumableWarning)
         checkpoint = Checkpoint(folder, strategy, benchmark, settings=settings, every=every)
-    if resume and checkpoint.unsaved:
+    if resume and checkpoint.unsaved and begun:
         unsaved = ", ".join(checkpoint.unsaved)
         log.warning("%s starts over: %s keeps state that cannot be saved.", output, unsaved)
     if not resume:

@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from .._support.checks import nearest_first
 from ..benchmarks import SplitGlyphs, SplitImageNetR, SplitOmniglot
+from ..method.options import MISTOptions, idle_options
 from ..plugin import MISTPlugin
 from ..strategies.registry import OWN_STRATEGIES, arguments_of, check_strategy, takes
 from .config import BENCHMARKS, RunConfig
@@ -25,6 +26,7 @@ _BENCHMARK_OPTIONS = {
     "backbone": "--backbone",
 }
 _MIST_OPTIONS = {"precision": "--precision", "compile": "--compile"}
+_OF_DRIFT = ("memory",)  # of RanPAC
 _OF_MIST = ("mist_args", "checkpoint_every")
 _OF_THE_BACKBONE = ("precision", "compile")
 
@@ -48,6 +50,12 @@ def check_settings(configs: Sequence[RunConfig]) -> None:
     for name in sorted({name for config in configs for name in config.strategy_args}):
         if not any(name in arguments_of(config.strategy) for config in configs):
             check_strategy(configs[0].strategy, [name])  # which says what there is instead
+        if name in _OF_DRIFT and not any(config.drift_compensation for config in configs):
+            raise ValueError(
+                f"{name!r} has no effect without drift compensation. Add --drift-compensation, or "
+                "a method with '+drift', or leave it away."
+            )
+    _check_options([config for config in configs if config.mist])
     for name in (*_OF_MIST, *_OF_THE_BACKBONE):
         if not any(_uses(config, name) for config in configs):
             _refuse(name, configs)
@@ -82,10 +90,49 @@ def plan(configs: Sequence[RunConfig], n_seeds: int, output: Path) -> str:
 def only_used(config: RunConfig) -> RunConfig:
     """The settings that a method of several uses, of those that all were given."""
     default = RunConfig()
-    own = {k: v for k, v in config.strategy_args.items() if k in arguments_of(config.strategy)}
+    known = arguments_of(config.strategy) - {*(() if config.drift_compensation else _OF_DRIFT)}
+    own = {k: v for k, v in config.strategy_args.items() if k in known}
     idle = [name for name in (*_OF_MIST, *_OF_THE_BACKBONE) if not _uses(config, name)]
     values = {name: getattr(default, name) for name in idle}
+    if config.mist:
+        effective = config.settings()["mist_args"]
+        idle_args = {*idle_options(effective)}
+        values["mist_args"] = {k: v for k, v in config.mist_args.items() if k not in idle_args}
     return replace(config, strategy_args=own, **values)
+
+
+def _check_options(configs: Sequence[RunConfig]) -> None:
+    """Options of MIST in their range, and each of effect in at least one of the runs."""
+    idle = [idle_options(config.settings()["mist_args"]) for config in configs]
+    for name, why in (idle[0] if idle else {}).items():
+        if all(name in others for others in idle):
+            raise ValueError(f"MISTPlugin's {name} has no effect: {why}. Leave it away.")
+    for config in configs:
+        MISTOptions(**only_used(config).settings()["mist_args"])
+
+
+def check_order_varies(configs: Sequence[RunConfig], n_seeds: int) -> None:
+    """A class order of its own for every seed makes a difference.
+
+    Raises:
+        ValueError: there is one seed, or the order is fixed.
+    """
+    if n_seeds < 2:
+        raise ValueError(
+            "--vary-order (vary_order=True) has no effect on one seed. Add --seeds N, or give "
+            "--order-seed."
+        )
+    if any(map(order_is_fixed, configs)):
+        raise ValueError(
+            "--vary-order (vary_order=True) has no effect: the class order is fixed by the "
+            "benchmark's arguments. Leave one of them away."
+        )
+
+
+def order_is_fixed(config: RunConfig) -> bool:
+    """Whether the benchmark's arguments say what the class order is, whatever the seed."""
+    args = config.benchmark_args
+    return args.get("fixed_class_order") is not None or args.get("shuffle") is False
 
 
 def _uses(config: RunConfig, name: str) -> bool:
@@ -139,8 +186,5 @@ def _idle_benchmark(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield "--dataset-root", "glyphs are drawn, not read"
         if config.normalize == "published":
             yield "--normalize", "glyphs are drawn as the embedded backbone was pretrained"
-    fixed = config.benchmark_args.get("fixed_class_order") is not None
-    if (fixed or config.benchmark_args.get("shuffle") is False) and (
-        config.order_seed != RunConfig.order_seed
-    ):
+    if order_is_fixed(config) and config.order_seed != RunConfig.order_seed:
         yield "--order-seed", "the class order is fixed by the benchmark's arguments"

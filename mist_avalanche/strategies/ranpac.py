@@ -115,6 +115,11 @@ class RanPAC(FirstSessionStrategy):
         self.seed = check_integer("seed", seed, 0)
         check_choice("memory", memory, ("features", "gaussians", "none"))
         check_choice("dtype", dtype, ("float64", "float32"))
+        if memory != "features" and not drift_compensation:
+            raise ValueError(
+                f"memory={memory!r} has no effect without drift compensation, which is what needs "
+                "one. Give drift_compensation=True (--drift-compensation), or leave it away."
+            )
         if drift_compensation and memory == "none" and n_random_features:
             raise ValueError(
                 "Drift compensation has nothing to move with memory='none' and random features. "

@@ -170,10 +170,18 @@ def test_command(tmp_path, capsys):
 
 def test_ranpac_drift_and_ablations(tmp_path, capsys):
     common = ["--experiences", "50", "--quiet", "--jobs", "1"]
-    for short in ("tune_epochs=1", "later_epochs=1", "projection_epochs=1"):
+    for short in ("tune_epochs=1", "projection_epochs=1"):
         common += ["--mist-arg", short]
     methods = "ranpac+mist+drift,simplecil+mist+drift"
-    arguments = [*common, "--output", str(tmp_path / "c"), "--strategies", methods]
+    arguments = [
+        *common,
+        "--mist-arg",
+        "later_epochs=1",
+        "--output",
+        str(tmp_path / "c"),
+        "--strategies",
+        methods,
+    ]
     for setting, message in (
         ("mem_size=3", "'ranpac' has no argument 'mem_size'"),
         ("device=cuda", "'device' is not an argument here. Use --device"),

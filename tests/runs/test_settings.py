@@ -1,21 +1,24 @@
 """Nothing that a user sets is ignored in silence, and no finished run is replaced unasked."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from data_layouts import class_folders, photos
+from small_runs import small, streams
 from tiny_runs import tiny_benchmark
 from torch import nn
 
+from mist_avalanche import MISTPlugin
 from mist_avalanche.benchmarks import SplitCars196, SplitImageNetR, SplitOmniglot
 from mist_avalanche.cli import command as cli
 from mist_avalanche.models.backbones import create_backbone, input_statistics
 from mist_avalanche.runs.config import RunConfig
 from mist_avalanche.runs.experiments import run_methods
 from mist_avalanche.runs.runner import run
-from mist_avalanche.runs.settings_check import check_settings
-from mist_avalanche.strategies import RanPAC, SimpleCIL
+from mist_avalanche.runs.settings_check import check_settings, only_used
+from mist_avalanche.strategies import L2P, RanPAC, SimpleCIL
 
 QUICK = {"benchmark": "glyphs"}
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -176,3 +179,114 @@ def test_normalisation_of_a_benchmark(tmp_path):
         SplitImageNetR(2, normalize=None, **own, **arguments)
     with pytest.raises(ValueError, match="No mean and std are known"):
         input_statistics("nothing")
+
+
+# ---- Set, and of no effect -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"tune_on": "first", "later_epochs": 3}, "later_epochs"),
+        ({"tune_epochs": 0, "lr": 0.1}, "lr"),
+        ({"tune_epochs": 0, "projection_lr": 0.1}, "projection_lr"),
+        ({"overlap_decay": 0.5}, "overlap_decay"),
+        ({"objective": "cross_entropy", "temperature": 1.0}, "temperature"),
+    ],
+)
+def test_options_of_mist_without_effect_are_named(options, named, capsys):
+    with pytest.raises(ValueError, match=f"`{named}` has no effect"):
+        MISTPlugin(**options)
+    if named in ("overlap_decay", "temperature"):
+        arguments = [f"--mist-arg={name}={value}" for name, value in options.items()]
+        error = error_of(capsys, "run", "--mist", *arguments)
+        assert f"MISTPlugin's {named} has no effect" in error
+
+
+def test_a_default_of_the_backbone_gives_way():
+    assert MISTPlugin.for_backbone("embedded", tune_epochs=0).options.lr == MISTPlugin().options.lr
+    both = {"tune_on": "first", "drift_compensation": True}
+    assert MISTPlugin.for_backbone("embedded", **both).options.later_epochs is None
+    config = RunConfig(mist=True, mist_args={"tune_epochs": 0, "lr": 1e-2})  # as in results.json
+    check_settings([config])
+    assert "lr" not in config.settings()["mist_args"]
+
+
+def test_an_option_that_one_of_two_methods_uses():
+    plain = RunConfig(mist=True, mist_args={"later_epochs": 5})
+    drift = RunConfig(mist=True, mist_args={"later_epochs": 5}, drift_compensation=True)
+    check_settings([plain, drift])
+    assert only_used(plain).mist_args == {}
+    assert only_used(drift).mist_args == {"later_epochs": 5}
+    with pytest.raises(ValueError, match="later_epochs has no effect: tune_on='first'"):
+        check_settings([plain])
+
+
+def test_later_epochs_where_the_strategy_tunes_once():
+    mist = MISTPlugin(later_epochs=1, tune_epochs=1, batch_size=8)
+    strategy = L2P(model=small(), plugins=[mist])
+    with pytest.raises(ValueError, match="`later_epochs` has no effect"):
+        strategy.train(streams([[0, 1]]).train_stream[0])
+
+
+def test_memory_without_drift(tmp_path, capsys):
+    with pytest.raises(ValueError, match="memory='gaussians' has no effect without drift"):
+        RanPAC(model=create_backbone(), memory="gaussians")
+    arguments = ["--strategy-arg", "memory=gaussians", "--output", str(tmp_path)]
+    error = error_of(capsys, "run", "--strategy", "ranpac", *arguments)
+    assert "'memory' has no effect without drift compensation" in error
+    one = RunConfig(strategy="ranpac", strategy_args={"memory": "gaussians"})
+    check_settings([one, replace(one, mist=True, drift_compensation=True)])
+    assert only_used(one).strategy_args == {}
+
+
+def test_an_order_that_cannot_vary(tmp_path, capsys):
+    arguments = ["run", "--vary-order", "--output", str(tmp_path / "x")]
+    assert "no effect on one seed" in error_of(capsys, *arguments)
+    fixed = [*arguments, "--seeds", "2", "--benchmark-arg", "shuffle=false"]
+    assert "the class order is fixed" in error_of(capsys, *fixed)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_backbone_and_sizes_that_the_transforms_would_not_follow(tmp_path):
+    class_folders(tmp_path / "imagenet-r", photos())
+    where = {"dataset_root": tmp_path}
+    with pytest.raises(ValueError, match="`backbone` has no effect with normalize='published'"):
+        SplitImageNetR(2, backbone="deit_tiny_patch16_224", **where)
+    own = {"train_transform": nn.Identity(), "eval_transform": nn.Identity()}
+    for kind in (SplitImageNetR, SplitOmniglot):
+        for setting in ({"image_size": 64}, {"backbone": "deit_tiny_patch16_224"}):
+            with pytest.raises(ValueError, match="acts in the default transforms"):
+                kind(2, **own, **setting, **where)
+
+
+# ---- One folder, two commands ------------------------------------------------------------------
+
+
+def test_tables_of_another_command_are_kept(tmp_path, capsys):
+    one = ["--output", str(tmp_path / "c"), "--strategies", "simplecil"]
+    (tmp_path / "c").mkdir()
+    for name in ("report.html", "summary.json"):
+        (tmp_path / "c" / name).write_text("of another command")
+        assert "holds a finished run" in error_of(capsys, "compare", *one)
+        assert "holds a finished run" in error_of(capsys, "run", "--output", one[1])
+        assert (tmp_path / "c" / name).read_text() == "of another command"
+        (tmp_path / "c" / name).unlink()
+
+
+def test_what_a_config_decides_is_named_even_as_by_default(tmp_path, capsys):
+    run(RunConfig(order_seed=7), tmp_path / "r", progress=False)
+    file = str(tmp_path / "r" / "results.json")
+    again = ["run", "--output", str(tmp_path / "again"), "--config"]
+    for option, value in (("experiences", "10"), ("strategy", "simplecil"), ("seed", "0")):
+        error = error_of(capsys, *again, file, f"--{option}", value)
+        assert f"decides what `{option}` is" in error
+    results = json.loads((tmp_path / "r" / "results.json").read_text())
+    for change, message in (({"schema": 0}, "is of schema 0"), ({"seeds": [0, 1]}, "the summary")):
+        other = tmp_path / "other.json"
+        other.write_text(json.dumps({**results, **change}))
+        assert message in error_of(capsys, *again, str(other))
+    del results["accuracy"]
+    (tmp_path / "r" / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match=r"is damaged .it has no accuracy"):
+        run(RunConfig(order_seed=7), tmp_path / "r", resume=True, progress=False)
