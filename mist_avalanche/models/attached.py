@@ -22,8 +22,8 @@ def attached_classifier(model: nn.Module) -> str | None:
     """The name of the classifier that a timm, torchvision or Avalanche model still has, if any.
 
     It is known by sight, without a batch, and the one that
-    :func:`~mist_avalanche.models.features.find_classifier` finds. A model inside modules
-    that add no parameter to it (normalisation, ``torch.compile``) counts as well.
+    :func:`~mist_avalanche.models.features.find_classifier` finds. A model that is the only part
+    with parameters of another (after a normalisation, in ``torch.compile``) counts as well.
     """
     path, module = "", model
     while True:
@@ -35,7 +35,7 @@ def attached_classifier(model: nn.Module) -> str | None:
         ]
         if isinstance(module, nn.Sequential) and parts:
             parts = parts[-1:]  # its output is that of the last
-        if len(parts) != 1 or module._parameters:
+        if len(parts) != 1:
             return None
         path, module = f"{path}{parts[0]}.", module.get_submodule(parts[0])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import pickle
 from collections.abc import Mapping
 from functools import partial
@@ -107,6 +108,30 @@ def create_backbone(
             has no such size.
         OSError: timm's hub is out of reach, or has no such weights.
     """
+    timm_name, size = check_backbone(name, weights, image_size)
+    if timm_name is None:
+        model = tiny_vit()
+        file = Path(weights or EMBEDDED_WEIGHTS)
+        try:
+            model.load_state_dict(load_file(file))
+        except _UNREADABLE as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{file} holds no weights of 'embedded' ({reason}).") from error
+        return _module(model)
+    if weights is None:
+        return _module(_from_hub(timm_name, size))
+    return _module(_from_file(timm_name, Path(weights), size))
+
+
+def check_backbone(
+    name: str, weights: str | Path | None = None, image_size: int | None = None
+) -> tuple[str | None, dict[str, int]]:
+    """Timm's name of a backbone, None for ``"embedded"``, and timm's argument for another size.
+
+    Raises:
+        FileNotFoundError: as :func:`create_backbone`, before anything is fetched or read.
+        ValueError: the same.
+    """
     if weights is not None and not Path(weights).is_file():
         raise FileNotFoundError(
             f"No weights at {str(weights)!r}. Give the path of a .npz, .pth or .safetensors file."
@@ -114,26 +139,16 @@ def create_backbone(
     if name == EMBEDDED:
         if image_size not in (None, DEFAULTS[EMBEDDED].image_size):
             raise ValueError(f"'embedded' takes images of 32 pixels, not of {image_size}.")
-        model = tiny_vit()
-        file = Path(weights or EMBEDDED_WEIGHTS)
-        if file.suffix != ".safetensors":
-            raise ValueError(f"Expected a .safetensors file for 'embedded', got {str(file)!r}.")
-        try:
-            model.load_state_dict(load_file(file))
-        except _UNREADABLE as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{file} holds no weights of 'embedded' ({reason}).") from error
-        return _module(model)
+        if weights is not None and Path(weights).suffix != ".safetensors":
+            raise ValueError(f"Expected a .safetensors file for 'embedded', got {str(weights)!r}.")
+        return None, {}
     timm_name = (DEFAULTS[name].timm_name if name in DEFAULTS else None) or name
     if not timm.is_model(timm_name):
-        near = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:5]) or "none similar"
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), 5, 0.0))
         raise ValueError(
             f"Unknown backbone {name!r}. Use 'embedded' or a name of timm.list_models() ({near})."
         )
-    size = _size_argument(timm_name, image_size)
-    if weights is None:
-        return _module(_from_hub(timm_name, size))
-    return _module(_from_file(timm_name, Path(weights), size))
+    return timm_name, _size_argument(timm_name, image_size)
 
 
 def _size_argument(timm_name: str, image_size: int | None) -> dict[str, int]:

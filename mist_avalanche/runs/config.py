@@ -133,10 +133,15 @@ class RunConfig:
         )
 
 
-def _glyphs(config: RunConfig) -> NCScenario:
+def check_glyphs(config: RunConfig) -> None:
+    """ValueError where the backbone takes images of another size than glyphs have."""
     size = config.inputs["image_size"]
     if size != 32:
         raise ValueError(f"glyphs are 32 pixels wide, {config.backbone!r} takes {size}.")
+
+
+def _glyphs(config: RunConfig) -> NCScenario:
+    check_glyphs(config)
     return benchmarks.SplitGlyphs(
         config.experiences, seed=config.order_seed, **config.benchmark_args
     )

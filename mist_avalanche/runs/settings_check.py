@@ -13,9 +13,10 @@ from tabulate import tabulate
 from .._support.checks import nearest_first
 from ..benchmarks import SplitGlyphs, SplitImageNetR, SplitOmniglot
 from ..method.options import MISTOptions, idle_options
+from ..models.backbones import check_backbone
 from ..plugin import MISTPlugin
 from ..strategies.registry import OWN_STRATEGIES, arguments_of, check_strategy, takes
-from .config import BENCHMARKS, RunConfig
+from .config import BENCHMARKS, RunConfig, check_glyphs
 
 _BENCHMARK_OPTIONS = {
     "n_experiences": "--experiences",
@@ -35,7 +36,9 @@ def check_settings(configs: Sequence[RunConfig]) -> None:
     """Every setting known, and of effect in at least one of the runs that share it.
 
     Raises:
-        ValueError: a setting that is not known, with the nearest ones, or one without effect.
+        FileNotFoundError: there is no file of weights.
+        ValueError: a setting that is not known, with the nearest ones, out of its range, or without
+            effect.
     """
     for config in configs:
         if config.benchmark not in BENCHMARKS:
@@ -45,6 +48,9 @@ def check_settings(configs: Sequence[RunConfig]) -> None:
         check_strategy(config.strategy, drift=config.drift_compensation)
         _check_names("benchmark", config.benchmark_args, _of_benchmark(config), _BENCHMARK_OPTIONS)
         _check_names("MISTPlugin", config.mist_args, _of(MISTPlugin), _MIST_OPTIONS)
+        check_backbone(config.backbone, config.weights, config.image_size)
+        if config.benchmark == "glyphs":
+            check_glyphs(config)
         for what, why in _idle_benchmark(config):
             raise ValueError(f"{what} has no effect: {why}. Leave it away.")
     for name in sorted({name for config in configs for name in config.strategy_args}):

@@ -32,7 +32,8 @@ def fingerprint(module: nn.Module) -> bytes:
 
     Names, dtypes, shapes and bits of all parameters and buffers, those that are not persistent
     included; which forward hooks are registered; what ``repr`` says of every layer. It does not see
-    other attributes, a method that was replaced, and what a hook does or reads.
+    other attributes, a method that was replaced, what a hook does or reads, and chance: features
+    of a backbone that draws in eval mode are those of its first draws.
     """
     hooks = [global_hooks._global_forward_pre_hooks, global_hooks._global_forward_hooks]
     hooks += [h for m in module.modules() for h in (m._forward_pre_hooks, m._forward_hooks)]

@@ -65,6 +65,11 @@ def test_defaults_of_families_and_sizes():
     assert backbone_defaults("vit_base_patch16_384").image_size == 384
     assert backbone_defaults("vit_base_patch16_384").mist == {}
     assert backbone_defaults("no_model_of_timm").image_size == 224
+    paper = backbone_defaults("vit_base_patch16_224")
+    for tag in ("augreg_in21k", "augreg2_in21k_ft_in1k"):
+        assert backbone_defaults(f"vit_base_patch16_224.{tag}") == paper
+    for tag in ("dino", "mae", "orig_in21k"):  # other pretrainings, other inputs
+        assert backbone_defaults(f"vit_base_patch16_224.{tag}").normalize == "pretrained"
 
 
 TINY = "vit_tiny_patch16_224.augreg_in21k"  # with a custom loader in timm, as the paper's

@@ -138,6 +138,21 @@ def test_what_is_no_classifier_stays():
     ):
         assert take_off_classifier(model) in ("1", "head")
     assert take_off_classifier(torchvision.models.squeezenet1_1()) == "classifier.1"
+
+
+def test_a_wrapper_with_a_parameter_of_its_own():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vit = timm.create_model("vit_tiny_patch16_224", num_classes=10)
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return self.vit(self.scale * x)
+
+    model = Scaled()
+    assert take_off_classifier(model) == "vit.head"
+    assert model(torch.zeros(1, 3, 224, 224)).shape == (1, 192)
     late = timm.create_model("vit_tiny_patch16_224", num_classes=0)
     late.head = nn.Linear(192, 7)
     assert take_off_classifier(late) == "head"

@@ -131,7 +131,7 @@ def test_a_stopped_replay_run_starts_over_and_says_so(tmp_path, caplog):
     from mist_avalanche.runs import runner
 
     config = RunConfig(**QUICK, strategy="replay", strategy_args={"train_epochs": 1})
-    whole = run(config, tmp_path / "whole", progress=False)
+    whole = run(config, tmp_path / "whole", resume=True, progress=False)
     with (
         mock.patch.object(runner, "save_classifier", side_effect=KeyboardInterrupt),
         pytest.raises(KeyboardInterrupt),

@@ -290,3 +290,17 @@ def test_what_a_config_decides_is_named_even_as_by_default(tmp_path, capsys):
     (tmp_path / "r" / "results.json").write_text(json.dumps(results))
     with pytest.raises(ValueError, match=r"is damaged .it has no accuracy"):
         run(RunConfig(order_seed=7), tmp_path / "r", resume=True, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mist", "--drop-rate", "2"], "`drop_rate`"),
+        (["--weights", "nowhere.safetensors"], "No weights at 'nowhere.safetensors'"),
+        (["--backbone", "vit_tiny_patch16_22"], "(vit_tiny_patch16_224"),
+        (["--backbone", "vit_tiny_patch16_224"], "glyphs are 32 pixels wide"),
+        (["--image-size", "64"], "'embedded' takes images of 32 pixels"),
+    ],
+)
+def test_a_dry_run_passes_nothing_that_the_run_refuses(arguments, message, capsys):
+    assert message in error_of(capsys, "run", "--dry-run", *arguments)
