@@ -24,6 +24,7 @@ suppress_warnings = ["myst.header"]  # a page may begin at any level
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
+smartquotes = False  # they make a dash of two hyphens
 html_math_renderer = "mathml"  # no script, no network
 
 autodoc_typehints = "description"
@@ -62,14 +63,12 @@ class CommandLine(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """One section a subcommand."""
-        return [self._section(command) for command in _commands(parser())]
+        return [self._section(command, about) for command, about in _commands(parser())]
 
-    def _section(self, command: argparse.ArgumentParser) -> nodes.section:
+    def _section(self, command: argparse.ArgumentParser, about: str) -> nodes.section:
         section = nodes.section(ids=[nodes.make_id(command.prog)])
         section += nodes.title(text=command.prog)
-        command.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=88)
-        usage = command.format_usage().removeprefix("usage: ")
-        section += nodes.literal_block(usage, usage, language="text")
+        section += nodes.paragraph(text=f"{about[:1].upper()}{about[1:]}.")
         options = nodes.definition_list()
         for action in command._actions:
             if not isinstance(action, argparse._HelpAction | argparse._SubParsersAction):
@@ -82,7 +81,7 @@ class CommandLine(SphinxDirective):
     ) -> nodes.definition_list_item:
         formatter = command._get_formatter()
         name = formatter._format_action_invocation(action)
-        text = formatter._expand_help(action) if action.help else ""
+        text = formatter._expand_help(action).strip() if action.help else ""
         if action.choices and "{" not in name:
             text = f"{text} One of {', '.join(map(str, action.choices))}.".strip()
         if "default" not in text and action.default not in (None, False, [], argparse.SUPPRESS):
@@ -92,14 +91,17 @@ class CommandLine(SphinxDirective):
         return nodes.definition_list_item("", term, nodes.definition("", body))
 
 
-def _commands(command: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """The parsers that have no further subcommands, in order."""
+def _commands(
+    command: argparse.ArgumentParser, about: str = ""
+) -> Iterator[tuple[argparse.ArgumentParser, str]]:
+    """The parsers that have no further subcommands, in order, and what they are for."""
     below = [a for a in command._actions if isinstance(a, argparse._SubParsersAction)]
     if not below:
-        yield command
+        yield command, about
     for action in below:
-        for one in action.choices.values():
-            yield from _commands(one)
+        helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
+        for name, one in action.choices.items():
+            yield from _commands(one, helps[name])
 
 
 def _as_mathml(writer: Any, node: nodes.Element) -> None:
