@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types check bench evidence wheel clean
+.PHONY: demo test lint types check docs bench evidence wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/mist-avalanche compare --benchmark glyphs --seeds 2 --output results/demo --resume \
@@ -24,6 +24,11 @@ types: $(INSTALLED)
 check: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist load
 
+# warnings are errors; build/site/index.html needs no server and no network
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs build/site
+	@echo "Site: build/site/index.html"
+
 bench: $(INSTALLED)
 	$(BIN)/python tests/performance $(if $(IMAGES),--images $(IMAGES))
 
@@ -39,6 +44,10 @@ $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --editable '.[test]'
+	touch $@
+
+$(VENV)/.docs: pyproject.toml | $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 clean:

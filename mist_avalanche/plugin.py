@@ -83,7 +83,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         """The plugin with the tuning defaults of a backbone, and some of them changed.
 
         Args:
-            name: of :func:`~mist_avalanche.models.backbones.create_backbone`.
+            name: of :func:`~mist_avalanche.models.create_backbone`.
             drift_compensation: those for a strategy that compensates drift.
             changes: options.
         """

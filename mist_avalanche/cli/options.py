@@ -44,15 +44,21 @@ def parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     add = shared.add_argument
     default = RunConfig()
-    add("--benchmark", choices=BENCHMARKS, help=f"default: {default.benchmark}")
-    add("--benchmark-arg", type=setting, action="append", default=[], metavar="KEY=VALUE")
-    add("--strategy-arg", type=setting, action="append", default=[], metavar="KEY=VALUE")
-    add("--mist-arg", type=setting, action="append", default=[], metavar="KEY=VALUE")
+    add("--benchmark", choices=BENCHMARKS, help=f"the images (default: {default.benchmark})")
+    for of in ("benchmark", "strategy", "mist"):
+        add(
+            f"--{of}-arg",
+            type=setting,
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help=f"an argument of {'MISTPlugin' if of == 'mist' else f'the {of}'}; may be repeated",
+        )
     for name, kind in SHORT.items():
         option = f"--{name.replace('_', '-')}"
         add(option, type=kind, metavar=kind.__name__.upper(), help=f"short for --mist-arg {name}=…")
     add("--dataset-root", metavar="DIR", help="default: Avalanche's data folder")
-    add("--experiences", type=int, metavar="N", help=f"default: {default.experiences}")
+    add("--experiences", type=int, metavar="N", help=f"how many (default: {default.experiences})")
     add("--seed", type=int, help=f"of training (default: {default.seed})")
     add("--order-seed", type=int, help=f"of the class order (default: {default.order_seed})")
     add("--backbone", help="'embedded', which is the default, or a name of timm")
@@ -64,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         help="of the images: as in the published runs, as the backbone was pretrained, or none "
         "(default: published for the paper's ViT, pretrained for others)",
     )
-    add("--device", choices=("auto", "cpu", "cuda"), default=default.device)
+    add("--device", choices=("auto", "cpu", "cuda"), default=default.device, help="that computes")
     add("--precision", choices=PRECISIONS, help=f"of the backbone (default: {default.precision})")
     add("--compile", action="store_true", help="use torch.compile")
     add("--num-workers", type=int, default=default.num_workers, help="of the data loaders")
@@ -89,7 +95,9 @@ def parser() -> argparse.ArgumentParser:
     )
 
     run = commands.add_parser("run", parents=[common], help="one method")
-    run.add_argument("--strategy", choices=STRATEGIES, help=f"default: {default.strategy}")
+    run.add_argument(
+        "--strategy", choices=STRATEGIES, help=f"the method (default: {default.strategy})"
+    )
     run.add_argument("--mist", action="store_true", help="add MISTPlugin")
     run.add_argument(
         "--config",

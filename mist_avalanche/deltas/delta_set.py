@@ -90,7 +90,7 @@ class DeltaSet:
             self._marks = self._marks_now()
 
     def verify(self) -> None:
-        """Hash the model: it is what :attr:`active` says.
+        """Hash the model: it is what ``active`` says.
 
         Raises:
             ValueError: it is not.

@@ -175,7 +175,7 @@ def align(
         lr: of SGD, at first.
         momentum: of SGD.
         weight_decay: of SGD.
-        temperature: τ of :func:`normalized_logits`; None for plain logits.
+        temperature: τ of ``normalized_logits``; None for plain logits.
         generator: of the draws, on the CPU; None for torch's own.
 
     Yields:

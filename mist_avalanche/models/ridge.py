@@ -85,7 +85,7 @@ def validation_losses(
 def choose_ridge(
     expand: Expand, width: int, features: Tensor, targets: Tensor, ridges: Sequence[float] = RIDGES
 ) -> float:
-    """The first ridge of least validation loss; arguments as for :func:`validation_losses`."""
+    """The first ridge of least validation loss; arguments as for ``validation_losses``."""
     return ridges[int(validation_losses(expand, width, features, targets, ridges).argmin())]
 
 
@@ -95,13 +95,13 @@ def too_few(n: int, classes: int) -> bool:
 
 
 def ridge_for_few(expand: Expand, width: int, features: Tensor) -> float:
-    """λ = Σ |h|² / 5n, where there are too few rows to choose one on.
+    """λ = Σ ‖h‖² / 5n, where there are too few rows to choose one on.
 
     It has the scale of the features, whatever M and n are: a row that is orthogonal to all others
     gets 5/6 of its target, so that a lone image is learnt, and shrunk a little.
 
     Args:
-        expand: as for :func:`validation_losses`.
+        expand: as for ``validation_losses``.
         width: M.
         features: (n, D).
     """

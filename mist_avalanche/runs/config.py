@@ -25,8 +25,8 @@ class RunConfig:
     """Settings of a run; the command's options have the same names.
 
     Args:
-        benchmark: one of :data:`BENCHMARKS`.
-        strategy: one of :data:`mist_avalanche.strategies.names.STRATEGIES`.
+        benchmark: a name that the command's ``--benchmark`` takes.
+        strategy: a name that the command's ``--strategy`` takes.
         mist: add a MISTPlugin.
         mist_args: its arguments, over the defaults of the backbone.
         strategy_args: arguments of the strategy, such as RanPAC's ``memory``.
@@ -92,7 +92,7 @@ class RunConfig:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """Size and normalisation of the images: mean and std None for images in [0, 1]."""
+        """Size and normalisation of the images; mean and std are None for images in [0, 1]."""
         from ..benchmarks.transforms import IMAGENET, statistics_for
 
         defaults = backbone_defaults(self.backbone)

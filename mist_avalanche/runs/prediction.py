@@ -171,7 +171,7 @@ def load_run(
     """The classifier of a finished run.
 
     Args:
-        folder: with ``results.json``, and what :func:`save_classifier` wrote.
+        folder: with ``results.json``, and what ``save_classifier`` wrote.
         weights: a file with the base's weights, where the run's is no longer there.
         device: where it is to compute.
 

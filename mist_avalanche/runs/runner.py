@@ -81,9 +81,9 @@ def run(
         RuntimeError: another run is writing to ``output``.
 
     Returns:
-        What results.json holds: ``schema``, ``config``, ``metrics`` (percent), ``accuracy`` (rows
-        in percent), ``timing`` (seconds), ``parameters`` (entries of the model that require
-        gradients, and of the backbone that have changed), ``environment``.
+        The content of results.json, with ``schema``, ``config``, ``metrics`` (percent),
+        ``accuracy`` (rows in percent), ``timing`` (seconds), ``parameters`` (entries of the model
+        that require gradients, and of the backbone that have changed), ``environment``.
     """
     output = Path(output)
     with processes(config.device):

@@ -28,7 +28,7 @@ class RanPAC(FirstSessionStrategy):
     fixed and standard normal. G = Σ h hᵀ and Q = Σ h yᵀ are summed over all experiences, and logits
     are h (G + λI)⁻¹ Q. λ is the candidate of 10⁻⁸ … 10⁸ with the least squared error on a shuffled
     20 % of the current experience; where that leaves fewer than two images a class, a fifth of the
-    mean |h|² (``docs/ridge.md``). The backbone stays as it is unless a
+    mean squared length of h (``docs/ridge.md``). The backbone stays as it is unless a
     :class:`~mist_avalanche.MISTPlugin` tunes it before an experience; G and Q of earlier
     classes follow with ``drift_compensation`` alone, and there is a warning where they do not. No
     optimizer, no number of classes, no task labels.

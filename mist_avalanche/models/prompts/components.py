@@ -22,7 +22,7 @@ class ComponentPrompts(PromptModule):
     For each block α_m = cos(q ⊙ A_m, K_m) and p = Σ_m α_m P_m, over the components of all
     experiences; the first half of p is the key prefix, the second the value prefix. Those of
     earlier experiences are constants. New ones start orthogonal to all others
-    (:func:`orthogonal_rows`).
+    (``orthogonal_rows``).
 
     Args:
         n_features: D.
