@@ -8,11 +8,11 @@ from conftest import Images
 from timm.models.vision_transformer import VisionTransformer
 
 
-def small(depth=3):
+def small(depth=3, **settings):
     """A random ViT, the same every time."""
     torch.manual_seed(0)
     sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": depth, "num_heads": 2}
-    return VisionTransformer(**sizes, num_classes=0)
+    return VisionTransformer(**sizes, num_classes=0, **settings)
 
 
 def accuracy(strategy, experiences):

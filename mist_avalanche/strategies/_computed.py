@@ -21,10 +21,11 @@ from ..models.forward import Forward
 from ..models.heads import BackboneWithHead, StatisticsHead
 from ..models.snapshot import Snapshot
 from ._batches import FeatureBatches, OwnShare, collect, own_share
+from ._loop import QuietEvaluation
 from .feature_cache import FeatureCache, Features, bits_of, by_dataset, fingerprint, steady
 
 
-class ComputedHeadStrategy(SupervisedTemplate, ABC):
+class ComputedHeadStrategy(QuietEvaluation, SupervisedTemplate, ABC):
     """Fits a head to the features of each experience's training images under the eval transform.
 
     The backbone stays as it is unless a plugin tunes it before an experience. While it does, an

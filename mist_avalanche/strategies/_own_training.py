@@ -16,7 +16,7 @@ from .._support.memory_use import advice
 from ..models.features import in_mode
 from ..models.heads import BackboneWithHead
 from ._batches import collect, own_share
-from ._loop import LossOfModel, among_own, whole_of
+from ._loop import LossOfModel, among_own, own_draws, whole_of
 from .feature_cache import Features
 
 MOMENTUM = 0.9
@@ -137,7 +137,9 @@ class OwnTraining(LossOfModel, SupervisedTemplate, ABC):
         """Logits (B, C) of the mini-batch; in training -inf for other experiences' classes."""
         if not self.is_training:
             return self.evaluation_logits(self.mb_x)
-        return among_own(self.training_logits(self.mb_x), self._classes, self.mb_y)
+        with own_draws(self):
+            logits = self.training_logits(self.mb_x)
+        return among_own(logits, self._classes, self.mb_y)
 
     def _after_training_exp(self, num_workers: int = 0, **kwargs: Any) -> None:
         """An experience is over once its images have come; Avalanche marks no last online part."""

@@ -21,13 +21,14 @@ from ..models.heads import BackboneWithHead, PrototypeHead
 from ..models.subspace_head import COMPLEMENTS, SubspaceHead
 from ..models.subspaces import SubspaceViT
 from ._batches import FeatureBatches
+from ._loop import QuietEvaluation
 from ._own_training import OwnTraining
 from ._prompting import plain_vit
 from ._subspace_features import SubspaceFeatures
 from .feature_cache import fingerprint
 
 
-class EASE(OwnTraining):
+class EASE(QuietEvaluation, OwnTraining):
     """Trains an adapter for each experience, and classifies in the subspaces of all of them.
 
     In an experience a new adapter of the frozen ViT trains, with a cosine classifier that is thrown

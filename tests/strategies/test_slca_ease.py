@@ -16,7 +16,7 @@ from torch import nn
 
 from mist_avalanche import MISTPlugin
 from mist_avalanche.runs.checkpoint import Checkpoint
-from mist_avalanche.strategies import EASE, SLCA
+from mist_avalanche.strategies import EASE, SLCA, SimpleCIL
 
 STRATEGIES = {
     "slca": (SLCA, {"lr": 0.02, "backbone_lr": 1e-3, "samples_per_class": 8, "align_epochs": 2}),
@@ -112,15 +112,50 @@ def test_replay_trains_along(name):
 
 
 @NAMES
-def test_numbers_do_not_depend_on_workers(name):
-    benchmark, runs = make_benchmark(4, 2, per_class=4), []
+@pytest.mark.parametrize("replays", [False, True])
+def test_numbers_do_not_depend_on_workers(name, replays):
+    benchmark, runs = make_benchmark(4, 2, per_class=6), []
     for num_workers in (0, 1):
+        model = small(depth=2, proj_drop_rate=0.3)
         random.seed(0)
         torch.manual_seed(0)
-        strategy = make(name, train_epochs=1)
+        strategy = make(name, [ReplayPlugin(4)] if replays else [], model, train_epochs=1)
         train(strategy, *benchmark.train_stream, num_workers=num_workers)
         runs.append(state(strategy))
     assert same(*runs)
+
+
+def test_dropout_is_another_in_each_step_and_with_each_seed():
+    benchmark, runs = make_benchmark(2, 1, per_class=3), []
+    for seed in (0, 0, 1):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 50), nn.Dropout(0.5))
+        strategy, dropped = make("slca", model=model), []
+        model[2].register_forward_hook(
+            lambda layer, _, out, seen=dropped: seen.append(out == 0) if layer.training else None
+        )
+        torch.manual_seed(seed)
+        train(strategy, *benchmark.train_stream)
+        runs.append(torch.stack(dropped))
+    assert runs[0].shape == (2, 6, 50)
+    assert torch.equal(runs[0], runs[1])
+    assert 0.3 < (runs[0] != runs[2]).float().mean() < 0.7
+    assert 0.3 < (runs[0][0] != runs[0][1]).float().mean() < 0.7
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("kind", [EASE, SimpleCIL])
+def test_what_is_kept_in_evaluation_changes_no_later_draw(kind, num_workers):
+    benchmark, drawn = make_benchmark(4, 2, per_class=2), []
+    settings = {"train_epochs": 1, "bottleneck": 4} if kind is EASE else {}
+    for cache_mb in (0, 1):
+        quiet = EvaluationPlugin(loggers=[])
+        strategy = kind(model=small(depth=1), cache_mb=cache_mb, evaluator=quiet, **settings)
+        torch.manual_seed(0)
+        for t, experience in enumerate(benchmark.train_stream):
+            train(strategy, experience)
+            strategy.eval(benchmark.test_stream[: t + 1], num_workers=num_workers)
+        drawn.append(torch.rand(1))
+    assert drawn[0] == drawn[1]
 
 
 # ---- With MIST ----------------------------------------------------------------------------------
