@@ -24,7 +24,6 @@ suppress_warnings = ["myst.header"]  # a page may begin at any level
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
-smartquotes = False  # they make a dash of two hyphens
 html_math_renderer = "mathml"  # no script, no network
 
 autodoc_typehints = "description"
@@ -67,6 +66,7 @@ class CommandLine(SphinxDirective):
 
     def _section(self, command: argparse.ArgumentParser, about: str) -> nodes.section:
         section = nodes.section(ids=[nodes.make_id(command.prog)])
+        section["support_smartquotes"] = False  # they make a dash of two hyphens
         section += nodes.title(text=command.prog)
         section += nodes.paragraph(text=f"{about[:1].upper()}{about[1:]}.")
         options = nodes.definition_list()

@@ -78,3 +78,17 @@ def test_every_page_is_in_the_site():
     listed = re.findall(r"^(?:.*<)?([\w/-]+)>?$", (ROOT / "docs" / "index.md").read_text(), re.M)
     pages = {p.stem for p in PAGES if p.parent.name == "docs"} - {"index"}
     assert pages <= {*listed}
+
+
+@pytest.mark.usefixtures("short")
+def test_notebook_runs(capsys):
+    text = (ROOT / "examples" / "tour.ipynb").read_text()
+    names = {}
+    for cell in json.loads(text)["cells"]:
+        if cell["cell_type"] == "code":
+            code = "".join(cell["source"]).replace("N_EXPERIENCES = 10", "N_EXPERIENCES = 2")
+            exec(compile(code, "tour.ipynb", "exec"), names)
+    assert {len(curve) for curve in names["curves"].values()} == {2}
+    assert names["plugin"].selection.fraction <= 0.05
+    assert "predicted: " in capsys.readouterr().out
+    assert not re.search(r"/(home|root|tmp|work|usr)/", text)
