@@ -40,7 +40,9 @@ def outcome(case, spoil=None):
     """Weights, masks, metrics and what this process has passed through its backbone."""
     stream, strategy, mist_arguments = CASES[case]
     benchmark, backbone, seen = stream(), create_backbone(), []
-    settings = {"tune_epochs": 2, "batch_size": 7, "lr": 0.01, "overlap_decay": 0.5, "seed": 0}
+    settings = {"tune_epochs": 2, "batch_size": 7, "lr": 0.01, "seed": 0}
+    if mist_arguments.get("score_on") == "every":
+        settings["overlap_decay"] = 0.5
     mist = MISTPlugin(**{**settings, **mist_arguments}, verbose=False)
     changes = {"n_random_features": 60} if strategy is RanPAC else {}
     host = strategy(

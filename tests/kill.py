@@ -26,7 +26,7 @@ from mist_avalanche.cli import command as cli
 from mist_avalanche.runs import config, runner
 from mist_avalanche.runs.prediction import DELTA, HEAD
 
-MIST = ("tune_epochs=3", "later_epochs=2", "projection_epochs=2", "score_on=every")
+MIST = ("tune_epochs=3", "projection_epochs=2", "score_on=every", "tune_on=every", "later_epochs=2")
 WITH_MIST = ["--mist", *(part for setting in MIST for part in ("--mist-arg", setting))]
 STRATEGIES = {
     "ranpac": ["--drift-compensation", "--strategy-arg", "n_random_features=400"],

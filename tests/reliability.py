@@ -99,7 +99,7 @@ def host_loss_explodes(folder):
             strategy.loss = strategy.loss * float("inf")
 
     model = tiny_vit(num_classes=N_CLASSES)
-    mist = MISTPlugin(**{**QUICK, "tune_epochs": 0})
+    mist = MISTPlugin(**{**QUICK, "tune_epochs": 0, "lr": MISTPlugin().options.lr})
     host = Naive(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), 0.1),

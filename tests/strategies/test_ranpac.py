@@ -67,7 +67,7 @@ def trained(strategy_class, settings, benchmark, plugins, *, compensate):
         plugins=plugins,
         drift_compensation=compensate,
         evaluator=None,
-        **settings,
+        **{k: v for k, v in settings.items() if compensate or k != "memory"},
     )
     for experience in benchmark.train_stream:
         strategy.train(experience)
