@@ -37,7 +37,7 @@ evidence: $(INSTALLED)
 	$(BIN)/python tests/evidence --data $(DATA) --document docs/evidence.md
 
 wheel: $(INSTALLED)
-	rm -rf build dist
+	rm -rf build/lib build/bdist.* dist
 	$(BIN)/python -m build --wheel
 
 $(INSTALLED): pyproject.toml

@@ -19,7 +19,7 @@ from .method.epochs import Keeper
 from .method.guard import StepGuard
 from .method.history import SelectionHistory
 from .method.objective import Objective
-from .method.options import OPTIONS, MISTOptions, merged_options
+from .method.options import OPTIONS, MISTOptions, merged_options, refuse_idle_options
 from .method.selection import Selection
 from .method.sparse_tuning import HOST, SparseTuning
 from .models.defaults import backbone_defaults
@@ -165,7 +165,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             score, epochs = method.due_online(strategy.experience)
         else:
             tune_on = self.options.tune_on or str(getattr(strategy, "tune_on", "every"))
-            MISTOptions(**{**vars(self.options), "tune_on": tune_on})  # refuses what is idle then
+            refuse_idle_options({**vars(self.options), "tune_on": tune_on})
             score, epochs = method.due(strategy.experience, tune_on)
         keeping = {"keeper": self.keeper, "begun": begun, "verbose": self.options.verbose}
         with advice("MIST's batches", _SMALLER):

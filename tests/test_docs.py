@@ -2,7 +2,6 @@ import json
 import re
 import runpy
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,20 +11,10 @@ from data_layouts import class_folders, photos
 from safetensors.torch import load_file
 
 from mist_avalanche.deltas.delta import read_delta
-from mist_avalanche.models import defaults
 from mist_avalanche.models.backbones import EMBEDDED_WEIGHTS
-from mist_avalanche.models.defaults import EMBEDDED
 from mist_avalanche.runs import experiments
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def short_tuning(monkeypatch):
-    """The embedded backbone's defaults, but with a few epochs of tuning."""
-    default = defaults.DEFAULTS[EMBEDDED]
-    short = replace(default, mist={**default.mist, "tune_epochs": 4, "projection_epochs": 1})
-    monkeypatch.setattr(defaults, "DEFAULTS", {EMBEDDED: short})
 
 
 def snippets(*files):

@@ -9,7 +9,6 @@ import pytest
 from data_layouts import class_folders, photos
 from tiny_runs import MIST, tiny_benchmark
 
-from mist_avalanche import MISTPlugin
 from mist_avalanche.cli.options import parser
 from mist_avalanche.runs import RunConfig, run
 from mist_avalanche.strategies.names import STRATEGIES
@@ -42,18 +41,7 @@ def test_commands_parse(page):
             assert {*additions} <= {"mist", "drift"}, command
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """Tuning of two epochs, whatever a page says."""
-    made = MISTPlugin.__init__
-
-    def init(self, **options):
-        made(self, **{**options, "tune_epochs": 2, "projection_epochs": 0, "verbose": False})
-
-    monkeypatch.setattr(MISTPlugin, "__init__", init)
-
-
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("short_tuning")
 @pytest.mark.parametrize("name", ["add-mist", "own-images", "own-backbone"])
 def test_guides_run(name, tmp_path, monkeypatch, capsys):
     class_folders(tmp_path / "photos", photos())
@@ -80,7 +68,7 @@ def test_every_page_is_in_the_site():
     assert pages <= {*listed}
 
 
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("short_tuning")
 def test_notebook_runs(capsys):
     text = (ROOT / "examples" / "tour.ipynb").read_text()
     names = {}

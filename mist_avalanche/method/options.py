@@ -142,8 +142,7 @@ class MISTOptions:
                 object.__setattr__(self, name, check_rate(name, value, _RANGES[name]))
             elif name in _AT_LEAST:
                 object.__setattr__(self, name, check_integer(name, value, _AT_LEAST[name]))
-        for name, why in idle_options(vars(self)).items():
-            raise ValueError(f"`{name}` has no effect: {why}. Leave it away.")
+        refuse_idle_options(vars(self))
 
 
 OPTIONS = tuple(f.name for f in fields(MISTOptions))
@@ -168,6 +167,12 @@ def idle_options(options: Mapping[str, Any]) -> dict[str, str]:
         "temperature": now["objective"] == "cross_entropy" and "the cross-entropy has none",
     }
     return {n: why for n, why in reasons.items() if why and now[n] != _DEFAULTS[n]}
+
+
+def refuse_idle_options(options: Mapping[str, Any]) -> None:
+    """ValueError where one of some options has no effect beside the others."""
+    for name, why in idle_options(options).items():
+        raise ValueError(f"`{name}` has no effect: {why}. Leave it away.")
 
 
 def merged_options(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import pickle
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def input_statistics(
     if backbone == EMBEDDED:
         return None
     if isinstance(backbone, str):
-        name = (DEFAULTS[backbone].timm_name if backbone in DEFAULTS else None) or backbone
+        name = _timm_name(backbone)
         config: Any = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     else:
         config = getattr(backbone, "pretrained_cfg", None)
@@ -142,7 +142,7 @@ def check_backbone(
         if weights is not None and Path(weights).suffix != ".safetensors":
             raise ValueError(f"Expected a .safetensors file for 'embedded', got {str(weights)!r}.")
         return None, {}
-    timm_name = (DEFAULTS[name].timm_name if name in DEFAULTS else None) or name
+    timm_name = _timm_name(name)
     if not timm.is_model(timm_name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), 5, 0.0))
         raise ValueError(
@@ -151,6 +151,12 @@ def check_backbone(
     return timm_name, _size_argument(timm_name, image_size)
 
 
+def _timm_name(name: str) -> str:
+    """Timm's name, with the tag of the pretraining where defaults say which."""
+    return (DEFAULTS[name].timm_name if name in DEFAULTS else None) or name
+
+
+@cache  # it makes a model, and a run is checked more than once
 def _size_argument(timm_name: str, image_size: int | None) -> dict[str, int]:
     """Timm's argument for another size; none for the usual one, and for models that take any."""
     config = timm.get_pretrained_cfg(timm_name)
