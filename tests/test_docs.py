@@ -10,9 +10,9 @@ import torch
 from data_layouts import class_folders, photos
 from safetensors.torch import load_file
 
+from mist_avalanche import runs
 from mist_avalanche.deltas.delta import read_delta
 from mist_avalanche.models.backbones import EMBEDDED_WEIGHTS
-from mist_avalanche.runs import experiments
 
 ROOT = Path(__file__).parent.parent
 
@@ -83,9 +83,9 @@ def test_example_prompts(capsys):
 @pytest.mark.usefixtures("short_tuning")
 def test_example_compare_baselines(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run_methods = experiments.run_methods
+    run_methods = runs.run_methods
     monkeypatch.setattr(
-        experiments, "run_methods", lambda plan, **_settings: run_methods(plan, progress=False)
+        runs, "run_methods", lambda plan, **_settings: run_methods(plan, progress=False)
     )
     runpy.run_path(str(ROOT / "examples" / "compare_baselines.py"), run_name="__main__")
     assert "streaming_lda" in capsys.readouterr().out
