@@ -1,8 +1,9 @@
-"""SplitGlyphs: 100 letters in renderings that look hand-made; nothing to download."""
+"""SplitGlyphs: 100 letters, from print to hardly readable; nothing to download."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import lru_cache
 
 import torch
@@ -10,7 +11,8 @@ from avalanche.benchmarks import NCScenario
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from .rendering import Style, outlines, render, unseen_glyphs
+from .._support.checks import check_rate
+from .rendering import PRINTED, Style, outlines, render, unseen_glyphs
 from .stream import Source, Transform, class_incremental
 
 HAND_MADE = Style(
@@ -24,6 +26,19 @@ HAND_MADE = Style(
     contrast=(0.3, 0.9),
     colour=False,
     noise=0.1,
+)
+FAR = Style(
+    rotation=0.8,
+    slant=0.5,
+    scale=(0.5, 1.2),
+    shift=0.1,
+    elastic=0.05,
+    stroke=2,
+    outline=0.5,
+    contrast=(0.3, 0.8),
+    colour=False,
+    noise=0.15,
+    texture=0.25,
 )
 N_TRAIN, N_TEST = 20, 10  # renderings of each glyph
 
@@ -39,17 +54,37 @@ class _Labelled(TensorDataset):
         return self.tensors[0][index], self.targets[index]
 
 
+def _between(a: object, b: object, share: float) -> object:
+    """A part of the way from one setting of a style to another."""
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return tuple(_between(x, y, share) for x, y in zip(a, b, strict=True))
+    if isinstance(a, bool):
+        return a if share < 0.5 else b
+    mixed = (1 - share) * a + share * b  # type: ignore[operator]
+    return round(mixed) if isinstance(a, int) else mixed
+
+
+def style_at(shift: float) -> Style:
+    """How glyphs are drawn at a distance from print: 0 print, 1 hand-made, 2 far."""
+    near, far, share = (PRINTED, HAND_MADE, shift) if shift <= 1 else (HAND_MADE, FAR, shift - 1)
+    mixed = {
+        f.name: _between(getattr(near, f.name), getattr(far, f.name), share) for f in fields(Style)
+    }
+    return Style(**mixed)  # type: ignore[arg-type]
+
+
 @lru_cache(maxsize=4)  # for the next run in the same process
-def _drawn(names: tuple[str, ...], n: int, seed: int) -> _Labelled:
+def _drawn(names: tuple[str, ...], n: int, seed: int, style: Style) -> _Labelled:
     glyphs, generator = outlines(names), torch.Generator().manual_seed(seed)
     labels = torch.arange(len(glyphs)).repeat_interleave(n)
     faces = torch.randint(glyphs.shape[1], labels.shape, generator=generator)
-    return _Labelled(render(glyphs[labels, faces], HAND_MADE, generator), labels)
+    return _Labelled(render(glyphs[labels, faces], style, generator), labels)
 
 
 def SplitGlyphs(
     n_experiences: int = 10,
     *,
+    shift: float = 1.0,
     data_seed: int = 0,
     seed: int | None = 1993,
     fixed_class_order: Sequence[int] | None = None,
@@ -59,11 +94,15 @@ def SplitGlyphs(
 ) -> NCScenario:
     """100 glyphs that the embedded backbone has not seen, 20 training and 10 test images each.
 
-    Images are tensors (3, 32, 32) in [0, 1]: ink on paper, bent, slanted, thick, thin or hollow,
-    faint, noisy. They are drawn anew from ``data_seed``, in about two seconds.
+    Images are tensors (3, 32, 32) in [0, 1]. By default they look hand-made: ink on paper, bent,
+    slanted, thick, thin or hollow, faint, noisy. They are drawn anew from ``data_seed``, in about
+    two seconds.
 
     Args:
         n_experiences: number of experiences.
+        shift: how far the images are from what the embedded backbone has seen, in [0, 2]. At 0
+            they are drawn as in its pretraining, at 1 they look hand-made, at 2 they are turned
+            far, striped and hardly readable; between these, all settings change evenly.
         data_seed: of the renderings.
         seed: of the class order.
         fixed_class_order: class ids in their order of appearance.
@@ -72,14 +111,14 @@ def SplitGlyphs(
         eval_transform: of a test image tensor.
 
     Raises:
-        ValueError: a number of experiences or an order that is impossible.
+        ValueError: a number of experiences, an order or a shift that is impossible.
     """
-    names = unseen_glyphs()
+    names, style = unseen_glyphs(), style_at(check_rate("shift", shift, "[0, 2]"))
     source = Source(
-        _drawn(names, N_TRAIN, 2 * data_seed),
-        _drawn(names, N_TEST, 2 * data_seed + 1),
+        _drawn(names, N_TRAIN, 2 * data_seed, style),
+        _drawn(names, N_TEST, 2 * data_seed + 1, style),
         list(names),
-        f"rendered, data_seed {data_seed}",
+        f"rendered, data_seed {data_seed}" + (f", shift {shift:g}" if shift != 1 else ""),
     )
     return class_incremental(
         source,
