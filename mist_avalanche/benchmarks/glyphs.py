@@ -1,4 +1,4 @@
-"""SplitGlyphs: 100 letters, from print to hardly readable; nothing to download."""
+"""SplitGlyphs: 100 letters, from print to a hurried hand; nothing to download."""
 
 from __future__ import annotations
 
@@ -28,17 +28,16 @@ HAND_MADE = Style(
     noise=0.1,
 )
 FAR = Style(
-    rotation=0.8,
-    slant=0.5,
-    scale=(0.5, 1.2),
-    shift=0.1,
-    elastic=0.05,
-    stroke=2,
-    outline=0.5,
-    contrast=(0.3, 0.8),
+    rotation=0.4,
+    slant=0.4,
+    scale=(0.65, 1.15),
+    shift=0.08,
+    elastic=0.035,
+    stroke=1,
+    outline=0.4,
+    contrast=(0.3, 0.9),
     colour=False,
-    noise=0.15,
-    texture=0.25,
+    noise=0.12,
 )
 N_TRAIN, N_TEST = 20, 10  # renderings of each glyph
 
@@ -101,8 +100,8 @@ def SplitGlyphs(
     Args:
         n_experiences: number of experiences.
         shift: how far the images are from what the embedded backbone has seen, in [0, 2]. At 0
-            they are drawn as in its pretraining, at 1 they look hand-made, at 2 they are turned
-            far, striped and hardly readable; between these, all settings change evenly.
+            they are drawn as in its pretraining, at 1 they look hand-made, at 2 they are as
+            crooked as a hurried hand's; between these, all settings change evenly.
         data_seed: of the renderings.
         seed: of the class order.
         fixed_class_order: class ids in their order of appearance.

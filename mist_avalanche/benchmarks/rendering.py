@@ -59,7 +59,6 @@ class Style:
     contrast: tuple[float, float] = (0.4, 1.0)  # distance between ink and paper
     colour: bool = True  # independent channels, either polarity; else dark ink on light paper
     noise: float = 0.05
-    texture: float = 0.0  # strength of the stripes over ink and paper
 
 
 PRINTED = Style()
@@ -220,22 +219,10 @@ def _colour(ink: Tensor, style: Style, generator: torch.Generator) -> Tensor:
     return (paper + ink * (pen - paper)).expand(n, 3, *ink.shape[-2:])
 
 
-def _stripes(n: int, size: int, generator: torch.Generator) -> Tensor:
-    """Waves of every direction, two to six over an image's side; (N, 1, size, size) in [-1, 1]."""
-    angle = _uniform(n, 0, torch.pi, generator).view(n, 1, 1)
-    waves = _uniform(n, 2, 6, generator).view(n, 1, 1)
-    phase = _uniform(n, 0, 1, generator).view(n, 1, 1)
-    across = torch.linspace(0, 1, size)
-    along = across * angle.cos() + across.unsqueeze(1) * angle.sin()
-    return (2 * torch.pi * (waves * along + phase)).sin().unsqueeze(1)
-
-
 def render(ink: Tensor, style: Style, generator: torch.Generator, size: int = 32) -> Tensor:
     """Draw outlines (N, 64, 64) in a style; returns images (N, 3, size, size) in [0, 1]."""
     drawn = _warp(_thicken(ink.unsqueeze(1), style, generator), style, generator)
     drawn = F.interpolate(drawn, (size, size), mode="area")
     image = _colour(drawn, style, generator)
-    if style.texture:
-        image = image + style.texture * _stripes(len(ink), size, generator)
     noise = torch.randn(image.shape, generator=generator) * style.noise
     return (image + noise).clamp(0, 1)
