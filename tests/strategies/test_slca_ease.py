@@ -1,17 +1,17 @@
 import copy
 import random
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from avalanche.benchmarks import benchmark_from_datasets
-from avalanche.benchmarks.scenarios.online import split_online_stream
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from conftest import Images, make_benchmark
-from small_runs import accuracy, everything, same, small, state, streams
+from small_runs import accuracy, everything, online_parts, same, small, state, streams
 from torch import nn
 
 from mist_avalanche import MISTPlugin
@@ -91,16 +91,37 @@ def test_logits_of_an_image_do_not_depend_on_its_batch(name):
         torch.testing.assert_close(model(x), alone, rtol=1e-9, atol=1e-12)
 
 
+def n_experiences(strategy):
+    """Those that are over."""
+    of_slca = isinstance(strategy, SLCA)
+    return strategy.gaussians.n_experiences if of_slca else strategy.head.n_subspaces
+
+
 @NAMES
-def test_online_parts_with_known_boundaries_are_one_experience(name):
-    benchmark = make_benchmark(4, 2, per_class=6)
-    parts = split_online_stream(benchmark.train_stream, 4, seed=0, access_task_boundaries=True)
+@pytest.mark.parametrize(("size", "drop_last"), [(4, False), (5, False), (5, True), (12, True)])
+def test_online_parts_with_known_boundaries_are_one_experience(name, size, drop_last):
+    benchmark, over = make_benchmark(4, 2, per_class=6), []
+    parts = online_parts(benchmark.train_stream, size, drop_last=drop_last)
     strategy = make(name, train_epochs=1)
-    train(strategy, *parts)
-    n = strategy.gaussians.n_experiences if name == "slca" else strategy.head.n_subspaces
-    assert n == 2
+    for part in parts:
+        train(strategy, part)
+        over.append(n_experiences(strategy))
+        assert (strategy.optimizer is None) == (len(over) % (len(parts) // 2) == 0)
+    each = len(parts) // 2
+    assert over == [0] * (each - 1) + [1] * each + [2]
     counts = [*strategy.gaussians.counts.values()] if name == "slca" else strategy.head.counts
     assert [int(count) for count in counts] == [6] * 4
+
+
+@NAMES
+def test_an_online_experience_whose_last_images_never_come_is_over_when_the_next_begins(name):
+    benchmark = make_benchmark(4, 2, per_class=6)
+    parts = online_parts(benchmark.train_stream, 4)
+    strategy = make(name, train_epochs=1)
+    train(strategy, *parts[:2])
+    assert n_experiences(strategy) == 0
+    train(strategy, parts[3])
+    assert n_experiences(strategy) == 1
 
 
 @NAMES
@@ -258,6 +279,33 @@ def test_a_run_goes_on_with_the_same_bits(name, tmp_path):
     assert same(whole, again)
     assert rest == rest_again
     assert torch.equal(logits, logits_again)
+
+
+@NAMES
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_a_run_goes_on_within_an_online_experience(name, stop, tmp_path):
+    benchmark = make_benchmark(4, 2, per_class=12)
+    parts = online_parts(benchmark.train_stream, 10, drop_last=True)
+    stream = SimpleNamespace(train_stream=parts, test_stream=benchmark.test_stream)
+    torch.manual_seed(5)
+    whole, *rest, logits = go_on(name, stream, tmp_path / "whole")
+    torch.manual_seed(5)
+    go_on(name, stream, tmp_path / "parts", stop=stop)
+    torch.manual_seed(99)
+    again, *rest_again, logits_again = go_on(name, stream, tmp_path / "parts")
+    assert same(whole, again)
+    assert rest == rest_again
+    assert torch.equal(logits, logits_again)
+
+
+@NAMES
+def test_a_run_that_goes_on_needs_the_rest_of_its_online_experience(name):
+    parts = online_parts(make_benchmark(4, 2, per_class=6).train_stream, 4)
+    strategy, other = make(name, train_epochs=1), make(name, train_epochs=1)
+    train(strategy, parts[0])
+    other.load_state_dict(strategy.state_dict())
+    with pytest.raises(RuntimeError, match=r"resumed within an online experience.*Start anew"):
+        train(other, parts[3])
 
 
 @NAMES
