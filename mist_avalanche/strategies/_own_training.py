@@ -11,6 +11,7 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 
 from .._support.checks import check_integer, check_not_empty, classes_of
+from .._support.distributed import check_alone
 from .._support.memory_use import advice
 from ..models.features import in_mode
 from ..models.heads import BackboneWithHead
@@ -97,6 +98,7 @@ class OwnTraining(OwnOptimizer, LossOfModel, SupervisedTemplate, ABC):
 
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
         """Grow; plugins, which come right after, see a backbone that can train."""
+        check_alone(type(self).__name__)
         check_not_empty(self.experience)
         arrivals = self._arrivals
         if arrivals.begins(self.experience):

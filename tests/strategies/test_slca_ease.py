@@ -370,6 +370,18 @@ def test_features_of_test_images_are_computed_once_a_subspace():
 
 
 @NAMES
+def test_several_processes_are_refused_before_anything_is_computed(name, monkeypatch):
+    monkeypatch.setattr("mist_avalanche._support.distributed.world_size", lambda: 2)
+    mist, kind = MISTPlugin(**MIST), STRATEGIES[name][0].__name__
+    strategy = make(name, [mist])
+    before = state(strategy)
+    with pytest.raises(ValueError, match=rf"^{kind} trains in one process.*without torchrun"):
+        train(strategy, make_benchmark(4, 2).train_stream[0])
+    assert mist.selection is None
+    assert same(before, state(strategy))
+
+
+@NAMES
 def test_what_is_refused(name):
     with pytest.raises(TypeError, match="has no argument 'optimizer'"):
         make(name, optimizer=None)
