@@ -9,12 +9,13 @@ import torch
 from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.evaluation.metrics import accuracy_metrics
-from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
+from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin, SupervisedPlugin
 from conftest import Images, make_benchmark
 from small_runs import accuracy, everything, online_parts, same, small, state, streams
 from torch import nn
 
 from mist_avalanche import MISTPlugin
+from mist_avalanche.models.alignment import ClassGaussians
 from mist_avalanche.runs.checkpoint import Checkpoint
 from mist_avalanche.strategies import EASE, SLCA, SimpleCIL
 
@@ -331,6 +332,33 @@ def test_slca_keeps_old_rows_and_forgets_the_alignment_before_it_goes_on():
     assert torch.equal(strategy.head.before_weight[:4], before)
 
 
+def test_slca_starts_rows_near_zero():
+    starts = []
+
+    class Look(SupervisedPlugin):
+        def before_training_exp(self, strategy, **kwargs):
+            starts.append(copy.deepcopy(strategy.head.part))
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 400))
+    train(make("slca", [Look()], model, train_epochs=1), *make_benchmark(4, 2).train_stream)
+    for part in starts:
+        assert part.weight.shape == (2, 400)
+        assert 0.018 < part.weight.std() < 0.022
+        assert not part.bias.any()
+
+
+def test_covariances_and_their_factors_are_computed_in_float64():
+    generator = torch.Generator().manual_seed(0)
+    features = 100 + 100 * torch.randn(5, 12, generator=generator)  # fewer images than D
+    gaussians = ClassGaussians()
+    gaussians.add(features, torch.zeros(5, dtype=torch.int64))
+    covariance = torch.from_numpy(np.cov(features.double().numpy().T)) + 1e-4 * torch.eye(12)
+    wanted = torch.linalg.cholesky(covariance)
+    assert gaussians.factors[0].dtype == torch.float32
+    assert wanted.diagonal().min() < 0.02  # the 1e-4, beside entries of 100
+    torch.testing.assert_close(gaussians.factors[0].double(), wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_slca_works_with_any_backbone():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
     strategy = make("slca", model=model)
@@ -341,6 +369,30 @@ def test_slca_works_with_any_backbone():
 
 
 # ---- EASE ---------------------------------------------------------------------------------------
+
+
+def test_every_adapter_starts_as_the_identity_from_numbers_of_its_own():
+    starts = []
+
+    class Look(SupervisedPlugin):
+        def before_training_epoch(self, strategy, **kwargs):
+            starts.append(copy.deepcopy(strategy.model.adapters[-1]))
+
+    train(make("ease", [Look()], train_epochs=1), *make_benchmark(4, 2).train_stream)
+    first, second = starts
+    for adapter in starts:
+        assert not any(p.any() for p in adapter.up.parameters())
+    assert not torch.equal(first.down[0].weight, second.down[0].weight)
+
+
+def test_an_adapter_drops_while_it_trains():
+    benchmark, runs = make_benchmark(2, 1), []
+    for dropout in (0.0, 0.5):
+        torch.manual_seed(0)
+        strategy = make("ease", dropout=dropout)
+        train(strategy, *benchmark.train_stream)
+        runs.append(strategy.model.adapters[0].up[0].weight.detach())
+    assert not torch.allclose(*runs, rtol=1e-3)
 
 
 def test_features_of_test_images_are_computed_once_a_subspace():
