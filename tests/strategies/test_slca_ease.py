@@ -359,6 +359,17 @@ def test_covariances_and_their_factors_are_computed_in_float64():
     torch.testing.assert_close(gaussians.factors[0].double(), wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_a_class_that_comes_back_has_the_gaussian_of_all_its_features():
+    features = torch.randn(9, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels, whole, parts = torch.zeros(9, dtype=torch.int64), ClassGaussians(), ClassGaussians()
+    whole.add(features, labels)
+    for rows in (slice(0, 1), slice(1, 4), slice(4, 9)):
+        parts.add(features[rows], labels[rows])
+    assert (parts.counts, parts.experiences) == ({0: 9}, {0: 2})
+    torch.testing.assert_close(parts.means[0], whole.means[0])
+    torch.testing.assert_close(parts.factors[0], whole.factors[0])
+
+
 def test_slca_works_with_any_backbone():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
     strategy = make("slca", model=model)
