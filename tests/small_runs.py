@@ -2,6 +2,7 @@
 
 import torch
 from avalanche.benchmarks import benchmark_from_datasets
+from avalanche.benchmarks.scenarios.online import split_online_stream
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.benchmarks.utils.transform_groups import TransformGroups
 from conftest import Images
@@ -38,6 +39,11 @@ def streams(labels, per_class=3, noise=0.0, transform=None):
         x = patterns[y] + noise * torch.rand(len(y), 3, 32, 32, generator=generator)
         made.append(as_classification_dataset(Images(x, y), transform_groups=groups))
     return benchmark_from_datasets(train=made, test=made)
+
+
+def online_parts(stream, size, **settings):
+    """The parts of an online stream whose boundaries may be known."""
+    return [*split_online_stream(stream, size, seed=0, access_task_boundaries=True, **settings)]
 
 
 def everything(experiences):

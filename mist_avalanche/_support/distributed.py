@@ -26,6 +26,19 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def check_alone(what: str) -> None:
+    """For what does not average its gradients over processes.
+
+    Raises:
+        ValueError: there are several processes.
+    """
+    if world_size() > 1:
+        raise ValueError(
+            f"{what} trains in one process, and there are {world_size()}. Run it without torchrun; "
+            "--jobs has several runs side by side."
+        )
+
+
 @contextmanager
 def processes(device: str) -> Iterator[None]:
     """Join the processes that torchrun has started, if it has.

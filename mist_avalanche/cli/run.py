@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,16 @@ def execute(args: argparse.Namespace) -> None:
         ValueError: a setting that is not known, or without effect.
         RuntimeError: a run failed.
     """
-    methods = _methods(args)
+    carry_out(_methods(args), args)
+
+
+def carry_out(methods: Mapping[str, RunConfig], args: argparse.Namespace) -> None:
+    """Run methods, by the names that tables and folders have; see :func:`execute`.
+
+    Args:
+        methods: settings of each.
+        args: options of ``run``, ``compare`` or ``ablate`` that are not of one method.
+    """
     one = len(methods) == 1 and args.command == "run"
     name = next(iter(methods)) if one else _FOLDERS[args.command]
     benchmark = next(iter(methods.values())).benchmark

@@ -62,6 +62,11 @@ class ExperienceLinear(GrowingLinear):
         self.part.weight.copy_(rows.weight[self._own])
         self.part.bias.copy_(rows.bias[self._own])
 
+    def go_on(self, classes: Sequence[int]) -> None:
+        """Of which classes the rows are that train, where a loaded state has such."""
+        if self.part is not None:
+            self._own = list(classes)
+
     @torch.no_grad()
     def end(self) -> None:
         """Put the rows that have trained to the others."""
@@ -102,11 +107,15 @@ class ExperienceLinear(GrowingLinear):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """The width and as many rows as the state has, and an alignment where it has one."""
+        """The width and rows that the state has, and an alignment or rows that train if it does."""
         weight = state_dict.get(f"{prefix}classifier.weight")
         if weight is not None and weight.shape != self.classifier.weight.shape:
             self.classifier = nn.Linear(*reversed(weight.shape)).to(self.classifier.weight)
             self.active_units = self.active_units.new_zeros(len(weight))
+        part = state_dict.get(f"{prefix}part.weight")
+        self.part = None
+        if part is not None:
+            self.part = nn.Linear(*reversed(part.shape)).to(self.classifier.weight)
         for name in ("before_weight", "before_bias"):
             saved = state_dict.get(prefix + name)
             if saved is not None:

@@ -91,8 +91,10 @@ class SubspaceViT(BackboneWithHead):
         return logits
 
     def saved(self) -> dict[str, Any]:
-        """Adapters, classifier and states of the ViT."""
+        """Adapters, classifiers and states of the ViT."""
+        training = self.training_head
         return {
+            "training_head": None if training is None else training.state_dict(),
             "adapters": [adapter.state_dict() for adapter in self.adapters],
             "head": self.head.state_dict(),
             "chain": self.chain.state_dict(),
@@ -106,7 +108,12 @@ class SubspaceViT(BackboneWithHead):
         self.adapters.requires_grad_(False)
         self.head.load_state_dict(state["head"])
         self.chain.load_state_dict(state["chain"])
-        self.training_head = None
+        self.training_head, training = None, state.get("training_head")
+        if training is not None:
+            self.adapters[-1].requires_grad_(True)
+            head = CosineHead(training["weight"].shape[1], training["classes"].tolist())
+            head.load_state_dict(training)
+            self.training_head = head.to(next(self.backbone.parameters()))
 
     # ---- For a file --------------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ def unsaved(strategy: Any) -> list[str]:
     found = [part for part in (*plugins, *metrics) if vars(part) and not _has_pair(part)]
     if not _has_pair(strategy) and not vars(strategy).keys() <= _of_every_strategy():
         found.insert(0, strategy)
-    optimizer = strategy.optimizer
+    optimizer = _optimizer(strategy)
     if optimizer is not None and not (_has_pair(optimizer) and _names(strategy) is not None):
         found.append(optimizer)
     return [type(part).__name__ for part in found]
@@ -77,7 +77,7 @@ def state_of(strategy: Any) -> dict[str, Any]:
         },
         "strategy": strategy.state_dict() if _has_pair(strategy) else None,
         "parts": [part.state_dict() if _has_pair(part) else None for part in _parts(strategy)],
-        "optimizer": None if strategy.optimizer is None else _optimizer_state(strategy),
+        "optimizer": None if _optimizer(strategy) is None else _optimizer_state(strategy),
         "clock": dict(vars(strategy.clock)),
         "last": {k: v for k, v in evaluator.last_metric_results.items() if type(v) in _NUMBERS},
         "all": {
@@ -127,8 +127,13 @@ def _parts(strategy: Any) -> list[Any]:
 
 
 def _classes(strategy: Any) -> list[str]:
-    parts = (strategy, strategy.optimizer, *_parts(strategy))
+    parts = (strategy, _optimizer(strategy), *_parts(strategy))
     return [type(part).__name__ for part in parts]
+
+
+def _optimizer(strategy: Any) -> Any:
+    """The optimizer, unless the strategy makes it and its own state has it."""
+    return None if getattr(strategy, "optimizer_in_state", False) else strategy.optimizer
 
 
 # ---- Model -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 
 from .._support.checks import classes_of
-from .._support.distributed import world_size
+from .._support.distributed import check_alone
 from .._support.memory_use import advice
 from .._support.randomness import isolated_rng
 from ..models.adapters import ADAPTERS, AdaptedBackbone, FineTuned
@@ -113,10 +113,7 @@ class FirstSessionStrategy(LossOfModel, ComputedHeadStrategy, ABC):
         self, session: FirstSession, experience: Any, eval_streams: Any, **kwargs: Any
     ) -> None:
         """Train an adapter and a cosine classifier on the experience; keep the adapter."""
-        if world_size() > 1:
-            raise ValueError(
-                "Several processes cannot share the first session. Run without torchrun."
-            )
+        check_alone(f"{type(self).__name__}'s first session")
         backbone, adapter = self.model.backbone, session.make(self.model.backbone)
         trainable = [p for p in backbone.parameters() if p.requires_grad]
         before = Snapshot(backbone) if adapter is None and self.model.both else None

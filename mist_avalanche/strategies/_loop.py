@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from torch import Tensor
 
 from .._support.randomness import derive_seed, isolated_rng
@@ -54,10 +53,3 @@ def among_own(logits: Tensor, classes: list[int], labels: Tensor) -> Tensor:
     others[classes] = False
     others[labels] = False
     return logits.masked_fill(others, -math.inf)
-
-
-def whole_of(experience: Any) -> Any:
-    """An experience, or the one that an online part with known boundaries comes from."""
-    if isinstance(experience, OnlineCLExperience) and experience.access_task_boundaries:
-        return experience.origin_experience
-    return experience

@@ -8,26 +8,28 @@ from typing import Any
 
 import torch
 from avalanche.training.templates import SupervisedTemplate
-from avalanche.training.utils import _at_task_boundary
 from torch import Tensor, nn
 
 from .._support.checks import check_integer, check_not_empty, classes_of
+from .._support.distributed import check_alone
 from .._support.memory_use import advice
 from ..models.features import in_mode
 from ..models.heads import BackboneWithHead
+from ._arrivals import Arrivals, OwnOptimizer, whole_of
 from ._batches import collect, own_share
-from ._loop import LossOfModel, among_own, own_draws, whole_of
+from ._loop import LossOfModel, among_own, own_draws
 from .feature_cache import Features
 
 MOMENTUM = 0.9
 
 
-class OwnTraining(LossOfModel, SupervisedTemplate, ABC):
+class OwnTraining(OwnOptimizer, LossOfModel, SupervisedTemplate, ABC):
     """An experience: grow, let plugins tune the backbone, train with a new SGD, take statistics.
 
     In training the softmax is over the classes of the present experience alone, and over those of
     labels that a plugin has put into the batch. The parts of an online experience whose boundaries
-    may be known are one experience; its images are looked at once more when it is over.
+    may be known are one experience; its images, those that no part had too, are looked at once more
+    when it is over.
 
     Args:
         model: backbone and classifier.
@@ -58,15 +60,19 @@ class OwnTraining(LossOfModel, SupervisedTemplate, ABC):
             **kwargs,
         )
         self._tunable = [p for p in model.backbone.parameters() if p.requires_grad]
-        self._classes: list[int] = []  # of the present experience
+        self._classes = []
+        self._arrivals = Arrivals()
 
     @abstractmethod
     def begin_experience(self, classes: list[int]) -> None:
         """Grow; plugins come right after, and the backbone can train."""
 
+    def begin_training(self, classes: list[int]) -> None:
+        """Make what trains, if it is not there; plugins have tuned."""
+
     @abstractmethod
-    def begin_training(self, classes: list[int]) -> list[dict[str, Any]]:
-        """What trains: parameter groups of SGD with their ``lr``. Plugins have tuned."""
+    def trained(self) -> list[dict[str, Any]]:
+        """What trains: parameter groups of SGD with their ``lr``."""
 
     @abstractmethod
     def rate(self, epoch: int) -> float:
@@ -88,20 +94,19 @@ class OwnTraining(LossOfModel, SupervisedTemplate, ABC):
 
     # ---- An experience -----------------------------------------------------------------------
 
-    optimizer: Any
-    _open: Any = None  # the experience that trains
-    _arrived = 0  # images of it
     weight_decay: float
 
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
         """Grow; plugins, which come right after, see a backbone that can train."""
+        check_alone(type(self).__name__)
         check_not_empty(self.experience)
-        whole = whole_of(self.experience)
-        self._classes = classes_of(whole)
-        if _at_task_boundary(self.experience, before=True):
-            if self._open is not None:  # its last images never came
-                self.end_experience(self._open.dataset.eval(), 0)
-            self._open, self._arrived, self.optimizer = whole, 0, None
+        arrivals = self._arrivals
+        if arrivals.begins(self.experience):
+            if arrivals.arrived is not None:  # the last images of the one before never came
+                self._end(0)
+            self._classes = classes_of(whole_of(self.experience))
+            arrivals.begin(self.experience)
+            self.optimizer = None
             for p in self._tunable:
                 p.requires_grad_(True)
             self.begin_experience(self._classes)
@@ -110,11 +115,16 @@ class OwnTraining(LossOfModel, SupervisedTemplate, ABC):
         """Plugins may tune the backbone here; then what trains gets its optimizer."""
         super()._before_training_exp(**kwargs)
         if self.optimizer is None:
-            groups = self.begin_training(self._classes)
-            self.optimizer = torch.optim.SGD(
-                groups, lr=groups[-1]["lr"], momentum=MOMENTUM, weight_decay=self.weight_decay
-            )
-            self._rates = [group["lr"] for group in self.optimizer.param_groups]
+            self.begin_training(self._classes)
+            self.optimizer = self.new_optimizer()
+
+    def new_optimizer(self) -> torch.optim.SGD:
+        """SGD of what trains."""
+        groups = self.trained()
+        self._rates = [group["lr"] for group in groups]
+        return torch.optim.SGD(
+            groups, lr=groups[-1]["lr"], momentum=MOMENTUM, weight_decay=self.weight_decay
+        )
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """Every experience has a new one, once plugins have run."""
@@ -142,16 +152,25 @@ class OwnTraining(LossOfModel, SupervisedTemplate, ABC):
         return among_own(logits, self._classes, self.mb_y)
 
     def _after_training_exp(self, num_workers: int = 0, **kwargs: Any) -> None:
-        """An experience is over once its images have come; Avalanche marks no last online part."""
-        self._arrived += len(self.experience.dataset)
-        over = self._open is not None and self._arrived >= len(self._open.dataset)
+        """What an experience leaves behind, once it is over."""
+        over = self._arrivals.add(self.experience)
         if over:
             self.optimizer.zero_grad()
-            self.end_experience(self._open.dataset.eval(), num_workers)
-            self._open = None
+            self._end(num_workers)
         super()._after_training_exp(num_workers=num_workers, **kwargs)
         if over:
             self.optimizer = None
+
+    def _end(self, num_workers: int) -> None:
+        """The experience that goes on is over."""
+        whole = self._arrivals.whole
+        if whole is None:
+            raise RuntimeError(
+                "The run was resumed within an online experience, and the next part is of another "
+                "one: the images of the first are not known any more. Start anew."
+            )
+        self.end_experience(whole.dataset.eval(), num_workers)
+        self._arrivals.end()
 
     @torch.no_grad()
     def features_of(

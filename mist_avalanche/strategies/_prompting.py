@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from avalanche.training.templates import SupervisedTemplate
-from avalanche.training.utils import _at_task_boundary
 from torch import Tensor, nn
 
 from .._support.checks import (
@@ -26,13 +25,14 @@ from ..models.heads import BackboneWithHead
 from ..models.linear_head import GrowingLinear
 from ..models.prompts import PromptedViT, PromptModule, check_blocks, vit_depth
 from ..plugin import MISTPlugin
-from ._loop import LossOfModel, among_own, whole_of
+from ._arrivals import Arrivals, OwnOptimizer, whole_of
+from ._loop import LossOfModel, among_own
 from ._queries import Queries, query_of
 
 SCHEDULES = ("constant", "cosine")
 
 
-class PromptStrategy(LossOfModel, SupervisedTemplate, ABC):
+class PromptStrategy(OwnOptimizer, LossOfModel, SupervisedTemplate, ABC):
     """Trains a prompt module and a growing linear classifier on a frozen ViT, in Avalanche's loop.
 
     In training the softmax is over the classes of the present experience alone, so that rows of
@@ -96,18 +96,20 @@ class PromptStrategy(LossOfModel, SupervisedTemplate, ABC):
         # What MIST scores and tunes: the ViT without prompts, as it gives the queries.
         self.model_to_tune = BackboneWithHead(model, head)
         self._tunable = [p for p in model.parameters() if p.requires_grad]
-        self._classes: list[int] = []  # of the present experience
+        self._classes = []
+        self._arrivals = Arrivals()
         self._queries = Queries(prompted, cache_mb)
         self._unchanged: Any = None
 
     def state_dict(self) -> dict[str, Any]:
         """The prompts; the model's own state has the ViT and the classifier."""
-        return {"prompts": self.prompts.state_dict()}
+        return {"prompts": self.prompts.state_dict(), "part": self.part_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state_dict` of a strategy with the same arguments."""
         self.prompts.load_state_dict(state["prompts"])
         self._queries.clear()
+        self.load_part_state(state.get("part"))
 
     @property
     def prompts(self) -> Any:
@@ -117,13 +119,13 @@ class PromptStrategy(LossOfModel, SupervisedTemplate, ABC):
     # ---- An experience -----------------------------------------------------------------------
 
     dataloader: Any
-    optimizer: Any
 
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
         """Grow head and prompts; let plugins, which come right after, see a ViT that can train."""
         check_not_empty(self.experience)
-        self._classes = classes_of(whole_of(self.experience))
-        if _at_task_boundary(self.experience, before=True):
+        if self._arrivals.begins(self.experience):
+            self._classes = classes_of(whole_of(self.experience))
+            self._arrivals.begin(self.experience)
             self.model = self.model_adaptation()
             self.prompts.begin_experience()
             self.prompts.to(self.device)
@@ -136,11 +138,17 @@ class PromptStrategy(LossOfModel, SupervisedTemplate, ABC):
         """Plugins may tune the plain ViT here; then it is frozen, and the rest is to train."""
         super()._before_training_exp(**kwargs)
         self.model.backbone.requires_grad_(False)
-        trained = [*self.prompts.training_parameters(), *self.model.head.parameters()]
-        for p in trained:
+        for p in self._trained():
             p.requires_grad_(True)
         if self.optimizer is None:  # else it is of an earlier part of an online experience
-            self.optimizer = torch.optim.Adam(trained, lr=self.lr)
+            self.optimizer = self.new_optimizer()
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [*self.prompts.training_parameters(), *self.model.head.parameters()]
+
+    def new_optimizer(self) -> torch.optim.Adam:
+        """Adam of the prompts that train and the classifier."""
+        return torch.optim.Adam(self._trained(), lr=self.lr)
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """Every experience has a new one, once plugins have run."""
@@ -202,7 +210,8 @@ class PromptStrategy(LossOfModel, SupervisedTemplate, ABC):
 
     def _after_training_exp(self, **kwargs: Any) -> None:
         super()._after_training_exp(**kwargs)
-        if _at_task_boundary(self.experience, before=False):
+        if self._arrivals.add(self.experience):
+            self._arrivals.end()
             self.optimizer.zero_grad()
             self.optimizer = None
 

@@ -83,7 +83,7 @@ class EASE(QuietEvaluation, OwnTraining):
         ...     strategy.eval(benchmark.test_stream[: t + 1])
     """
 
-    modules_in_state = ("adapters", "head")
+    modules_in_state = ("adapters", "head", "training_head")
     tune_on = "every"  # each subspace has the backbone of its time
     model: SubspaceViT
 
@@ -149,7 +149,8 @@ class EASE(QuietEvaluation, OwnTraining):
     def state_dict(self) -> dict[str, Any]:
         """Adapters, classifier, and the states of the ViT; the model's own has the present one."""
         states = [state.hex() for state in self._states]
-        return {**self.model.saved(), "states": states, "told": self._told}
+        own = {"states": states, "told": self._told, "part": self.part_state()}
+        return {**self.model.saved(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state_dict` of a strategy with the same arguments."""
@@ -157,6 +158,7 @@ class EASE(QuietEvaluation, OwnTraining):
         self._states = [bytes.fromhex(each) for each in state["states"]]
         self._told, self._before = bool(state["told"]), None
         self._kept.clear()
+        self.load_part_state(state.get("part"))
 
     # ---- An experience -----------------------------------------------------------------------
 
@@ -175,7 +177,7 @@ class EASE(QuietEvaluation, OwnTraining):
             )
         self._before = {n: t.detach().clone() for n, t in tensors_of(self.backbone).items()}
 
-    def begin_training(self, classes: list[int]) -> list[dict[str, Any]]:
+    def begin_training(self, classes: list[int]) -> None:
         """A new adapter of the frozen ViT, and a classifier for as long as it trains.
 
         The classifier has rows for earlier classes too, whose images a plugin may bring along.
@@ -186,13 +188,17 @@ class EASE(QuietEvaluation, OwnTraining):
             model.chain.add(self._before, self.backbone)
             self._before = None
         self._states.append(fingerprint(self.backbone))
-        adapter = model.add_adapter(derive_seed(self.seed, t, 0))
+        model.add_adapter(derive_seed(self.seed, t, 0))
         known = {*classes, *self.head.seen.nonzero().flatten().tolist()}
         numbers = torch.Generator().manual_seed(derive_seed(self.seed, t, 1))
         head = CosineHead(self.n_features, sorted(known), numbers)
         model.training_head = head.to(next(self.backbone.parameters()))
         model.train()
-        trained = [*adapter.parameters(), *model.training_head.parameters()]
+
+    def trained(self) -> list[dict[str, Any]]:
+        """The newest adapter and its classifier."""
+        head: Any = self.model.training_head
+        trained = [*self.model.adapters[-1].parameters(), *head.parameters()]
         return [{"params": trained, "lr": self.lr}]
 
     def rate(self, epoch: int) -> float:

@@ -133,12 +133,18 @@ class SLCA(OwnTraining):
 
     def state_dict(self) -> dict[str, Any]:
         """Classifier and Gaussians; the model's own state has the backbone."""
-        return {"head": self.head.state_dict(), "gaussians": self.gaussians.state_dict()}
+        return {
+            "head": self.head.state_dict(),
+            "gaussians": self.gaussians.state_dict(),
+            "part": self.part_state(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state_dict` of a strategy with the same arguments."""
         self.head.load_state_dict(state["head"])
         self.gaussians.load_state_dict(state["gaussians"])
+        self.load_part_state(state.get("part"))
+        self.head.go_on(self._classes)
 
     def begin_experience(self, classes: list[int]) -> None:
         """Rows for the classes; the others go back to where they were before the alignment."""
@@ -165,7 +171,7 @@ class SLCA(OwnTraining):
 
     evaluation_logits = training_logits
 
-    def begin_training(self, classes: list[int]) -> list[dict[str, Any]]:
+    def trained(self) -> list[dict[str, Any]]:
         """The backbone, slowly, and the rows."""
         return [
             {"params": self._tunable, "lr": self.backbone_lr},

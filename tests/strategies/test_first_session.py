@@ -181,6 +181,15 @@ def test_a_second_pass_over_the_first_experience_is_a_later_one(name):
     assert strategy.head.counts.tolist() == [6, 6]
 
 
+@BOTH
+def test_several_processes_are_refused(name, monkeypatch):
+    monkeypatch.setattr("mist_avalanche._support.distributed.world_size", lambda: 2)
+    strategy = make(name, "adapter")
+    with pytest.raises(ValueError, match=r"first session trains in one process.*without torchrun"):
+        train(strategy, make_benchmark(4, 2).train_stream[0])
+    assert not strategy.adapted
+
+
 def test_an_online_stream_trains_on_its_first_part():
     benchmark, watch = make_benchmark(4, 2, per_class=6), Watch()
     strategy = make("aper", "adapter", [watch])

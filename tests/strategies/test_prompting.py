@@ -1,18 +1,18 @@
 import copy
 import random
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 import timm
 import torch
-from avalanche.benchmarks.scenarios.online import split_online_stream
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin, SupervisedPlugin
 from avalanche.training.storage_policy import ReservoirSamplingBuffer
 from conftest import make_benchmark
 from kinds import KINDS
-from small_runs import accuracy, same, small, state, streams
+from small_runs import accuracy, online_parts, same, small, state, streams
 
 from mist_avalanche import MISTPlugin
 from mist_avalanche.models import create_backbone
@@ -154,7 +154,7 @@ def test_a_last_batch_of_one_image_and_one_epoch(name, schedule):
 @NAMES
 def test_an_online_stream_is_one_experience_of_each(name):
     benchmark = make_benchmark(4, 2, per_class=6)
-    parts = split_online_stream(benchmark.train_stream, 4, seed=0, access_task_boundaries=True)
+    parts = online_parts(benchmark.train_stream, 4)
     strategy, optimizers = make(name, train_epochs=1, train_mb_size=4), []
 
     class Look(SupervisedPlugin):
@@ -164,12 +164,13 @@ def test_an_online_stream_is_one_experience_of_each(name):
     strategy.plugins.insert(0, Look())
     train(strategy, *parts)
     assert len({id(o) for o in optimizers}) == 2
+    assert strategy.optimizer is None
     assert strategy.prompts.n_experiences == (1 if name == "l2p" else 2)
 
 
 def test_mist_in_an_online_stream_waits_for_a_part_that_is_large_enough():
     benchmark = make_benchmark(4, 2, per_class=6)
-    parts = split_online_stream(benchmark.train_stream, 4, seed=0, access_task_boundaries=True)
+    parts = online_parts(benchmark.train_stream, 4)
     mist = MISTPlugin(**MIST)  # which wants 8 images
     strategy = make("codaprompt", [mist], train_epochs=1)
     with pytest.warns(UserWarning, match="MISTPlugin scores and tunes once"):
@@ -268,6 +269,21 @@ def test_a_run_goes_on_with_the_same_bits(name, tmp_path):
     once_more, _, flags_again = go_on(name, benchmark, tmp_path / "parts")  # nothing is left to do
     assert same(whole, once_more)
     assert flags == flags_again
+
+
+@NAMES
+def test_a_run_goes_on_within_an_online_experience(name, tmp_path):
+    benchmark = make_benchmark(4, 2, per_class=12)
+    parts = online_parts(benchmark.train_stream, 8)
+    stream = SimpleNamespace(train_stream=parts, test_stream=benchmark.test_stream)
+    torch.manual_seed(5)
+    whole, *rest = go_on(name, stream, tmp_path / "whole")
+    torch.manual_seed(5)
+    go_on(name, stream, tmp_path / "parts", stop=4)
+    torch.manual_seed(99)
+    again, *rest_again = go_on(name, stream, tmp_path / "parts")
+    assert same(whole, again)
+    assert rest == rest_again
 
 
 @NAMES

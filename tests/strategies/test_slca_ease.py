@@ -1,20 +1,21 @@
 import copy
 import random
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from avalanche.benchmarks import benchmark_from_datasets
-from avalanche.benchmarks.scenarios.online import split_online_stream
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.evaluation.metrics import accuracy_metrics
-from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
+from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin, SupervisedPlugin
 from conftest import Images, make_benchmark
-from small_runs import accuracy, everything, same, small, state, streams
+from small_runs import accuracy, everything, online_parts, same, small, state, streams
 from torch import nn
 
 from mist_avalanche import MISTPlugin
+from mist_avalanche.models.alignment import ClassGaussians
 from mist_avalanche.runs.checkpoint import Checkpoint
 from mist_avalanche.strategies import EASE, SLCA, SimpleCIL
 
@@ -91,16 +92,37 @@ def test_logits_of_an_image_do_not_depend_on_its_batch(name):
         torch.testing.assert_close(model(x), alone, rtol=1e-9, atol=1e-12)
 
 
+def n_experiences(strategy):
+    """Those that are over."""
+    of_slca = isinstance(strategy, SLCA)
+    return strategy.gaussians.n_experiences if of_slca else strategy.head.n_subspaces
+
+
 @NAMES
-def test_online_parts_with_known_boundaries_are_one_experience(name):
-    benchmark = make_benchmark(4, 2, per_class=6)
-    parts = split_online_stream(benchmark.train_stream, 4, seed=0, access_task_boundaries=True)
+@pytest.mark.parametrize(("size", "drop_last"), [(4, False), (5, False), (5, True), (12, True)])
+def test_online_parts_with_known_boundaries_are_one_experience(name, size, drop_last):
+    benchmark, over = make_benchmark(4, 2, per_class=6), []
+    parts = online_parts(benchmark.train_stream, size, drop_last=drop_last)
     strategy = make(name, train_epochs=1)
-    train(strategy, *parts)
-    n = strategy.gaussians.n_experiences if name == "slca" else strategy.head.n_subspaces
-    assert n == 2
+    for part in parts:
+        train(strategy, part)
+        over.append(n_experiences(strategy))
+        assert (strategy.optimizer is None) == (len(over) % (len(parts) // 2) == 0)
+    each = len(parts) // 2
+    assert over == [0] * (each - 1) + [1] * each + [2]
     counts = [*strategy.gaussians.counts.values()] if name == "slca" else strategy.head.counts
     assert [int(count) for count in counts] == [6] * 4
+
+
+@NAMES
+def test_an_online_experience_whose_last_images_never_come_is_over_when_the_next_begins(name):
+    benchmark = make_benchmark(4, 2, per_class=6)
+    parts = online_parts(benchmark.train_stream, 4)
+    strategy = make(name, train_epochs=1)
+    train(strategy, *parts[:2])
+    assert n_experiences(strategy) == 0
+    train(strategy, parts[3])
+    assert n_experiences(strategy) == 1
 
 
 @NAMES
@@ -261,6 +283,33 @@ def test_a_run_goes_on_with_the_same_bits(name, tmp_path):
 
 
 @NAMES
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_a_run_goes_on_within_an_online_experience(name, stop, tmp_path):
+    benchmark = make_benchmark(4, 2, per_class=12)
+    parts = online_parts(benchmark.train_stream, 10, drop_last=True)
+    stream = SimpleNamespace(train_stream=parts, test_stream=benchmark.test_stream)
+    torch.manual_seed(5)
+    whole, *rest, logits = go_on(name, stream, tmp_path / "whole")
+    torch.manual_seed(5)
+    go_on(name, stream, tmp_path / "parts", stop=stop)
+    torch.manual_seed(99)
+    again, *rest_again, logits_again = go_on(name, stream, tmp_path / "parts")
+    assert same(whole, again)
+    assert rest == rest_again
+    assert torch.equal(logits, logits_again)
+
+
+@NAMES
+def test_a_run_that_goes_on_needs_the_rest_of_its_online_experience(name):
+    parts = online_parts(make_benchmark(4, 2, per_class=6).train_stream, 4)
+    strategy, other = make(name, train_epochs=1), make(name, train_epochs=1)
+    train(strategy, parts[0])
+    other.load_state_dict(strategy.state_dict())
+    with pytest.raises(RuntimeError, match=r"resumed within an online experience.*Start anew"):
+        train(other, parts[3])
+
+
+@NAMES
 def test_a_copy_goes_its_own_way(name):
     benchmark = make_benchmark(4, 2, per_class=4)
     strategy = make(name)
@@ -283,6 +332,44 @@ def test_slca_keeps_old_rows_and_forgets_the_alignment_before_it_goes_on():
     assert torch.equal(strategy.head.before_weight[:4], before)
 
 
+def test_slca_starts_rows_near_zero():
+    starts = []
+
+    class Look(SupervisedPlugin):
+        def before_training_exp(self, strategy, **kwargs):
+            starts.append(copy.deepcopy(strategy.head.part))
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 400))
+    train(make("slca", [Look()], model, train_epochs=1), *make_benchmark(4, 2).train_stream)
+    for part in starts:
+        assert part.weight.shape == (2, 400)
+        assert 0.018 < part.weight.std() < 0.022
+        assert not part.bias.any()
+
+
+def test_covariances_and_their_factors_are_computed_in_float64():
+    generator = torch.Generator().manual_seed(0)
+    features = 100 + 100 * torch.randn(5, 12, generator=generator)  # fewer images than D
+    gaussians = ClassGaussians()
+    gaussians.add(features, torch.zeros(5, dtype=torch.int64))
+    covariance = torch.from_numpy(np.cov(features.double().numpy().T)) + 1e-4 * torch.eye(12)
+    wanted = torch.linalg.cholesky(covariance)
+    assert gaussians.factors[0].dtype == torch.float32
+    assert wanted.diagonal().min() < 0.02  # the 1e-4, beside entries of 100
+    torch.testing.assert_close(gaussians.factors[0].double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_class_that_comes_back_has_the_gaussian_of_all_its_features():
+    features = torch.randn(9, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels, whole, parts = torch.zeros(9, dtype=torch.int64), ClassGaussians(), ClassGaussians()
+    whole.add(features, labels)
+    for rows in (slice(0, 1), slice(1, 4), slice(4, 9)):
+        parts.add(features[rows], labels[rows])
+    assert (parts.counts, parts.experiences) == ({0: 9}, {0: 2})
+    torch.testing.assert_close(parts.means[0], whole.means[0])
+    torch.testing.assert_close(parts.factors[0], whole.factors[0])
+
+
 def test_slca_works_with_any_backbone():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
     strategy = make("slca", model=model)
@@ -293,6 +380,30 @@ def test_slca_works_with_any_backbone():
 
 
 # ---- EASE ---------------------------------------------------------------------------------------
+
+
+def test_every_adapter_starts_as_the_identity_from_numbers_of_its_own():
+    starts = []
+
+    class Look(SupervisedPlugin):
+        def before_training_epoch(self, strategy, **kwargs):
+            starts.append(copy.deepcopy(strategy.model.adapters[-1]))
+
+    train(make("ease", [Look()], train_epochs=1), *make_benchmark(4, 2).train_stream)
+    first, second = starts
+    for adapter in starts:
+        assert not any(p.any() for p in adapter.up.parameters())
+    assert not torch.equal(first.down[0].weight, second.down[0].weight)
+
+
+def test_an_adapter_drops_while_it_trains():
+    benchmark, runs = make_benchmark(2, 1), []
+    for dropout in (0.0, 0.5):
+        torch.manual_seed(0)
+        strategy = make("ease", dropout=dropout)
+        train(strategy, *benchmark.train_stream)
+        runs.append(strategy.model.adapters[0].up[0].weight.detach())
+    assert not torch.allclose(*runs, rtol=1e-3)
 
 
 def test_features_of_test_images_are_computed_once_a_subspace():
@@ -319,6 +430,18 @@ def test_features_of_test_images_are_computed_once_a_subspace():
     with mock.patch.object(cached.model, "run_backbone", counted):
         cached.eval(benchmark.test_stream)
     assert sum(counts) == 3 * 16
+
+
+@NAMES
+def test_several_processes_are_refused_before_anything_is_computed(name, monkeypatch):
+    monkeypatch.setattr("mist_avalanche._support.distributed.world_size", lambda: 2)
+    mist, kind = MISTPlugin(**MIST), STRATEGIES[name][0].__name__
+    strategy = make(name, [mist])
+    before = state(strategy)
+    with pytest.raises(ValueError, match=rf"^{kind} trains in one process.*without torchrun"):
+        train(strategy, make_benchmark(4, 2).train_stream[0])
+    assert mist.selection is None
+    assert same(before, state(strategy))
 
 
 @NAMES
