@@ -1,5 +1,7 @@
+import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from avalanche.benchmarks.scenarios.deprecated.generators import nc_benchmark
@@ -22,8 +24,19 @@ class Images(TensorDataset):
         return self.tensors[0][index], self.targets[index]
 
 
+def brightened(x):
+    """A random transform, by numbers of all three libraries."""
+    return x * (0.5 + torch.rand(()) + random.random() + np.random.rand()) / 2
+
+
 def make_benchmark(
-    n_classes=4, n_experiences=2, per_class=8, shape=(3, 32, 32), seed=0, task_labels=False
+    n_classes=4,
+    n_experiences=2,
+    per_class=8,
+    shape=(3, 32, 32),
+    seed=0,
+    task_labels=False,
+    train_transform=None,
 ):
     """Classes that differ by a fixed pattern under noise."""
     generator = torch.Generator().manual_seed(seed)
@@ -42,6 +55,7 @@ def make_benchmark(
         fixed_class_order=list(range(n_classes)),
         class_ids_from_zero_from_first_exp=not task_labels,
         class_ids_from_zero_in_each_exp=task_labels,
+        train_transform=train_transform,
     )
 
 

@@ -18,6 +18,7 @@ from ..models.heads import BackboneWithHead
 from ._arrivals import Arrivals, OwnOptimizer, whole_of
 from ._batches import collect, own_share
 from ._loop import LossOfModel, among_own, own_draws
+from ._seeded_loader import seeded
 from .feature_cache import Features
 
 MOMENTUM = 0.9
@@ -94,6 +95,7 @@ class OwnTraining(OwnOptimizer, LossOfModel, SupervisedTemplate, ABC):
 
     # ---- An experience -----------------------------------------------------------------------
 
+    dataloader: Any
     weight_decay: float
 
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
@@ -114,6 +116,7 @@ class OwnTraining(OwnOptimizer, LossOfModel, SupervisedTemplate, ABC):
     def _before_training_exp(self, **kwargs: Any) -> None:
         """Plugins may tune the backbone here; then what trains gets its optimizer."""
         super()._before_training_exp(**kwargs)
+        self.dataloader = seeded(self.dataloader, self)
         if self.optimizer is None:
             self.begin_training(self._classes)
             self.optimizer = self.new_optimizer()

@@ -28,6 +28,7 @@ from ..plugin import MISTPlugin
 from ._arrivals import Arrivals, OwnOptimizer, whole_of
 from ._loop import LossOfModel, among_own
 from ._queries import Queries, query_of
+from ._seeded_loader import seeded
 
 SCHEDULES = ("constant", "cosine")
 
@@ -137,6 +138,7 @@ class PromptStrategy(OwnOptimizer, LossOfModel, SupervisedTemplate, ABC):
     def _before_training_exp(self, **kwargs: Any) -> None:
         """Plugins may tune the plain ViT here; then it is frozen, and the rest is to train."""
         super()._before_training_exp(**kwargs)
+        self.dataloader = seeded(self.dataloader, self)
         self.model.backbone.requires_grad_(False)
         for p in self._trained():
             p.requires_grad_(True)

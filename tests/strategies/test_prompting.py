@@ -10,14 +10,16 @@ import torch
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin, SupervisedPlugin
 from avalanche.training.storage_policy import ReservoirSamplingBuffer
-from conftest import make_benchmark
+from conftest import brightened, make_benchmark
 from kinds import KINDS
 from small_runs import accuracy, online_parts, same, small, state, streams
+from torch.utils.data import DataLoader
 
 from mist_avalanche import MISTPlugin
 from mist_avalanche.models import create_backbone
 from mist_avalanche.runs.checkpoint import Checkpoint
 from mist_avalanche.strategies import L2P, CODAPrompt, DualPrompt
+from mist_avalanche.strategies._seeded_loader import SeededLoader
 
 STRATEGIES = {
     "l2p": (L2P, {"size": 4, "length": 2, "top_k": 2}),
@@ -288,9 +290,9 @@ def test_a_run_goes_on_within_an_online_experience(name, tmp_path):
 
 @NAMES
 def test_numbers_do_not_depend_on_workers(name):
-    benchmark, runs = make_benchmark(2, 1, per_class=4), []
+    benchmark, runs = make_benchmark(2, 1, per_class=4, train_transform=brightened), []
     for num_workers in (0, 1):
-        strategy = make(name, train_epochs=1)
+        strategy = make(name)
         train(strategy, benchmark.train_stream[0], num_workers=num_workers)
         runs.append(state(strategy))
     assert same(*runs)
@@ -383,3 +385,29 @@ def test_a_classifier_is_taken_off_with_a_warning(name):
     with pytest.warns(UserWarning, match="still had its classifier, 'head'"):
         strategy = make(name, model=vit)
     train(strategy, make_benchmark(2, 1, per_class=2).train_stream[0])
+
+
+def test_a_transform_draws_anew_for_each_image_and_epoch():
+    seen = []
+
+    def noted(x):
+        seen.append(torch.rand(()).item())
+        return x
+
+    benchmark = make_benchmark(2, 1, per_class=4, train_transform=noted)
+    train(make("l2p", train_epochs=2), benchmark.train_stream[0])
+    assert len({*seen}) == len(seen) == 16
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_without_task_labels_the_images_are_seeded_too(num_workers):
+    experiences, _ = KINDS["class_incremental_benchmark"]()
+    found = []
+
+    class Note(SupervisedPlugin):
+        def before_training_epoch(self, strategy, **kwargs):
+            found.append(strategy.dataloader)
+
+    train(make("l2p", [Note()], train_epochs=1), experiences[0], num_workers=num_workers)
+    assert isinstance(found[0], SeededLoader)
+    assert isinstance(found[0].loader, DataLoader)

@@ -10,7 +10,7 @@ from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin, SupervisedPlugin
-from conftest import Images, make_benchmark
+from conftest import Images, brightened, make_benchmark
 from small_runs import accuracy, everything, online_parts, same, small, state, streams
 from torch import nn
 
@@ -136,15 +136,16 @@ def test_replay_trains_along(name):
 @NAMES
 @pytest.mark.parametrize("replays", [False, True])
 def test_numbers_do_not_depend_on_workers(name, replays):
-    benchmark, runs = make_benchmark(4, 2, per_class=6), []
-    for num_workers in (0, 1):
+    benchmark, runs = make_benchmark(4, 2, per_class=6, train_transform=brightened), []
+    for workers in ({}, {"num_workers": 1}, {"num_workers": 2, "persistent_workers": True}):
         model = small(depth=2, proj_drop_rate=0.3)
         random.seed(0)
         torch.manual_seed(0)
-        strategy = make(name, [ReplayPlugin(4)] if replays else [], model, train_epochs=1)
-        train(strategy, *benchmark.train_stream, num_workers=num_workers)
+        strategy = make(name, [ReplayPlugin(4)] if replays else [], model)
+        train(strategy, *benchmark.train_stream, **workers)
         runs.append(state(strategy))
-    assert same(*runs)
+    assert same(runs[0], runs[1])
+    assert same(runs[0], runs[2])
 
 
 def test_dropout_is_another_in_each_step_and_with_each_seed():
