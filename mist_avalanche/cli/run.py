@@ -19,7 +19,7 @@ from ..runs.experiments import default_jobs, run_methods
 from ..runs.reference_config import read_config
 from ..runs.results import check_free
 from ..runs.settings_check import check_order_varies, check_settings, plan
-from ..strategies.names import COMPUTED_STRATEGIES, STRATEGIES
+from ..strategies.names import COMPUTED_STRATEGIES, STRATEGIES, display_name
 from .options import SHORT
 
 _FOLDERS = {"run": "orders", "compare": "comparison", "ablate": "ablations"}
@@ -73,7 +73,11 @@ def execute(args: argparse.Namespace) -> None:
             report.plot_accuracy(finished, output / "accuracy.png")
             write_board(finished, output / "tensorboard")
             print(f"Table: {file}, also .csv, .json and .tex")
-        what = ", ".join(finished) if len(finished) < 5 else f"{len(finished)} methods"
+        what = (
+            ", ".join(map(display_name, finished))
+            if len(finished) < 5
+            else f"{len(finished)} methods"
+        )
         write_page(finished, output / "report.html", f"{benchmark}: {what}")
         print(f"Report: {output / 'report.html'}\nEverything: {output}")
     failed = args.seeds * len(methods) - sum(map(len, runs))

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from .._support.figures import empty_figure, plain_label
-from .tables import Runs, mean_and_std
+from ..strategies.names import display_name
+from .summary import Runs, mean_and_std
 
 
 def accuracy_figure(methods: Mapping[str, Runs]) -> Figure:
@@ -25,7 +26,13 @@ def accuracy_figure(methods: Mapping[str, Runs]) -> Figure:
         style = "-" if "+" in label else "--"
         colour = _colour(i, len(methods))
         axes.plot(
-            classes, mean, style, marker="o", markersize=3.5, color=colour, label=plain_label(label)
+            classes,
+            mean,
+            style,
+            marker="o",
+            markersize=3.5,
+            color=colour,
+            label=plain_label(display_name(label)),
         )
         if len(curves) > 1:
             std = curves.std(axis=0, ddof=1)
@@ -57,7 +64,11 @@ def matrix_figure(label: str, runs: Runs) -> Figure:
     ticks = range(len(matrix))
     axes.set_xticks(ticks, [str(i + 1) for i in ticks])
     axes.set_yticks(ticks, [str(i + 1) for i in ticks])
-    axes.set(xlabel="classes of experience", ylabel="after experience", title=plain_label(label))
+    axes.set(
+        xlabel="classes of experience",
+        ylabel="after experience",
+        title=plain_label(display_name(label)),
+    )
     figure.colorbar(image, label="accuracy (%)")
     return figure
 
@@ -86,7 +97,7 @@ def tradeoff_figure(methods: Mapping[str, Runs]) -> Figure:
             yerr=new["std"],
             fmt="o" if "+" in label else "s",
             color=_colour(i, len(methods)),
-            label=plain_label(label),
+            label=plain_label(display_name(label)),
             capsize=2,
         )
     axes.set(xlabel="forgetting (points)", ylabel="accuracy on the newest classes (%)")

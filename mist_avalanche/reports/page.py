@@ -13,8 +13,10 @@ from typing import Any
 import matplotlib as mpl
 
 from .._support.disk import replacing
+from ..strategies.names import display_name
 from .pictures import MATRICES, Picture, pictures
-from .tables import Runs, table
+from .summary import Runs
+from .tables import table
 
 _INK = "#123456"  # what the page's own text colour takes the place of
 _STYLE = """
@@ -93,6 +95,6 @@ def _settings(methods: Mapping[str, Runs]) -> str:
         content = {"config": runs[0]["config"], "environment": runs[0]["environment"]}
         text = html.escape(json.dumps(content, indent=1, default=dict))
         blocks.append(
-            f"<details><summary>{html.escape(label)}</summary><pre>{text}</pre></details>"
+            f"<details><summary>{html.escape(display_name(label))}</summary><pre>{text}</pre></details>"
         )
     return "".join(blocks)

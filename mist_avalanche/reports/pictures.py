@@ -11,8 +11,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from .._support.disk import full_disk_named
 from ..method.layers_figure import selection_figure
+from ..strategies.names import display_name
 from .figures import accuracy_figure, matrix_figure, tradeoff_figure
-from .tables import Runs, mean_and_std
+from .summary import Runs, mean_and_std
 
 MATRICES, LAYERS = "Accuracy by experience", "Where MIST may move the backbone"
 
@@ -32,14 +33,16 @@ def pictures(methods: Mapping[str, Runs]) -> Iterator[Picture]:
     yield Picture(
         "",
         "Accuracy on all classes seen",
-        "; ".join(f"{label} ends at {m['A_T']['mean']:.1f} %" for label, m in means.items()),
+        "; ".join(
+            f"{display_name(label)} ends at {m['A_T']['mean']:.1f} %" for label, m in means.items()
+        ),
         accuracy_figure(methods),
     )
     yield Picture(
         "",
         "Plasticity against stability",
         "; ".join(
-            f"{label}: {m['A_new']['mean']:.1f} % of the newest classes, "
+            f"{display_name(label)}: {m['A_new']['mean']:.1f} % of the newest classes, "
             f"{m['forgetting']['mean']:.1f} points forgotten"
             for label, m in means.items()
         ),
@@ -49,7 +52,7 @@ def pictures(methods: Mapping[str, Runs]) -> Iterator[Picture]:
         last = _row(runs[0]["accuracy"][-1])
         yield Picture(
             MATRICES,
-            f"{label}: accuracy by experience",
+            f"{display_name(label)}: accuracy by experience",
             f"After the last experience: {last}.",
             matrix_figure(label, runs),
         )
@@ -57,9 +60,9 @@ def pictures(methods: Mapping[str, Runs]) -> Iterator[Picture]:
         if runs[0].get("mist", {}).get("layers"):
             yield Picture(
                 LAYERS,
-                f"{label}: entries that may move",
+                f"{display_name(label)}: entries that may move",
                 _overlap(runs),
-                selection_figure(runs[0]["mist"]["layers"], label),
+                selection_figure(runs[0]["mist"]["layers"], display_name(label)),
             )
 
 

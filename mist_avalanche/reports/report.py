@@ -9,7 +9,7 @@ from typing import Any
 
 from .._support.disk import replacing
 from .figures import accuracy_figure
-from .tables import Runs
+from .summary import Runs
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:

@@ -5,44 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
 
 from .._support.disk import replacing
-
-METRICS = ("A_T", "A_bar", "A_new", "forgetting")
-# What else a run costs: the key in results.json and, within it, what is shown.
-COSTS = {
-    "seconds": ("timing", "total"),
-    "trainable": ("parameters", "trainable"),
-    "updated": ("parameters", "updated"),
-}
-Runs = Sequence[Mapping[str, Any]]
-
-
-def mean_and_std(runs: Runs) -> dict[str, dict[str, float]]:
-    """Mean and sample standard deviation (0 for one run) of every metric."""
-    values = {metric: [float(r["metrics"][metric]) for r in runs] for metric in METRICS}
-    return {
-        metric: {
-            "mean": statistics.fmean(v),
-            "std": statistics.stdev(v) if len(v) > 1 else 0.0,
-        }
-        for metric, v in values.items()
-    }
-
-
-def costs(runs: Runs) -> dict[str, float | None]:
-    """Means over runs; None for what a run of an earlier version has not measured."""
-    found: dict[str, float | None] = {}
-    for name, (part, key) in COSTS.items():
-        values = [r.get(part, {}).get(key) for r in runs]
-        found[name] = None if None in values else statistics.fmean(values)
-    return found
+from ..strategies.names import display_name
+from .summary import COSTS, METRICS, Runs, costs, mean_and_std
 
 
 def table(methods: Mapping[str, Runs], style: str = "simple") -> str:
@@ -63,7 +33,7 @@ def table(methods: Mapping[str, Runs], style: str = "simple") -> str:
             for m in METRICS
         ]
         spent = ["" if v is None else f"{v:.0f}" for v in costs(runs).values()]
-        rows.append([label, str(len(runs)), *cells, *spent])
+        rows.append([display_name(label), str(len(runs)), *cells, *spent])
     header = ["method", "seeds", *METRICS, *COSTS]
     text: str = tabulate(
         rows,
@@ -80,11 +50,11 @@ def as_csv(methods: Mapping[str, Runs]) -> str:
     out = io.StringIO()
     names = [name for m in METRICS for name in (m, f"{m}_std")]
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["method", "seeds", *names, *COSTS])
+    writer.writerow(["method", "name", "seeds", *names, *COSTS])
     for label, runs in methods.items():
         summary = mean_and_std(runs)
         values = [value for m in METRICS for value in (summary[m]["mean"], summary[m]["std"])]
-        writer.writerow([label, len(runs), *values, *costs(runs).values()])
+        writer.writerow([label, display_name(label), len(runs), *values, *costs(runs).values()])
     return out.getvalue()
 
 

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mist_avalanche.cli import command as cli
 from mist_avalanche.cli import options
 from mist_avalanche.models.defaults import DEFAULTS
-from mist_avalanche.reports import tables
+from mist_avalanche.reports import summary, tables
 from mist_avalanche.runs import experiments
 from mist_avalanche.runs.ablations import ABLATIONS
 from mist_avalanche.runs.config import RunConfig
@@ -150,16 +150,16 @@ def test_command(tmp_path, capsys):
     methods = ["--strategies", "simplecil,simplecil+mist", "--mist-arg", "tune_epochs=1"]
     assert cli.main(["compare", *arguments, *methods]) == 0
     out = capsys.readouterr().out
-    assert "simplecil+mist" in out
+    assert "SimpleCIL + MIST" in out
     assert str(tmp_path) in out
     assert (tmp_path / "comparison.md").read_text().startswith("| method")
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     tags = {
         "Methods/Accuracy on all classes seen",
         "Methods/Plasticity against stability",
-        "Accuracy by experience/simplecil: accuracy by experience",
-        "Accuracy by experience/simplecil+mist: accuracy by experience",
-        "Where MIST may move the backbone/simplecil+mist: entries that may move",
+        "Accuracy by experience/SimpleCIL: accuracy by experience",
+        "Accuracy by experience/SimpleCIL + MIST: accuracy by experience",
+        "Where MIST may move the backbone/SimpleCIL + MIST: entries that may move",
     }
     assert set(board.Tags()["images"]) == tags
     assert cli.main(["run", *arguments, "--overwrite", "--experiences", "0"]) == 1
@@ -203,7 +203,7 @@ def test_ranpac_drift_and_ablations(tmp_path, capsys):
     assert cli.main(["ablate", *common, *simplecil, "--output", str(tmp_path / "a")]) == 0
     rows = (tmp_path / "a" / "ablations.md").read_text().splitlines()
     assert len(rows) == 2 + 1 + len(ABLATIONS)
-    assert "| simplecil+dense " in "\n".join(rows)
+    assert "| SimpleCIL + MIST (dense) " in "\n".join(rows)
     args = {
         name: json.loads((tmp_path / "a" / f"simplecil+{name}" / "results.json").read_text())
         for name in ABLATIONS
@@ -235,7 +235,7 @@ def test_settings_on_the_command_line():
 
 def test_table_has_mean_and_std(tmp_path):
     runs = [
-        {"metrics": dict.fromkeys(tables.METRICS, v), "timing": {"total": 3.0}}
+        {"metrics": dict.fromkeys(summary.METRICS, v), "timing": {"total": 3.0}}
         for v in (50.0, 52.0)
     ]
     text = tables.table({"simplecil": runs})
