@@ -10,9 +10,10 @@ from pathlib import Path
 from .._support.disk import only_one
 from .._support.distributed import processes, rank
 from ..reports import report
+from ..reports.columns import chosen
 from ..reports.page import write_page
 from ..reports.pictures import write_board
-from ..reports.tables import table, write_tables
+from ..reports.tables import cost_table, table, write_tables
 from ..runs.ablations import ablated
 from ..runs.config import RunConfig
 from ..runs.experiments import default_jobs, run_methods
@@ -47,6 +48,7 @@ def execute(args: argparse.Namespace) -> None:
     benchmark = next(iter(methods.values())).benchmark
     output = Path(args.output or f"results/{benchmark}-{name}")
     check_settings([*methods.values()])
+    columns = chosen(getattr(args, "columns", None))
     if args.vary_order:
         check_order_varies([*methods.values()], args.seeds)
     if args.dry_run or not args.quiet:
@@ -67,12 +69,12 @@ def execute(args: argparse.Namespace) -> None:
         if rank():
             return  # the first process writes
         finished = {label: r for label, r in zip(methods, runs, strict=True) if r}
-        print(f"\n{table(finished)}\n")
+        print(f"\n{table(finished, columns=columns)}\n\n{cost_table(finished)}\n")
         if not one:
-            file = write_tables(finished, output, _FOLDERS[args.command])
+            file = write_tables(finished, output, _FOLDERS[args.command], columns)
             report.plot_accuracy(finished, output / "accuracy.png")
             write_board(finished, output / "tensorboard")
-            print(f"Table: {file}, also .csv, .json and .tex")
+            print(f"Tables: {file}, also .csv, .json and .tex, and {file.stem}-costs.*")
         what = (
             ", ".join(map(display_name, finished))
             if len(finished) < 5

@@ -16,7 +16,7 @@ from .._support.disk import replacing
 from ..strategies.names import display_name
 from .pictures import MATRICES, Picture, pictures
 from .summary import Runs
-from .tables import table
+from .tables import cost_table, table
 
 _INK = "#123456"  # what the page's own text colour takes the place of
 _STYLE = """
@@ -25,6 +25,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 0 auto; p
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #8885; white-space: nowrap; }
+th, td { text-align: right; } th:first-child, .note { text-align: left; font-weight: normal; }
+thead th { font-weight: 600; } .note { white-space: normal; min-width: 16rem; }
 .grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); }
 figure { margin: 0 0 1rem; overflow-x: auto; }
 svg { width: 100%; height: auto; max-width: 56rem; min-width: 30rem; } .grid svg { min-width: 0; }
@@ -48,6 +50,7 @@ def write_page(methods: Mapping[str, Runs], path: Path, title: str) -> None:
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f"<div class=wide>{table(methods, 'html')}</div><p>{_MEANINGS}</p>",
+        f"<h2>What it costs</h2><div class=wide>{cost_table(methods, 'html')}</div>",
     ]
     with mpl.rc_context(_colours()):
         for section, group in itertools.groupby(pictures(methods), lambda p: p.section):

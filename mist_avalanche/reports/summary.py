@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 METRICS = ("A_T", "A_bar", "A_new", "forgetting")
-# What else a run costs: the key in results.json and, within it, what is shown.
-COSTS = {
-    "seconds": ("timing", "total"),
-    "trainable": ("parameters", "trainable"),
-    "updated": ("parameters", "updated"),
-}
 Runs = Sequence[Mapping[str, Any]]
+
+
+class Cost(NamedTuple):
+    """What else a run costs: its head, its value in results.json, how that is shown."""
+
+    head: str
+    of: Callable[[Mapping[str, Any]], float | None]
+    shown: Callable[[float], str]
+
+
+def _share(results: Mapping[str, Any]) -> float | None:
+    parameters = results.get("parameters", {})
+    total = parameters.get("total")
+    return 100 * parameters["trainable"] / total if total else None
+
+
+COSTS: Mapping[str, Cost] = {
+    "seconds": Cost("seconds", lambda r: r.get("timing", {}).get("total"), "{:,.0f}".format),
+    "memory": Cost("peak memory (MiB)", lambda r: r.get("memory"), lambda v: f"{v / 2**20:,.0f}"),
+    "trainable": Cost(
+        "trainable", lambda r: r.get("parameters", {}).get("trainable"), "{:,.0f}".format
+    ),
+    "trainable_share": Cost("trainable (%)", _share, "{:.2f}".format),
+    "updated": Cost("updated", lambda r: r.get("parameters", {}).get("updated"), "{:,.0f}".format),
+}
 
 
 def mean_and_std(runs: Runs) -> dict[str, dict[str, float]]:
@@ -29,9 +48,9 @@ def mean_and_std(runs: Runs) -> dict[str, dict[str, float]]:
 
 
 def costs(runs: Runs) -> dict[str, float | None]:
-    """Means over runs; None for what a run of an earlier version has not measured."""
+    """Means over runs; None for what one of them has not measured."""
     found: dict[str, float | None] = {}
-    for name, (part, key) in COSTS.items():
-        values = [r.get(part, {}).get(key) for r in runs]
-        found[name] = None if None in values else statistics.fmean(values)
+    for name, cost in COSTS.items():
+        values = [v for r in runs if (v := cost.of(r)) is not None]
+        found[name] = statistics.fmean(values) if len(values) == len(runs) else None
     return found

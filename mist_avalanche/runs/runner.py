@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from .._support.disk import only_one
 from .._support.distributed import processes, rank, world_size
+from .._support.memory_use import peak_memory, reset_peak
 from .._support.states import tensors_of
 from ..models.backbones import create_backbone
 from ..models.features import in_mode
@@ -104,6 +105,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     """:func:`run`, in one of the processes that share it."""
     begun = (output / "tensorboard").exists()  # before this run has one
     start = time.perf_counter()
+    reset_peak(choose_device(config.device))
     settings = config.settings()
     if world_size() > 1 and config.strategy not in SHARED_STRATEGIES:
         raise ValueError(
@@ -191,12 +193,14 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         "inputs": config.inputs,
         "timing": {**timing, "total": round(earlier + time.perf_counter() - start, 3)},
         "parameters": {
+            "total": sum(p.numel() for p in strategy.model.parameters()),
             "trainable": sum(p.numel() for p in strategy.model.parameters() if p.requires_grad),
             "updated": sum(
                 int((p.detach().cpu() != pretrained[name].cpu()).sum())
                 for name, p in backbone.named_parameters()
             ),
         },
+        "memory": peak_memory(device),
         "environment": environment(device),
     }
     if mist is not None and mist.selection is not None:

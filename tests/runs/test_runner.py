@@ -1,4 +1,3 @@
-import csv
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,7 +10,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mist_avalanche.cli import command as cli
 from mist_avalanche.cli import options
 from mist_avalanche.models.defaults import DEFAULTS
-from mist_avalanche.reports import summary, tables
 from mist_avalanche.runs import experiments
 from mist_avalanche.runs.ablations import ABLATIONS
 from mist_avalanche.runs.config import RunConfig
@@ -231,24 +229,6 @@ def test_settings_on_the_command_line():
     assert options.setting("lr=1e-3") == ("lr", 1e-3)
     assert options.setting("alphabets=Greek,Latin") == ("alphabets", ["Greek", "Latin"])
     assert options.setting("select_by=random") == ("select_by", "random")
-
-
-def test_table_has_mean_and_std(tmp_path):
-    runs = [
-        {"metrics": dict.fromkeys(summary.METRICS, v), "timing": {"total": 3.0}}
-        for v in (50.0, 52.0)
-    ]
-    text = tables.table({"simplecil": runs})
-    assert "51.0 ± 1.4" in text
-    assert len({len(line) for line in tables.table({"a": runs}, "pipe").splitlines()}) == 1
-    file = tables.write_tables({"a+mist": runs}, tmp_path, "comparison")
-    assert file.read_text().startswith("| method")
-    (row,) = csv.DictReader((tmp_path / "comparison.csv").open())
-    assert (row["method"], row["seeds"], float(row["A_T"])) == ("a+mist", "2", 51.0)
-    assert (float(row["seconds"]), row["trainable"]) == (3.0, "")  # an earlier version's has none
-    written = json.loads((tmp_path / "comparison.json").read_text())
-    assert written["a+mist"]["metrics"]["A_T"]["mean"] == 51
-    assert r"51.0 $\pm$ 1.4" in (tmp_path / "comparison.tex").read_text()
 
 
 def test_cuda_that_is_not_there(monkeypatch):
