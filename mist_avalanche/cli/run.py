@@ -9,10 +9,9 @@ from pathlib import Path
 
 from .._support.disk import only_one
 from .._support.distributed import processes, rank
-from ..reports import report
 from ..reports.columns import chosen
 from ..reports.page import write_page
-from ..reports.pictures import write_board
+from ..reports.pictures import write_board, write_figures
 from ..reports.tables import cost_table, table, write_tables
 from ..runs.ablations import ablated
 from ..runs.config import RunConfig
@@ -72,9 +71,9 @@ def execute(args: argparse.Namespace) -> None:
         print(f"\n{table(finished, columns=columns)}\n\n{cost_table(finished)}\n")
         if not one:
             file = write_tables(finished, output, _FOLDERS[args.command], columns)
-            report.plot_accuracy(finished, output / "accuracy.png")
             write_board(finished, output / "tensorboard")
             print(f"Tables: {file}, also .csv, .json and .tex, and {file.stem}-costs.*")
+        write_figures(finished, output)
         what = (
             ", ".join(map(display_name, finished))
             if len(finished) < 5

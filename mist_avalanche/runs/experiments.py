@@ -124,7 +124,7 @@ def run_methods(
                 },
                 output / "summary.json",
             )
-            report.plot_accuracy({config.label: results}, output / "accuracy.png")
+            report.plot_accuracy({config.label: results}, output)
     return grouped
 
 

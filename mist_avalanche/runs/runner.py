@@ -64,7 +64,7 @@ def run(
     """Train on every experience, evaluate on all classes seen, write the results.
 
     ``output`` gets ``results.json``, the classifier (:func:`~mist_avalanche.runs.load_run`),
-    ``accuracy.png`` and TensorBoard's event files; until it is finished, also ``checkpoints``.
+    ``figures/accuracy.*`` and TensorBoard's event files; until finished, also ``checkpoints``.
     Started by torchrun, its processes share the work on the run, and the first one writes.
 
     Args:
@@ -213,7 +213,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     if rank():
         return results
     save_classifier(strategy.model, pretrained, output, benchmark.class_names, settings)
-    report.plot_accuracy({config.label: [results]}, output / "accuracy.png")
+    report.plot_accuracy({config.label: [results]}, output)
     boards[0].writer.close()
     write_board({config.label: [results]}, output / "tensorboard")
     report.write_json(results, output / "results.json")  # last: with it the run is finished

@@ -24,7 +24,7 @@ def test_page_needs_nothing_else_and_says_its_pictures_in_words(page):
     assert "<h1>a &amp; b</h1>" in text
     assert "&lt;simplecil&gt;" in text
     pictures = re.findall(r"<svg role=.img. aria-label=.([^>]*?). ", text)
-    assert len(pictures) == text.count("<svg ") == 5
+    assert len(pictures) == text.count("<svg ") == 6
     assert "Naive ends at 75.0 %" in text
     assert "shared with the selection before: 50 %" in text
     assert "#123456" not in text

@@ -60,7 +60,7 @@ def test_results_have_their_schema_and_repeat(tmp_path):
     assert 0 < written["mist"]["selected_fraction"] <= 0.05
     assert written["timing"]["total"] > 0
     assert "torch" in written["environment"]
-    assert (tmp_path / "a" / "accuracy.png").stat().st_size > 5000
+    assert (tmp_path / "a" / "figures" / "accuracy.png").stat().st_size > 5000
     board = EventAccumulator(str(tmp_path / "a" / "tensorboard")).Reload()
     images = board.Tags()["images"]
     assert {tag.split("/")[0] for tag in images} == {
@@ -154,6 +154,7 @@ def test_command(tmp_path, capsys):
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     tags = {
         "Methods/Accuracy on all classes seen",
+        "Methods/Gain by MIST",
         "Methods/Plasticity against stability",
         "Accuracy by experience/SimpleCIL: accuracy by experience",
         "Accuracy by experience/SimpleCIL + MIST: accuracy by experience",
