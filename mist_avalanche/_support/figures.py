@@ -18,11 +18,13 @@ def empty_figure(width: float, height: float) -> Figure:
 
 
 def readable(figure: Figure) -> Figure:
-    """The figure, with all text as large as a paper's column needs it."""
+    """The figure, with all text as large as a paper's column needs it, laid out for good."""
     for axes in figure.axes:
         axes.tick_params(labelsize=POINTS)  # of ticks that are made when it is drawn
     for text in figure.findobj(Text):
         text.set_fontsize(POINTS)  # type: ignore[attr-defined]
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # which every format would do again
     return figure
 
 

@@ -13,7 +13,7 @@ from ..reports.columns import chosen
 from ..reports.page import write_page
 from ..reports.pictures import write_board, write_figures
 from ..reports.tables import cost_table, table, write_tables
-from ..runs.ablations import ablated
+from ..runs.ablations import ablated, sentences
 from ..runs.config import RunConfig
 from ..runs.experiments import default_jobs, run_methods
 from ..runs.reference_config import read_config
@@ -79,7 +79,14 @@ def execute(args: argparse.Namespace) -> None:
             if len(finished) < 5
             else f"{len(finished)} methods"
         )
-        write_page(finished, output / "report.html", f"{benchmark}: {what}")
+        write_page(
+            finished,
+            output / "report.html",
+            f"{benchmark}: {what}",
+            command=args.command_line,
+            columns=columns,
+            notes=sentences(finished) if args.command == "ablate" else {},
+        )
         print(f"Report: {output / 'report.html'}\nEverything: {output}")
     failed = args.seeds * len(methods) - sum(map(len, runs))
     if failed:

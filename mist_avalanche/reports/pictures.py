@@ -14,9 +14,10 @@ from .._support.disk import full_disk_named
 from ..method.layers_figure import selection_figure
 from ..strategies.names import display_name
 from .figures import accuracy_figure, gain_figure, loss_figure, matrix_figure, tradeoff_figure
-from .gains import Gain, gains
+from .gains import gains
 from .report import save_figure
 from .summary import Runs, mean_and_std
+from .words import in_points
 
 MATRICES, LAYERS = "Accuracy by experience", "Where MIST may move the backbone"
 
@@ -92,15 +93,6 @@ def write_figures(methods: Mapping[str, Runs], folder: Path) -> None:
     """Every picture as PNG, SVG and PDF, in ``figures`` in a folder."""
     for picture in pictures(methods):
         save_figure(picture.figure, folder, picture.file)
-
-
-def in_points(gain: Gain) -> str:
-    """A gain with its interval, in words."""
-    seeds = len(gain.differences)
-    if gain.half is None:
-        return f"{gain.mean:+.1f} points ({seeds} seed{'s' if seeds > 1 else ''}, no interval)"
-    low, high = gain.mean - gain.half, gain.mean + gain.half
-    return f"{gain.mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, {seeds} seeds)"
 
 
 def file_name(label: str) -> str:

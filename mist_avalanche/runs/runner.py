@@ -208,6 +208,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
             "selected_fraction": mist.selection.fraction,
             "updated_fraction": mist.updated_fraction,
             "overlaps": mist.overlaps,
+            "losses": mist.method.losses,
             "layers": [list(row) for row in mist.selection.rows()],
         }
     if rank():

@@ -6,7 +6,8 @@ from tiny_runs import results
 
 from mist_avalanche._support.figures import COLUMN
 from mist_avalanche.reports.gains import gains
-from mist_avalanche.reports.pictures import in_points, pictures, write_figures
+from mist_avalanche.reports.pictures import pictures, write_figures
+from mist_avalanche.reports.words import in_points
 from mist_avalanche.strategies.names import COMPARED
 
 SEEDS = [(70.0, 72.0), (71.0, 74.0), (69.0, 70.0)]

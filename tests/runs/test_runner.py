@@ -58,6 +58,9 @@ def test_results_have_their_schema_and_repeat(tmp_path):
     assert written["config"]["mist_args"]["tune_on"] == "first"  # the backbone's default
     assert written["config"]["split"] == "rendered, data_seed 0"
     assert 0 < written["mist"]["selected_fraction"] <= 0.05
+    assert [len(losses) for losses in written["mist"]["losses"]] == [1]
+    assert written["parameters"]["trainable"] <= written["parameters"]["total"]
+    assert written["memory"] is None or written["memory"] > 2**20
     assert written["timing"]["total"] > 0
     assert "torch" in written["environment"]
     assert (tmp_path / "a" / "figures" / "accuracy.png").stat().st_size > 5000
@@ -155,6 +158,7 @@ def test_command(tmp_path, capsys):
     tags = {
         "Methods/Accuracy on all classes seen",
         "Methods/Gain by MIST",
+        "Methods/Loss of MIST's tuning",
         "Methods/Plasticity against stability",
         "Accuracy by experience/SimpleCIL: accuracy by experience",
         "Accuracy by experience/SimpleCIL + MIST: accuracy by experience",
@@ -167,7 +171,8 @@ def test_command(tmp_path, capsys):
     assert "Unknown method 'simplecli'" in capsys.readouterr().err
 
 
-def test_ranpac_drift_and_ablations(tmp_path, capsys):
+def test_ranpac_drift_and_ablations(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mist_avalanche.cli.run.write_figures", lambda *_: None)  # slow
     common = ["--experiences", "50", "--quiet", "--jobs", "1"]
     for short in ("tune_epochs=1", "projection_epochs=1"):
         common += ["--mist-arg", short]
@@ -202,6 +207,9 @@ def test_ranpac_drift_and_ablations(tmp_path, capsys):
     assert cli.main(["ablate", *common, *simplecil, "--output", str(tmp_path / "a")]) == 0
     rows = (tmp_path / "a" / "ablations.md").read_text().splitlines()
     assert len(rows) == 2 + 1 + len(ABLATIONS)
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "<td class=note>Every selected entry moves in every step; none rests." in page
+    assert "mist-avalanche ablate --experiences 50" in page
     assert "| SimpleCIL + MIST (dense) " in "\n".join(rows)
     args = {
         name: json.loads((tmp_path / "a" / f"simplecil+{name}" / "results.json").read_text())
