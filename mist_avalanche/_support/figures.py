@@ -22,7 +22,7 @@ def readable(figure: Figure) -> Figure:
     for axes in figure.axes:
         axes.tick_params(labelsize=POINTS)  # of ticks that are made when it is drawn
     for text in figure.findobj(Text):
-        text.set_fontsize(POINTS)  # type: ignore[attr-defined]
+        text.set_fontsize(POINTS)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # which every format would do again
     return figure

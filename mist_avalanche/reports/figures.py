@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from .._support.figures import COLUMN, empty_figure, plain_label, readable
@@ -27,7 +28,7 @@ def accuracy_figure(methods: Mapping[str, Runs]) -> Figure:
         classes = runs[0]["classes_seen"]
         mean = curves.mean(axis=0)
         line = "-" if "+" in label else "--"
-        style = {"marker": "o", "markersize": 2.5, "linewidth": 1.2}
+        style: dict[str, Any] = {"marker": "o", "markersize": 2.5, "linewidth": 1.2}
         style |= {"color": colour(label, methods), "label": _name(label)}
         axes.plot(classes, mean, line, **style)
         if len(curves) > 1:
@@ -72,7 +73,7 @@ def gain_figure(found: Sequence[Gain]) -> Figure:
     for y, gain in enumerate(found):
         seeds = [y + 0.22] * len(gain.differences)
         axes.plot(gain.differences, seeds, "o", color="C0", alpha=0.6, markersize=3.5)
-        half = {} if gain.half is None else {"xerr": gain.half, "capsize": 3}
+        half: dict[str, Any] = {} if gain.half is None else {"xerr": gain.half, "capsize": 3}
         axes.errorbar(gain.mean, y - 0.1, fmt="D", color="C1", markersize=4.5, **half)
     axes.set_yticks(range(len(found)), [_name(gain.label) for gain in found])
     axes.set(ylim=(len(found) - 0.5, -0.5), xlabel="gain in $A_T$ over the host (points)")
@@ -116,13 +117,16 @@ def loss_figure(methods: Mapping[str, Runs]) -> Figure:
     for label, runs in methods.items():
         curves = runs[0]["mist"]["losses"]
         for t, losses in enumerate(curves):
-            style = {"color": colour(label, methods), "alpha": 1 - 0.8 * t / len(curves)}
-            name = {} if t else {"label": _name(label)}
+            style: dict[str, Any] = {
+                "color": colour(label, methods),
+                "alpha": 1 - 0.8 * t / len(curves),
+            }
+            name: dict[str, Any] = {} if t else {"label": _name(label)}
             axes.plot(range(1, len(losses) + 1), losses, linewidth=1.2, **style, **name)
             if len(losses) == 1:
                 axes.plot(1, losses[0], "o", markersize=3, **style)
     axes.set(xlabel="epoch of tuning", ylabel="mean loss")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     legend(figure)
     return readable(figure)

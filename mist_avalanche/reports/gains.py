@@ -36,7 +36,7 @@ class Gain(NamedTuple):
         n = len(self.differences)
         if n < 3:
             return None
-        spread = statistics.stdev(self.differences) / n**0.5
+        spread: float = statistics.stdev(self.differences) / n**0.5
         return float(stats.t.ppf(0.975, n - 1)) * spread
 
 

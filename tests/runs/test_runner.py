@@ -267,7 +267,7 @@ def test_a_run_that_fails_leaves_the_others(tmp_path, monkeypatch, capsys, jobs)
     assert cli.main(arguments) == 1
     shown = capsys.readouterr()
     assert "1 run(s) failed; --resume" in shown.err
-    assert "naive " in shown.out
+    assert "Naive " in shown.out
     assert "no module named 'nowhere'" in (tmp_path / "simplecil+mist" / "error.txt").read_text()
     assert (tmp_path / "naive" / "results.json").exists()
     alone = [*arguments[:2], "simplecil+mist", *arguments[3:], "--resume"]
