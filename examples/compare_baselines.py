@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mist_avalanche.reports import table, write_page, write_tables
+from mist_avalanche.reports import table, write_figures, write_page, write_tables
 from mist_avalanche.runs import RunConfig, run_methods
 
 OUTPUT = Path("results/my-comparison")
@@ -23,4 +23,5 @@ if __name__ == "__main__":  # the runs are processes of their own, which read th
     finished = {name: found for name, found in zip(methods, runs, strict=True) if found}
     print(table(finished))
     write_tables(finished, OUTPUT, "comparison")
+    write_figures(finished, OUTPUT)
     write_page(finished, OUTPUT / "report.html", "Glyphs")

@@ -110,7 +110,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
     @property
     def tuning_losses(self) -> list[float]:
         """Mean loss of each epoch of the last tuning."""
-        return self.method.losses
+        return self.method.losses[-1] if self.method.losses else []
 
     @property
     def history(self) -> SelectionHistory:

@@ -88,7 +88,7 @@ def test_example_compare_baselines(tmp_path, monkeypatch, capsys):
         runs, "run_methods", lambda plan, **_settings: run_methods(plan, progress=False)
     )
     runpy.run_path(str(ROOT / "examples" / "compare_baselines.py"), run_name="__main__")
-    assert "streaming_lda" in capsys.readouterr().out
+    assert "Streaming LDA" in capsys.readouterr().out
     assert (tmp_path / "results" / "my-comparison" / "report.html").exists()
 
 

@@ -29,6 +29,7 @@ def tiny_benchmark(made=tiny):
         mock.patch.object(runner.report, "plot_accuracy"),
         mock.patch.object(runner, "write_board"),
         mock.patch.object(cli_run, "write_page"),
+        mock.patch.object(cli_run, "write_figures"),
     ):
         try:
             yield
@@ -36,19 +37,20 @@ def tiny_benchmark(made=tiny):
             gc.unfreeze()
 
 
-def results(t=4, mist=False):
+def results(t=4, mist=False, seed=0, a_t=75.0):
     """What a run of t experiences could have written to results.json, made up."""
     rows = [[90.0 - 10 * (k - i) for i in range(k + 1)] for k in range(t)]
     found = {
-        "metrics": {"A_T": 75.0, "A_bar": 80.0, "A_new": 90.0, "forgetting": 15.0},
+        "metrics": {"A_T": a_t, "A_bar": 80.0, "A_new": 90.0, "forgetting": 15.0},
         "accuracy": rows,
         "test_images": [10] * t,
         "classes_seen": [5 * (k + 1) for k in range(t)],
         "timing": {"total": 3.0},
-        "config": {"strategy": "<simplecil>"},
+        "config": {"strategy": "<simplecil>", "seed": seed, "order_seed": 1993},
         "environment": {"torch": "2"},
     }
     if mist:
         layers = [["blocks.0.attn.qkv.weight", 5, 100, False], ["norm.bias", 10, 10, True]]
         found["mist"] = {"selected_fraction": 0.04, "overlaps": [0.5], "layers": layers}
+        found["mist"]["losses"] = [[2.0, 1.5, 1.2], [1.4, 1.1, 1.0]]
     return found

@@ -1,9 +1,11 @@
-"""What to do where memory is too little."""
+"""How much memory is used, and what to do where it is too little."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -23,3 +25,28 @@ def advice(what: str, fix: str) -> Iterator[None]:
         if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
             raise
         raise MemoryError(f"The memory is too small for {what}. {fix}") from error
+
+
+_PROCESS = Path("/proc/self")  # Linux
+
+
+def reset_peak(device: torch.device) -> None:
+    """Begin to measure :func:`peak_memory` anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            (_PROCESS / "clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Most bytes in use since :func:`reset_peak`, of the GPU by torch or else by the process.
+
+    None where the system does not say.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):
+        found = re.search(r"VmHWM:\s*(\d+) kB", (_PROCESS / "status").read_text())
+        return 1024 * int(found[1]) if found else None
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ _FILES = {"compare": "run", "ablate": "run"}  # others are in a file of their ow
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Errors of the user are one line."""
     args = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    args.command_line = shlex.join(["mist-avalanche", *given])
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     hide_avalanche_warnings()
     with ending_cleanly():

@@ -117,6 +117,11 @@ def parser() -> argparse.ArgumentParser:
         help="comma-separated; '+mist' adds MISTPlugin, '+drift' drift compensation "
         "(default: %(default)s)",
     )
+    compare.add_argument(
+        "--columns",
+        metavar="A,B,…",
+        help="of the table of accuracy (default: A_T,A_bar,A_new,forgetting, which are all)",
+    )
     ablate = commands.add_parser("ablate", parents=[common], help="what parts of MIST are worth")
     ablate.add_argument("--strategies", default="simplecil,ranpac", help="comma-separated")
     suggest = commands.add_parser(

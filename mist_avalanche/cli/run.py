@@ -10,17 +10,17 @@ from pathlib import Path
 
 from .._support.disk import only_one
 from .._support.distributed import processes, rank
-from ..reports import report
+from ..reports.columns import chosen
 from ..reports.page import write_page
-from ..reports.pictures import write_board
-from ..reports.tables import table, write_tables
-from ..runs.ablations import ablated
+from ..reports.pictures import write_board, write_figures
+from ..reports.tables import cost_table, table, write_tables
+from ..runs.ablations import ablated, sentences
 from ..runs.config import RunConfig
 from ..runs.experiments import default_jobs, run_methods
 from ..runs.reference_config import read_config
 from ..runs.results import check_free
 from ..runs.settings_check import check_order_varies, check_settings, plan
-from ..strategies.names import COMPUTED_STRATEGIES, STRATEGIES
+from ..strategies.names import COMPUTED_STRATEGIES, STRATEGIES, display_name
 from .options import SHORT
 
 _FOLDERS = {"run": "orders", "compare": "comparison", "ablate": "ablations"}
@@ -57,6 +57,7 @@ def carry_out(methods: Mapping[str, RunConfig], args: argparse.Namespace) -> Non
     benchmark = next(iter(methods.values())).benchmark
     output = Path(args.output or f"results/{benchmark}-{name}")
     check_settings([*methods.values()])
+    columns = chosen(getattr(args, "columns", None))
     if args.vary_order:
         check_order_varies([*methods.values()], args.seeds)
     if args.dry_run or not args.quiet:
@@ -77,14 +78,25 @@ def carry_out(methods: Mapping[str, RunConfig], args: argparse.Namespace) -> Non
         if rank():
             return  # the first process writes
         finished = {label: r for label, r in zip(methods, runs, strict=True) if r}
-        print(f"\n{table(finished)}\n")
+        print(f"\n{table(finished, columns=columns)}\n\n{cost_table(finished)}\n")
         if not one:
-            file = write_tables(finished, output, _FOLDERS[args.command])
-            report.plot_accuracy(finished, output / "accuracy.png")
+            file = write_tables(finished, output, _FOLDERS[args.command], columns)
             write_board(finished, output / "tensorboard")
-            print(f"Table: {file}, also .csv, .json and .tex")
-        what = ", ".join(finished) if len(finished) < 5 else f"{len(finished)} methods"
-        write_page(finished, output / "report.html", f"{benchmark}: {what}")
+            print(f"Tables: {file}, also .csv, .json and .tex, and {file.stem}-costs.*")
+        write_figures(finished, output)
+        what = (
+            ", ".join(map(display_name, finished))
+            if len(finished) < 5
+            else f"{len(finished)} methods"
+        )
+        write_page(
+            finished,
+            output / "report.html",
+            f"{benchmark}: {what}",
+            command=args.command_line,
+            columns=columns,
+            notes=sentences(finished) if args.command == "ablate" else {},
+        )
         print(f"Report: {output / 'report.html'}\nEverything: {output}")
     failed = args.seeds * len(methods) - sum(map(len, runs))
     if failed:

@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from .._support.figures import empty_figure, plain_label
+from .._support.figures import COLUMN, empty_figure, plain_label, readable
 
 Rows = Sequence[Sequence[Any]]  # parameter, entries selected, entries, always
 
 
 def selection_figure(rows: Rows, title: str = "") -> Figure:
-    """Share of the entries that may move, by block of the backbone and by kind of tensor."""
-    figure = empty_figure(7, 3.4)
-    for axes, kind in zip(figure.subplots(1, 2), (_block, _kind), strict=True):
-        selected: dict[str, int] = {}
-        total: dict[str, int] = {}
-        for name, chosen, size, always in rows:
-            group = kind(name, always)
-            selected[group] = selected.get(group, 0) + chosen
-            total[group] = total.get(group, 0) + size
-        shares = [100 * selected[g] / total[g] for g in total]
-        axes.barh(range(len(shares)), shares, color="C0")
-        axes.set_yticks(range(len(shares)), list(total))
-        axes.invert_yaxis()
-        axes.set_xlabel("entries that may move (%)")
+    """Share and number of the entries that may move, by block and by kind of tensor."""
+    groups = [grouped(rows, kind) for kind in (_block, _kind)]
+    heights = [len(group) + 1 for group in groups]
+    figure = empty_figure(COLUMN, 0.7 + 0.17 * sum(heights))
+    panels = figure.subplots(2, 1, height_ratios=heights)
+    for axes, group in zip(panels, groups, strict=True):
+        shares = [100 * chosen / size for chosen, size in group.values()]
+        bars = axes.barh(range(len(shares)), shares, color="C0")
+        axes.bar_label(bars, [f"{chosen:,}" for chosen, _ in group.values()], padding=2)
+        axes.set_yticks(range(len(shares)), list(group))
+        axes.set_ylim(len(shares) - 0.4, -0.6)
+        top = max(shares)
+        axes.set_xlim(0, 1.3 * top or 1)  # with room for the numbers
+        axes.set_xticks([tick for tick in axes.get_xticks() if tick <= max(top, 1)])
         axes.grid(axis="x", alpha=0.3)
+    panels[-1].set_xlabel("entries that may move (%)")
     if title:
         figure.suptitle(plain_label(title))
-    return figure
+    return readable(figure)
+
+
+def grouped(rows: Rows, group_of: Callable[[str, bool], str]) -> dict[str, tuple[int, int]]:
+    """Entries selected and entries of every group, in the order of the backbone."""
+    found: dict[str, tuple[int, int]] = {}
+    for name, chosen, size, always in rows:
+        before = found.get(group_of(name, always), (0, 0))
+        found[group_of(name, always)] = (before[0] + chosen, before[1] + size)
+    return found
 
 
 def _block(name: str, always: bool) -> str:

@@ -58,7 +58,7 @@ class SparseTuning:
         selection: what may move; None before the first score.
         sensitivity: name to scores of the last score pass; empty without ``keep_scores``.
         overlaps: of each selection after the first, the share that the one before had too.
-        losses: mean loss of each epoch of the last tuning.
+        losses: mean loss of each epoch, a list a tuning.
         updated: share of the backbone's entries that the last step changed.
         warm, tuned: whether the projection has been warmed up, and the backbone tuned.
     """
@@ -77,7 +77,7 @@ class SparseTuning:
         self.selection: Selection | None = None
         self.sensitivity: dict[str, Tensor] = {}
         self.overlaps: list[float] = []
-        self.losses: list[float] = []
+        self.losses: list[list[float]] = []
         self.updated = 0.0
         self.experience = -1
         self.warm = self.tuned = False
@@ -192,7 +192,8 @@ class SparseTuning:
             report = run_epochs(run, stepper, epochs, **about, **keeping)
         if stepper.changed is not None:
             self.updated = float(stepper.changed) / total
-        self.tuned, self.losses = True, report.losses
+        self.tuned = True
+        self.losses.append(report.losses)
         return report
 
     def protect(self) -> None:

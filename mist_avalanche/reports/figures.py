@@ -1,65 +1,102 @@
-"""The pictures of runs: accuracy, and what is forgotten."""
+"""The pictures of runs, a column wide: accuracy, what is forgotten, what MIST adds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from .._support.figures import empty_figure, plain_label
-from .tables import Runs, mean_and_std
+from .._support.figures import COLUMN, empty_figure, plain_label, readable
+from ..strategies.names import display_name
+from .gains import Gain
+from .summary import Runs, mean_and_std
+
+_LINE = 0.17  # inches a line of text takes
 
 
 def accuracy_figure(methods: Mapping[str, Runs]) -> Figure:
     """Accuracy on all classes seen, after each experience; bands are one std over seeds."""
-    figure = empty_figure(7, 4.2)
+    figure = empty_figure(COLUMN, 2.3)
     axes = figure.add_subplot()
-    for i, (label, runs) in enumerate(methods.items()):
+    for label, runs in methods.items():
         curves = np.array([_overall(r) for r in runs])
         classes = runs[0]["classes_seen"]
         mean = curves.mean(axis=0)
-        style = "-" if "+" in label else "--"
-        colour = _colour(i, len(methods))
-        axes.plot(
-            classes, mean, style, marker="o", markersize=3.5, color=colour, label=plain_label(label)
-        )
+        line = "-" if "+" in label else "--"
+        style: dict[str, Any] = {"marker": "o", "markersize": 2.5, "linewidth": 1.2}
+        style |= {"color": colour(label, methods), "label": _name(label)}
+        axes.plot(classes, mean, line, **style)
         if len(curves) > 1:
             std = curves.std(axis=0, ddof=1)
-            axes.fill_between(classes, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
-    axes.set(xlabel="classes seen", ylabel="top-1 accuracy on them (%)")
-    axes.set_ylim(bottom=0, top=100)
+            shade = {"color": colour(label, methods), "alpha": 0.15, "linewidth": 0}
+            axes.fill_between(classes, mean - std, mean + std, **shade)
+    axes.set(xlabel="classes seen", ylabel="top-1 accuracy (%)", ylim=(0, 100))
     axes.grid(alpha=0.3)
-    _legend(figure, len(methods))
-    return figure
+    legend(figure)
+    return readable(figure)
 
 
-def _legend(figure: Figure, n: int) -> None:
-    """The names of n methods below the axes, where they hide nothing."""
-    figure.set_figheight(figure.get_figheight() + 0.25 * -(-n // 4))
-    figure.legend(loc="outside lower center", frameon=False, fontsize="small", ncols=4)
+def tradeoff_figure(methods: Mapping[str, Runs]) -> Figure:
+    """Plasticity against stability: accuracy on the newest classes, and forgetting."""
+    figure = empty_figure(COLUMN, 2.3)
+    axes = figure.add_subplot()
+    for label, runs in methods.items():
+        new, lost = (mean_and_std(runs)[m] for m in ("A_new", "forgetting"))
+        axes.errorbar(
+            lost["mean"],
+            new["mean"],
+            xerr=lost["std"],
+            yerr=new["std"],
+            fmt="o" if "+" in label else "s",
+            markerfacecolor=None if "+" in label else "none",
+            color=colour(label, methods),
+            label=_name(label),
+            markersize=5,
+            capsize=2,
+        )
+    axes.set(xlabel="forgetting (points)", ylabel="accuracy, newest classes (%)")
+    axes.grid(alpha=0.3)
+    legend(figure)
+    return readable(figure)
 
 
-def _colour(i: int, n: int) -> Any:
-    """A colour of its own for each of up to twenty methods."""
-    return f"C{i}" if n <= 10 else colormaps["tab20"](i % 20)
+def gain_figure(found: Sequence[Gain]) -> Figure:
+    """What MIST adds to each host: a point a seed, the mean, and its 95 % interval."""
+    figure = empty_figure(COLUMN, 0.75 + 0.34 * len(found))
+    axes = figure.add_subplot()
+    axes.axvline(0, color="0.5", linewidth=1)
+    for y, gain in enumerate(found):
+        seeds = [y + 0.22] * len(gain.differences)
+        axes.plot(gain.differences, seeds, "o", color="C0", alpha=0.6, markersize=3.5)
+        half: dict[str, Any] = {} if gain.half is None else {"xerr": gain.half, "capsize": 3}
+        axes.errorbar(gain.mean, y - 0.1, fmt="D", color="C1", markersize=4.5, **half)
+    axes.set_yticks(range(len(found)), [_name(gain.label) for gain in found])
+    axes.set(ylim=(len(found) - 0.5, -0.5), xlabel="gain in $A_T$ over the host (points)")
+    axes.grid(axis="x", alpha=0.3)
+    return readable(figure)
 
 
 def matrix_figure(label: str, runs: Runs) -> Figure:
     """Accuracy on the classes of each experience after each experience, mean over seeds."""
     matrix = mean_matrix(runs)
-    figure = empty_figure(4.2, 3.6)
+    figure = empty_figure(COLUMN, 2.9)
     axes = figure.add_subplot()
     image = axes.imshow(matrix, vmin=0, vmax=100, cmap="viridis")
-    ticks = range(len(matrix))
+    ticks = range(0, len(matrix), -(-len(matrix) // 10))
     axes.set_xticks(ticks, [str(i + 1) for i in ticks])
     axes.set_yticks(ticks, [str(i + 1) for i in ticks])
-    axes.set(xlabel="classes of experience", ylabel="after experience", title=plain_label(label))
-    figure.colorbar(image, label="accuracy (%)")
-    return figure
+    if len(matrix) <= 10:
+        for t, k in zip(*np.nonzero(np.isfinite(matrix)), strict=True):
+            ink = "black" if matrix[t, k] > 60 else "white"
+            axes.text(k, t, f"{matrix[t, k]:.0f}", ha="center", va="center", color=ink)
+    axes.set(xlabel="classes of experience", ylabel="after experience", title=_name(label))
+    figure.colorbar(image, label="accuracy (%)", shrink=0.9)
+    return readable(figure)
 
 
 def mean_matrix(runs: Runs) -> NDArray[np.float64]:
@@ -73,26 +110,45 @@ def mean_matrix(runs: Runs) -> NDArray[np.float64]:
     return mean
 
 
-def tradeoff_figure(methods: Mapping[str, Runs]) -> Figure:
-    """Plasticity against stability: accuracy on the newest classes, and forgetting."""
-    figure = empty_figure(7, 4.2)
+def loss_figure(methods: Mapping[str, Runs]) -> Figure:
+    """The loss of MIST's tuning by epoch, of the first seed; a line an experience it tunes on."""
+    figure = empty_figure(COLUMN, 2.1)
     axes = figure.add_subplot()
-    for i, (label, runs) in enumerate(methods.items()):
-        new, lost = (mean_and_std(runs)[m] for m in ("A_new", "forgetting"))
-        axes.errorbar(
-            lost["mean"],
-            new["mean"],
-            xerr=lost["std"],
-            yerr=new["std"],
-            fmt="o" if "+" in label else "s",
-            color=_colour(i, len(methods)),
-            label=plain_label(label),
-            capsize=2,
-        )
-    axes.set(xlabel="forgetting (points)", ylabel="accuracy on the newest classes (%)")
+    for label, runs in methods.items():
+        curves = runs[0]["mist"]["losses"]
+        for t, losses in enumerate(curves):
+            style: dict[str, Any] = {
+                "color": colour(label, methods),
+                "alpha": 1 - 0.8 * t / len(curves),
+            }
+            name: dict[str, Any] = {} if t else {"label": _name(label)}
+            axes.plot(range(1, len(losses) + 1), losses, linewidth=1.2, **style, **name)
+            if len(losses) == 1:
+                axes.plot(1, losses[0], "o", markersize=3, **style)
+    axes.set(xlabel="epoch of tuning", ylabel="mean loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    _legend(figure, len(methods))
-    return figure
+    legend(figure)
+    return readable(figure)
+
+
+def legend(figure: Figure) -> None:
+    """The names of methods below the axes, where they hide nothing."""
+    names = figure.axes[0].get_legend_handles_labels()[1]
+    columns = 2 if max(map(len, names), default=0) <= 22 else 1
+    figure.set_figheight(figure.get_figheight() + _LINE * -(-len(names) // columns))
+    figure.legend(loc="outside lower center", frameon=False, ncols=columns, columnspacing=1)
+
+
+def colour(label: str, methods: Mapping[str, Any]) -> Any:
+    """A colour for each of up to twenty methods; a host and its ``+mist`` share one."""
+    keys = [*dict.fromkeys(name.removesuffix("+mist") for name in methods)]
+    i, n = keys.index(label.removesuffix("+mist")), len(keys)
+    return f"C{i}" if n <= 10 else colormaps["tab20"](i % 20)
+
+
+def _name(label: str) -> str:
+    return plain_label(display_name(label))
 
 
 def _overall(results: Mapping[str, Any]) -> list[float]:

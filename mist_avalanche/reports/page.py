@@ -5,16 +5,20 @@ from __future__ import annotations
 import html
 import io
 import itertools
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib as mpl
 
 from .._support.disk import replacing
-from .pictures import MATRICES, Picture, pictures
-from .tables import Runs, table
+from .facts import every_setting, how_it_was_made, selection_table
+from .pictures import LAYERS, Picture, pictures
+from .summary import Runs
+from .tables import cost_table, html_table
+from .words import lead
 
 _INK = "#123456"  # what the page's own text colour takes the place of
 _STYLE = """
@@ -23,37 +27,58 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 0 auto; p
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #8885; white-space: nowrap; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); }
-figure { margin: 0 0 1rem; overflow-x: auto; }
-svg { width: 100%; height: auto; max-width: 56rem; min-width: 30rem; } .grid svg { min-width: 0; }
+th, td { text-align: right; } th:first-child, .note { text-align: left; font-weight: normal; }
+thead th { font-weight: 600; } .note { white-space: normal; min-width: 16rem; }
+.grid { display: grid; gap: 1.5rem; align-items: start; }
+.grid { grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); }
+figure { margin: 0; } svg { width: 100%; height: auto; }
+.lead { font-size: 1.15rem; } .command { padding: .5rem; border: 1px solid #8885; }
 pre { overflow-x: auto; font-size: .8rem; } figcaption { font-size: .9rem; opacity: .8; }
 """
 _MEANINGS = """A_T: accuracy on all classes after the last experience. A_bar: mean of that after
 each experience. A_new: mean accuracy on the newest classes. Forgetting: best earlier accuracy on
 the classes of an experience less the last. Mean ± standard deviation over seeds, in percent.
-Trainable: entries of the model that require gradients. Updated: entries of the backbone that
+Bold is the best mean of a column, underlined the second; upper bounds (Joint, Cumulative) take no
+part."""
+_COSTS = """Means over seeds. Memory: of the GPU, or of the whole process on a CPU. Trainable:
+entries of the model that require gradients at the end. Updated: entries of the backbone that
 differ from the pretrained ones."""
 
 
-def write_page(methods: Mapping[str, Runs], path: Path, title: str) -> None:
+def write_page(
+    methods: Mapping[str, Runs],
+    path: Path,
+    title: str,
+    *,
+    command: str | None = None,
+    columns: str | Sequence[str] | None = None,
+    notes: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Write the report.
 
     Args:
         methods: name to the results of its seeds.
         path: of the file.
         title: its heading.
+        command: the command line that made the runs, to be shown.
+        columns: of the table of accuracy; None for all.
+        notes: a sentence beside some methods, by name.
     """
+    date = datetime.now().astimezone().isoformat(" ", "minutes")
     parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        f"<div class=wide>{table(methods, 'html')}</div><p>{_MEANINGS}</p>",
+        f"<h1>{html.escape(title)}</h1><p class=lead>{html.escape(lead(methods))}</p>",
+        f"<div class=wide>{html_table(methods, columns, notes)}</div><p>{_MEANINGS}</p>",
+        f"<h2>What it costs</h2><div class=wide>{cost_table(methods, 'html')}</div>",
+        f"<p>{_COSTS}</p>",
     ]
     with mpl.rc_context(_colours()):
         for section, group in itertools.groupby(pictures(methods), lambda p: p.section):
             found = "".join(_embedded(picture) for picture in group)
-            small = section == MATRICES
-            heading = f"<h2>{html.escape(section)}</h2>" if section else ""
-            parts.append(heading + (f"<div class=grid>{found}</div>" if small else found))
-    parts.append(f"<h2>Settings and versions</h2>{_settings(methods)}")
+            heading = section or "Figures"
+            table = selection_table(methods) if section == LAYERS else ""
+            parts.append(f"<h2>{html.escape(heading)}</h2>{table}<div class=grid>{found}</div>")
+    parts.append(f"<h2>How it was made</h2>{how_it_was_made(methods, command, date)}")
+    parts.append(every_setting(methods))
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
@@ -85,14 +110,3 @@ def _embedded(picture: Picture) -> str:
     label = html.escape(f"{picture.title}. {picture.text}", quote=True)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     return f"<figure>{svg}<figcaption>{html.escape(picture.title)}</figcaption></figure>"
-
-
-def _settings(methods: Mapping[str, Runs]) -> str:
-    blocks = []
-    for label, runs in methods.items():
-        content = {"config": runs[0]["config"], "environment": runs[0]["environment"]}
-        text = html.escape(json.dumps(content, indent=1, default=dict))
-        blocks.append(
-            f"<details><summary>{html.escape(label)}</summary><pre>{text}</pre></details>"
-        )
-    return "".join(blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,56 +12,92 @@ from torch.utils.tensorboard import SummaryWriter
 
 from .._support.disk import full_disk_named
 from ..method.layers_figure import selection_figure
-from .figures import accuracy_figure, matrix_figure, tradeoff_figure
-from .tables import Runs, mean_and_std
+from ..strategies.names import display_name
+from .figures import accuracy_figure, gain_figure, loss_figure, matrix_figure, tradeoff_figure
+from .gains import gains
+from .report import save_figure
+from .summary import Runs, mean_and_std
+from .words import in_points
 
 MATRICES, LAYERS = "Accuracy by experience", "Where MIST may move the backbone"
 
 
 class Picture(NamedTuple):
-    """A figure, the heading that it stands under ("" for none), its title, and it in words."""
+    """A figure, its heading ("" for none), its title, it in words, and its file's name."""
 
     section: str
     title: str
     text: str
     figure: Figure
+    file: str
 
 
 def pictures(methods: Mapping[str, Runs]) -> Iterator[Picture]:
     """Every picture of some methods, name to the results of its seeds, section by section."""
-    means = {label: mean_and_std(runs) for label, runs in methods.items()}
+    means = {display_name(label): mean_and_std(runs) for label, runs in methods.items()}
     yield Picture(
         "",
         "Accuracy on all classes seen",
-        "; ".join(f"{label} ends at {m['A_T']['mean']:.1f} %" for label, m in means.items()),
+        "; ".join(f"{name} ends at {m['A_T']['mean']:.1f} %" for name, m in means.items()),
         accuracy_figure(methods),
+        "accuracy",
     )
+    if found := gains(methods):
+        yield Picture(
+            "",
+            "Gain by MIST",
+            "; ".join(f"{display_name(g.label)}: {in_points(g)}" for g in found),
+            gain_figure(found),
+            "gain",
+        )
     yield Picture(
         "",
         "Plasticity against stability",
         "; ".join(
-            f"{label}: {m['A_new']['mean']:.1f} % of the newest classes, "
+            f"{name}: {m['A_new']['mean']:.1f} % of the newest classes, "
             f"{m['forgetting']['mean']:.1f} points forgotten"
-            for label, m in means.items()
+            for name, m in means.items()
         ),
         tradeoff_figure(methods),
+        "tradeoff",
     )
+    if tuned := {k: runs for k, runs in methods.items() if runs[0].get("mist", {}).get("losses")}:
+        yield Picture(
+            "",
+            "Loss of MIST's tuning",
+            "; ".join(_losses(label, runs) for label, runs in tuned.items()),
+            loss_figure(tuned),
+            "tuning-loss",
+        )
     for label, runs in methods.items():
         last = _row(runs[0]["accuracy"][-1])
         yield Picture(
             MATRICES,
-            f"{label}: accuracy by experience",
+            f"{display_name(label)}: accuracy by experience",
             f"After the last experience: {last}.",
             matrix_figure(label, runs),
+            f"matrix-{file_name(label)}",
         )
     for label, runs in methods.items():
         if runs[0].get("mist", {}).get("layers"):
             yield Picture(
                 LAYERS,
-                f"{label}: entries that may move",
+                f"{display_name(label)}: entries that may move",
                 _overlap(runs),
-                selection_figure(runs[0]["mist"]["layers"], label),
+                selection_figure(runs[0]["mist"]["layers"], display_name(label)),
+                f"selection-{file_name(label)}",
             )
+
+
+def write_figures(methods: Mapping[str, Runs], folder: Path) -> None:
+    """Every picture as PNG, SVG and PDF, in ``figures`` in a folder."""
+    for picture in pictures(methods):
+        save_figure(picture.figure, folder, picture.file)
+
+
+def file_name(label: str) -> str:
+    """A label as part of a file's name."""
+    return re.sub(r"[^\w+.-]", "_", label)
 
 
 def write_board(methods: Mapping[str, Runs], folder: Path) -> None:
@@ -69,6 +106,11 @@ def write_board(methods: Mapping[str, Runs], folder: Path) -> None:
         for picture in pictures(methods):
             section = picture.section or "Methods"
             writer.add_figure(f"{section}/{picture.title}", picture.figure)
+
+
+def _losses(label: str, runs: Runs) -> str:
+    curves = runs[0]["mist"]["losses"]
+    return f"{display_name(label)}: {curves[0][0]:.2f} to {curves[-1][-1]:.2f}"
 
 
 def _row(values: list[float]) -> str:

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
 from .._support.disk import replacing
 from .figures import accuracy_figure
-from .tables import Runs
+from .summary import Runs
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
@@ -18,10 +21,20 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
         temporary.write_text(json.dumps(content, indent=1, default=dict) + "\n")
 
 
-def plot_accuracy(methods: Mapping[str, Runs], path: Path) -> None:
-    """Accuracy on all classes seen, after each experience, as a PNG that is whole or not there."""
-    with replacing(path) as temporary:
-        accuracy_figure(methods).savefig(temporary, dpi=150, format="png")
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """``figures/NAME.png``, ``.svg`` and ``.pdf`` in a folder, each whole or not there."""
+    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    for suffix, metadata in undated.items():
+        with (
+            replacing(folder / "figures" / f"{name}.{suffix}") as temporary,
+            mpl.rc_context({"svg.hashsalt": "mist_avalanche", "pdf.fonttype": 42}),
+        ):
+            figure.savefig(temporary, format=suffix, dpi=300, metadata=metadata)
+
+
+def plot_accuracy(methods: Mapping[str, Runs], folder: Path) -> None:
+    """Accuracy on all classes seen, after each experience, as ``figures/accuracy.*``."""
+    save_figure(accuracy_figure(methods), folder, "accuracy")
 
 
 def run_folder(path: str | Path) -> Path:

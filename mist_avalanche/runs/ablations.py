@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +24,20 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "dense": {"select_rate": 1.0, "drop_rate": 0.0},
     }
 )
+# What each changes, in words.
+SENTENCES: Mapping[str, str] = MappingProxyType(
+    {
+        "mist": "MIST whole, with the settings below.",
+        "random": "Entries are selected at random, as many as before.",
+        "magnitude": "The largest weights are selected, whatever the objective says.",
+        "gradient": "Scores are mean gradients of the objective, not its Fisher information.",
+        "global": "Scores are ranked over the whole backbone, not within each tensor.",
+        "cross_entropy": "Scores and tuning follow the cross-entropy of a classifier, not the "
+        "mutual-information objective.",
+        "no_drop": "Every selected entry moves in every step; none rests.",
+        "dense": "Every entry of the backbone may move, and none rests.",
+    }
+)
 
 
 def ablated(config: RunConfig) -> dict[str, RunConfig]:
@@ -38,3 +52,12 @@ def ablated(config: RunConfig) -> dict[str, RunConfig]:
         label = f"{config.strategy}+{name}"
         methods[label] = replace(config, mist=True, mist_args=mist_args, name=label)
     return methods
+
+
+def sentences(labels: Iterable[str]) -> dict[str, str]:
+    """What each method changes, by its label; the strategy alone is without MIST."""
+    return {
+        label: SENTENCES[name] if plus else "The strategy without MIST."
+        for label in labels
+        for _, plus, name in [label.partition("+")]
+    }

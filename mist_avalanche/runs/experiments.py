@@ -20,7 +20,7 @@ from .._support.distributed import rank, world_size
 from .._support.signals import Terminated, ending_cleanly, follow_parent
 from .._support.warnings import hide_avalanche_warnings
 from ..reports import report
-from ..reports.tables import mean_and_std
+from ..reports.summary import mean_and_std
 from .config import SCHEMA, RunConfig
 from .results import check_free
 from .runner import choose_device, run
@@ -124,7 +124,7 @@ def run_methods(
                 },
                 output / "summary.json",
             )
-            report.plot_accuracy({config.label: results}, output / "accuracy.png")
+            report.plot_accuracy({config.label: results}, output)
     return grouped
 
 

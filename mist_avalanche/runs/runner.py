@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from .._support.disk import only_one
 from .._support.distributed import processes, rank, world_size
+from .._support.memory_use import peak_memory, reset_peak
 from .._support.states import tensors_of
 from ..models.backbones import create_backbone
 from ..models.features import in_mode
@@ -63,7 +64,7 @@ def run(
     """Train on every experience, evaluate on all classes seen, write the results.
 
     ``output`` gets ``results.json``, the classifier (:func:`~mist_avalanche.runs.load_run`),
-    ``accuracy.png`` and TensorBoard's event files; until it is finished, also ``checkpoints``.
+    ``figures/accuracy.*`` and TensorBoard's event files; until finished, also ``checkpoints``.
     Started by torchrun, its processes share the work on the run, and the first one writes.
 
     Args:
@@ -104,6 +105,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     """:func:`run`, in one of the processes that share it."""
     begun = (output / "tensorboard").exists()  # before this run has one
     start = time.perf_counter()
+    reset_peak(choose_device(config.device))
     settings = config.settings()
     if world_size() > 1 and config.strategy not in SHARED_STRATEGIES:
         raise ValueError(
@@ -191,12 +193,14 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         "inputs": config.inputs,
         "timing": {**timing, "total": round(earlier + time.perf_counter() - start, 3)},
         "parameters": {
+            "total": sum(p.numel() for p in strategy.model.parameters()),
             "trainable": sum(p.numel() for p in strategy.model.parameters() if p.requires_grad),
             "updated": sum(
                 int((p.detach().cpu() != pretrained[name].cpu()).sum())
                 for name, p in backbone.named_parameters()
             ),
         },
+        "memory": peak_memory(device),
         "environment": environment(device),
     }
     if mist is not None and mist.selection is not None:
@@ -204,12 +208,13 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
             "selected_fraction": mist.selection.fraction,
             "updated_fraction": mist.updated_fraction,
             "overlaps": mist.overlaps,
+            "losses": mist.method.losses,
             "layers": [list(row) for row in mist.selection.rows()],
         }
     if rank():
         return results
     save_classifier(strategy.model, pretrained, output, benchmark.class_names, settings)
-    report.plot_accuracy({config.label: [results]}, output / "accuracy.png")
+    report.plot_accuracy({config.label: [results]}, output)
     boards[0].writer.close()
     write_board({config.label: [results]}, output / "tensorboard")
     report.write_json(results, output / "results.json")  # last: with it the run is finished

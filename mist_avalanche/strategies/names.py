@@ -38,8 +38,66 @@ BASELINES = (
     "joint",
 )
 STRATEGIES = (*OWN_STRATEGIES, *BASELINES)
+# Those that see the images of all experiences at once.
+UPPER_BOUNDS = ("cumulative", "joint")
 # What `compare` compares unless told otherwise: all but Cumulative, a second upper bound.
 COMPARED = (
     *(name for strategy in COMPUTED_STRATEGIES for name in (strategy, f"{strategy}+mist")),
     *(name for name in BASELINES if name != "cumulative"),
 )
+_DISPLAYED: Mapping[str, str] = MappingProxyType(
+    {
+        **OWN_STRATEGIES,
+        "codaprompt": "CODA-Prompt",
+        "naive": "Naive",
+        "replay": "Replay",
+        "ewc": "EWC",
+        "lwf": "LwF",
+        "er_ace": "ER-ACE",
+        "der": "DER",
+        "scr": "SCR",
+        "streaming_lda": "Streaming LDA",
+        "cumulative": "Cumulative",
+        "joint": "Joint",
+    }
+)
+_ADDITIONS = {"mist": "MIST", "drift": "drift compensation"}
+# MIST with one part replaced, by the name that `ablate` gives it.
+ABLATED: Mapping[str, str] = MappingProxyType(
+    {
+        "random": "random scores",
+        "magnitude": "magnitude scores",
+        "gradient": "gradient scores",
+        "global": "global ranking",
+        "cross_entropy": "cross-entropy",
+        "no_drop": "no dropping",
+        "dense": "dense",
+    }
+)
+
+
+def display_name(label: str) -> str:
+    """A method's name as people read it; what is not known stays as it is.
+
+    >>> display_name("simplecil+mist")
+    'SimpleCIL + MIST'
+    >>> display_name("ranpac+no_drop")
+    'RanPAC + MIST (no dropping)'
+    >>> display_name("ranpac+mist-order-1993")
+    'RanPAC + MIST, order 1993'
+    """
+    method, order, seed = label.partition("-order-")
+    strategy, *additions = method.split("+")
+    if not {*additions} <= {*_ADDITIONS, *ABLATED}:
+        return label
+    shown = [_DISPLAYED.get(strategy, strategy)]
+    for part in additions:
+        shown.append(_ADDITIONS.get(part) or f"MIST ({ABLATED[part]})")
+    return " + ".join(shown) + (f", order {seed}" if order else "")
+
+
+def host_of(label: str) -> str | None:
+    """The method that a method with MIST, whole or ablated, adds it to; None without MIST."""
+    strategy, *additions = label.split("+")
+    with_mist = additions and (additions[0] == "mist" or additions[0] in ABLATED)
+    return strategy if with_mist else None

@@ -8,12 +8,15 @@ from PIL import Image
 from tiny_runs import results
 
 from mist_avalanche.reports.page import write_page
+from mist_avalanche.reports.words import lead
+from mist_avalanche.runs.ablations import ABLATIONS, SENTENCES, sentences
 
 
 @pytest.fixture
 def page(tmp_path):
     methods = {"naive": [results()], "simplecil+mist": [results(mist=True)] * 2}
-    write_page(methods, tmp_path / "report.html", "a & b")
+    said = {"command": "mist-avalanche compare --x '<y>'", "notes": {"naive": "changes <nothing>"}}
+    write_page(methods, tmp_path / "report.html", "a & b", **said)
     return tmp_path / "report.html"
 
 
@@ -24,10 +27,40 @@ def test_page_needs_nothing_else_and_says_its_pictures_in_words(page):
     assert "<h1>a &amp; b</h1>" in text
     assert "&lt;simplecil&gt;" in text
     pictures = re.findall(r"<svg role=.img. aria-label=.([^>]*?). ", text)
-    assert len(pictures) == text.count("<svg ") == 5
-    assert "naive ends at 75.0 %" in text
+    assert len(pictures) == text.count("<svg ") == 6
+    assert "Naive ends at 75.0 %" in text
     assert "shared with the selection before: 50 %" in text
     assert "#123456" not in text
+
+
+def test_page_says_how_it_was_made(page):
+    text = page.read_text()
+    for part in (
+        "mist-avalanche compare --x &#x27;&lt;y&gt;&#x27;",
+        "<td class=note>changes &lt;nothing&gt;",
+        "torch 2",
+        "<td>110<td>15<td>13.64<td>10",  # entries, may move, share, always
+    ):
+        assert part in text, part
+    assert re.search(r"date<td class=note>20\d\d-\d\d-\d\d \d\d:\d\d", text)
+
+
+def test_first_line_makes_the_point():
+    hosts = [results(seed=i, a_t=a) for i, a in enumerate((70.0, 71.0, 69.0))]
+    tuned = [results(mist=True, seed=i, a_t=a) for i, a in enumerate((72.0, 74.0, 70.0))]
+    methods = {"ranpac": hosts, "ranpac+mist": tuned, "joint": [results(a_t=90.0)]}
+    assert lead(methods) == (
+        "RanPAC + MIST has the best A_T: 72.0 ± 2.0 % over 3 seeds. MIST adds +2.0 points "
+        "(95 % interval -0.5 to +4.5, 3 seeds) to RanPAC."
+    )
+    one = {"ranpac": hosts[:1], "ranpac+mist": tuned[:1]}
+    assert lead(one).endswith("MIST adds +2.0 points (1 seed, no interval) to RanPAC.")
+    assert lead({"naive": hosts[:1]}) == "Naive has an A_T: 70.0 % over 1 seed."
+
+
+def test_every_ablation_has_its_sentence():
+    assert {*SENTENCES} == {*ABLATIONS}
+    assert sentences(["ranpac", "ranpac+dense"])["ranpac+dense"].startswith("Every entry")
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs the browser chromium")

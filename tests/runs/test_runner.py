@@ -1,4 +1,3 @@
-import csv
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,7 +10,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mist_avalanche.cli import command as cli
 from mist_avalanche.cli import options
 from mist_avalanche.models.defaults import DEFAULTS
-from mist_avalanche.reports import tables
 from mist_avalanche.runs import experiments
 from mist_avalanche.runs.ablations import ABLATIONS
 from mist_avalanche.runs.config import RunConfig
@@ -60,9 +58,12 @@ def test_results_have_their_schema_and_repeat(tmp_path):
     assert written["config"]["mist_args"]["tune_on"] == "first"  # the backbone's default
     assert written["config"]["split"] == "rendered, data_seed 0"
     assert 0 < written["mist"]["selected_fraction"] <= 0.05
+    assert [len(losses) for losses in written["mist"]["losses"]] == [1]
+    assert written["parameters"]["trainable"] <= written["parameters"]["total"]
+    assert written["memory"] is None or written["memory"] > 2**20
     assert written["timing"]["total"] > 0
     assert "torch" in written["environment"]
-    assert (tmp_path / "a" / "accuracy.png").stat().st_size > 5000
+    assert (tmp_path / "a" / "figures" / "accuracy.png").stat().st_size > 5000
     board = EventAccumulator(str(tmp_path / "a" / "tensorboard")).Reload()
     images = board.Tags()["images"]
     assert {tag.split("/")[0] for tag in images} == {
@@ -150,16 +151,18 @@ def test_command(tmp_path, capsys):
     methods = ["--strategies", "simplecil,simplecil+mist", "--mist-arg", "tune_epochs=1"]
     assert cli.main(["compare", *arguments, *methods]) == 0
     out = capsys.readouterr().out
-    assert "simplecil+mist" in out
+    assert "SimpleCIL + MIST" in out
     assert str(tmp_path) in out
     assert (tmp_path / "comparison.md").read_text().startswith("| method")
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     tags = {
         "Methods/Accuracy on all classes seen",
+        "Methods/Gain by MIST",
+        "Methods/Loss of MIST's tuning",
         "Methods/Plasticity against stability",
-        "Accuracy by experience/simplecil: accuracy by experience",
-        "Accuracy by experience/simplecil+mist: accuracy by experience",
-        "Where MIST may move the backbone/simplecil+mist: entries that may move",
+        "Accuracy by experience/SimpleCIL: accuracy by experience",
+        "Accuracy by experience/SimpleCIL + MIST: accuracy by experience",
+        "Where MIST may move the backbone/SimpleCIL + MIST: entries that may move",
     }
     assert set(board.Tags()["images"]) == tags
     assert cli.main(["run", *arguments, "--overwrite", "--experiences", "0"]) == 1
@@ -168,7 +171,8 @@ def test_command(tmp_path, capsys):
     assert "Unknown method 'simplecli'" in capsys.readouterr().err
 
 
-def test_ranpac_drift_and_ablations(tmp_path, capsys):
+def test_ranpac_drift_and_ablations(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mist_avalanche.cli.run.write_figures", lambda *_: None)  # slow
     common = ["--experiences", "50", "--quiet", "--jobs", "1"]
     for short in ("tune_epochs=1", "projection_epochs=1"):
         common += ["--mist-arg", short]
@@ -203,7 +207,10 @@ def test_ranpac_drift_and_ablations(tmp_path, capsys):
     assert cli.main(["ablate", *common, *simplecil, "--output", str(tmp_path / "a")]) == 0
     rows = (tmp_path / "a" / "ablations.md").read_text().splitlines()
     assert len(rows) == 2 + 1 + len(ABLATIONS)
-    assert "| simplecil+dense " in "\n".join(rows)
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "<td class=note>Every selected entry moves in every step; none rests." in page
+    assert "mist-avalanche ablate --experiences 50" in page
+    assert "| SimpleCIL + MIST (dense) " in "\n".join(rows)
     args = {
         name: json.loads((tmp_path / "a" / f"simplecil+{name}" / "results.json").read_text())
         for name in ABLATIONS
@@ -233,24 +240,6 @@ def test_settings_on_the_command_line():
     assert options.setting("select_by=random") == ("select_by", "random")
 
 
-def test_table_has_mean_and_std(tmp_path):
-    runs = [
-        {"metrics": dict.fromkeys(tables.METRICS, v), "timing": {"total": 3.0}}
-        for v in (50.0, 52.0)
-    ]
-    text = tables.table({"simplecil": runs})
-    assert "51.0 ± 1.4" in text
-    assert len({len(line) for line in tables.table({"a": runs}, "pipe").splitlines()}) == 1
-    file = tables.write_tables({"a+mist": runs}, tmp_path, "comparison")
-    assert file.read_text().startswith("| method")
-    (row,) = csv.DictReader((tmp_path / "comparison.csv").open())
-    assert (row["method"], row["seeds"], float(row["A_T"])) == ("a+mist", "2", 51.0)
-    assert (float(row["seconds"]), row["trainable"]) == (3.0, "")  # an earlier version's has none
-    written = json.loads((tmp_path / "comparison.json").read_text())
-    assert written["a+mist"]["metrics"]["A_T"]["mean"] == 51
-    assert r"51.0 $\pm$ 1.4" in (tmp_path / "comparison.tex").read_text()
-
-
 def test_cuda_that_is_not_there(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(RuntimeError, match="--device cpu"):
@@ -278,7 +267,7 @@ def test_a_run_that_fails_leaves_the_others(tmp_path, monkeypatch, capsys, jobs)
     assert cli.main(arguments) == 1
     shown = capsys.readouterr()
     assert "1 run(s) failed; --resume" in shown.err
-    assert "naive " in shown.out
+    assert "Naive " in shown.out
     assert "no module named 'nowhere'" in (tmp_path / "simplecil+mist" / "error.txt").read_text()
     assert (tmp_path / "naive" / "results.json").exists()
     alone = [*arguments[:2], "simplecil+mist", *arguments[3:], "--resume"]

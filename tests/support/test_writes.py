@@ -91,15 +91,19 @@ def test_what_fails_is_what_is_raised(error, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["whole.pt"]
 
 
+def contents(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 def test_a_report_that_does_not_fit_leaves_the_earlier_one(tmp_path):
     runs = {"a": [results()]}
     for write in (
         lambda: write_page(runs, tmp_path / "report.html", "a"),
         lambda: write_tables(runs, tmp_path, "comparison"),
-        lambda: plot_accuracy(runs, tmp_path / "accuracy.png"),
+        lambda: plot_accuracy(runs, tmp_path),
     ):
         write()
-        before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+        before = contents(tmp_path)
         with FullDisk("write", 1), pytest.raises(OSError, match="did not fit"):
             write()
-        assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+        assert contents(tmp_path) == before
