@@ -45,9 +45,8 @@ class RunConfig:
         precision: of the backbone, in tuning and in simplecil and ranpac: ``32`` or
             ``bf16``.
         compile: use ``torch.compile`` there.
-        num_workers: of the data loaders. It changes no number, but where a strategy trains on
-            randomly transformed images itself (``l2p``, ``slca``, ``ease``): those are other draws
-            with workers than without.
+        num_workers: of the data loaders. It changes no number of our own strategies; Avalanche's
+            draw other random transforms with workers than without.
         name: of the method in tables and pictures; None for one made of the above.
         checkpoint_every: seconds between two checkpoints while MIST tunes; it changes no number.
     """
