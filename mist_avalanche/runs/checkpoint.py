@@ -31,7 +31,7 @@ from .config import EVERY
 from .settings import computed_by, refuse_other_settings, warn_of_other
 from .state import fitting, load_model, model_state, restore, state_of, unsaved
 
-FORMAT = 2
+FORMAT = 3
 KEPT = 2  # files of each kind
 _ASK_EVERY = 20  # steps of tuning after which several processes agree on whether to save
 _QUICK, _SHARE = 1.0, 0.05  # saving that takes longer (s) may take this share of the time
