@@ -21,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     given = sys.argv[1:] if arguments is None else arguments
     args.command_line = shlex.join(["mist-avalanche", *given])
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger(__package__.partition(".")[0]).setLevel(logging.INFO)  # not of libraries
     hide_avalanche_warnings()
     with ending_cleanly():
         try:
