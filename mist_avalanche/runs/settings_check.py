@@ -79,8 +79,9 @@ def plan(configs: Sequence[RunConfig], n_seeds: int, output: Path) -> str:
         size = "32 pixels, in [0, 1]"
     else:
         size = f"{inputs['image_size']} pixels, {inputs['normalize']}: {scale}"
+    parts = [first.benchmark, _listed(first.benchmark_args), f"{first.experiences} experiences"]
     rows = [
-        ("benchmark", f"{first.benchmark}, {first.experiences} experiences{where}"),
+        ("benchmark", ", ".join(filter(None, parts)) + where),
         ("backbone", first.backbone + (f", weights {first.weights}" if first.weights else "")),
         ("inputs", size),
         ("seeds", f"{first.seed} to {first.seed + n_seeds - 1}" if n_seeds > 1 else first.seed),
@@ -88,9 +89,14 @@ def plan(configs: Sequence[RunConfig], n_seeds: int, output: Path) -> str:
     ]
     for config in configs:
         settings = only_used(config).settings()
-        given = {**settings["strategy_args"], **settings["mist_args"]}
-        rows.append((config.label, ", ".join(f"{k}={v}" for k, v in given.items())))
+        of_mist = f"MIST: {_listed(settings['mist_args'])}" if config.mist else ""
+        own = _listed(settings["strategy_args"])
+        rows.append((config.label, "; ".join(filter(None, (own, of_mist)))))
     return f"{tabulate(rows, tablefmt='plain', disable_numparse=True)}\n"
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
 
 
 def only_used(config: RunConfig) -> RunConfig:
