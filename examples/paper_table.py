@@ -10,6 +10,7 @@ options of each host, under the names that RunConfig has for them:
 
 import argparse
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +106,7 @@ def main():
         config = config_of(args)
         methods = methods_of(config, settings_of(args.settings))
         args.output = args.output or f"results/{config.benchmark}-paper"
+        args.command_line = shlex.join(["python", *sys.argv])
         carry_out(methods, args)
         if args.dry_run:
             show(methods, args.seeds)
