@@ -33,7 +33,8 @@ thead th { font-weight: 600; } .note { white-space: normal; min-width: 16rem; }
 .grid { grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); }
 figure { margin: 0; } svg { width: 100%; height: auto; }
 .lead { font-size: 1.15rem; } .command { padding: .5rem; border: 1px solid #8885; }
-pre { overflow-x: auto; font-size: .8rem; } .command { white-space: pre-wrap; } figcaption { font-size: .9rem; opacity: .8; }
+pre { overflow-x: auto; font-size: .8rem; } .command { white-space: pre-wrap; }
+figcaption { font-size: .9rem; opacity: .8; }
 """
 _MEANINGS = """A_T: accuracy on all classes after the last experience. A_bar: mean of that after
 each experience. A_new: mean accuracy on the newest classes. Forgetting: best earlier accuracy on
