@@ -124,7 +124,7 @@ def test_the_table_has_every_host_without_and_with_mist(settings, tmp_path, monk
             assert found["config"]["strategy_args"] == expected
             assert ("mist" in found) == label.endswith("+mist")
     assert found["config"]["mist_args"]["tune_epochs"] == 1
-    assert "slca+mist" in capsys.readouterr().out
+    assert "SLCA + MIST" in capsys.readouterr().out
     paper_table(monkeypatch, *COMMON, *OF_MIST, *options, "--resume")
 
 
