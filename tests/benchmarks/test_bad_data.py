@@ -233,8 +233,11 @@ def test_no_permission(root, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", refuse)
-        fails_before = "No permission to read .*imagenet-r"
-        with pytest.raises(PermissionError, match=fails_before):
+        with pytest.raises(PermissionError, match="No permission to read .*Give yourself access"):
+            SplitImageNetR(2, dataset_root=root)
+    with monkeypatch.context() as patch:
+        patch.setattr(_archive.Path, "iterdir", refuse)
+        with pytest.raises(PermissionError, match="No permission to read .*root.* Give yourself"):
             SplitImageNetR(2, dataset_root=root)
     monkeypatch.setattr(_archive.Path, "mkdir", refuse)
     fails(root, "is not writable. Unpack it elsewhere", PermissionError, SplitCUB200)

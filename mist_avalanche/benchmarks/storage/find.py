@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..._support.disk import locked
@@ -127,11 +128,8 @@ def _recognise(
     for layout in layouts:
         for folder in there:
             try:
-                found = LAYOUTS[layout](folder)
-            except PermissionError as error:
-                raise PermissionError(
-                    f"No permission to read {error.filename}. Give yourself access to it."
-                ) from error
+                with _permission_named():
+                    found = LAYOUTS[layout](folder)
             except (LookupError, TypeError, AttributeError, UnicodeError) as error:
                 raise ValueError(
                     f"The tables in {folder} are not those of {facts.title} "
@@ -237,7 +235,7 @@ def _is_named(facts: DatasetFacts, name: str) -> bool:
 def _named(facts: DatasetFacts, root: Path) -> Iterator[Path]:
     """Folders of the dataset's names in a root, and what they hold of such names."""
     if root.is_dir():
-        for folder in sorted(root.iterdir()):
+        for folder in _listed(root):
             if _is_named(facts, folder.name) and folder.is_dir():
                 yield from _around(facts, folder)
 
@@ -245,15 +243,32 @@ def _named(facts: DatasetFacts, root: Path) -> Iterator[Path]:
 def _around(facts: DatasetFacts, folder: Path) -> Iterator[Path]:
     """A folder, and the folders of the dataset's names in it; of any name, a lone one."""
     yield folder
-    inner = sorted(path for path in folder.iterdir() if path.is_dir())
+    inner = [path for path in _listed(folder) if path.is_dir()]
     if facts.folders:
         yield from (path for path in inner if _is_named(facts, path.name))
     elif len(shown := [path for path in inner if path.name[0] not in "._"]) == 1:
         yield shown[0]
 
 
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder, in order of names."""
+    with _permission_named():
+        return sorted(folder.iterdir())
+
+
+@contextmanager
+def _permission_named() -> Iterator[None]:
+    """Where something may not be read, say what to do."""
+    try:
+        yield
+    except PermissionError as error:
+        raise PermissionError(
+            f"No permission to read {error.filename}. Give yourself access to it."
+        ) from error
+
+
 def _archives(facts: DatasetFacts, root: Path) -> Iterator[Path]:
     """The archives of the dataset's names in a root."""
-    for file in sorted(root.iterdir()) if root.is_dir() else ():
+    for file in _listed(root) if root.is_dir() else ():
         if stem(file.name) and _is_named(facts, file.name) and file.is_file():
             yield file
