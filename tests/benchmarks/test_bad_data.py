@@ -233,11 +233,11 @@ def test_no_permission(root, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", refuse)
-        with pytest.raises(PermissionError, match="No permission to read .*Give yourself access"):
+        with pytest.raises(PermissionError, match=r"No permission to read .*Give yourself access"):
             SplitImageNetR(2, dataset_root=root)
     with monkeypatch.context() as patch:
         patch.setattr(_archive.Path, "iterdir", refuse)
-        with pytest.raises(PermissionError, match="No permission to read .*root.* Give yourself"):
+        with pytest.raises(PermissionError, match=r"No permission to read .*root.* Give yourself"):
             SplitImageNetR(2, dataset_root=root)
     monkeypatch.setattr(_archive.Path, "mkdir", refuse)
     fails(root, "is not writable. Unpack it elsewhere", PermissionError, SplitCUB200)
