@@ -16,9 +16,10 @@ def test_runs_or_says_why_not(table, name):
     expected = "refused" if refused else "fails in Avalanche" if name in FAILING else "runs"
     result, reason = outcome(table, name)
     assert (result, bool(reason) or result == "runs") == (expected, True), reason
-    assert line(table, name) in DOCUMENT.read_text().splitlines(), (
-        "run: python tests/compatibility.py"
-    )
+    row, rows = line(table, name), DOCUMENT.read_text().splitlines()
+    if name in FAILING:  # in words that are another Python's too
+        row, rows = row.partition(":")[0], [text.partition(":")[0] for text in rows]
+    assert row in rows, "run: python tests/compatibility.py"
 
 
 def test_nothing_that_avalanche_exports_is_left_out():
