@@ -1,5 +1,7 @@
 """Every row of docs/compatibility.md, proven; tests/compatibility.py says what is run."""
 
+import sys
+
 import kinds
 import pytest
 from avalanche.training import plugins, supervised
@@ -17,7 +19,7 @@ def test_runs_or_says_why_not(table, name):
     result, reason = outcome(table, name)
     assert (result, bool(reason) or result == "runs") == (expected, True), reason
     row, rows = line(table, name), DOCUMENT.read_text().splitlines()
-    if name in FAILING:  # in words that are another Python's too
+    if name == "GSS_greedy" and sys.version_info >= (3, 12):  # whose max() has other words
         row, rows = row.partition(":")[0], [text.partition(":")[0] for text in rows]
     assert row in rows, "run: python tests/compatibility.py"
 

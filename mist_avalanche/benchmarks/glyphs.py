@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import lru_cache
 
 import torch
@@ -27,16 +27,14 @@ HAND_MADE = Style(
     colour=False,
     noise=0.1,
 )
-FAR = Style(
+FAR = replace(
+    HAND_MADE,
     rotation=0.4,
     slant=0.4,
     scale=(0.65, 1.15),
     shift=0.08,
     elastic=0.035,
-    stroke=1,
     outline=0.4,
-    contrast=(0.3, 0.9),
-    colour=False,
     noise=0.12,
 )
 N_TRAIN, N_TEST = 20, 10  # renderings of each glyph
@@ -101,7 +99,8 @@ def SplitGlyphs(
         n_experiences: number of experiences.
         shift: how far the images are from what the embedded backbone has seen, in [0, 2]. At 0
             they are drawn as in its pretraining, at 1 they look hand-made, at 2 they are as
-            crooked as a hurried hand's; between these, all settings change evenly.
+            crooked as a hurried hand's. Between these, lengths, angles and shares change evenly;
+            colour goes, and strokes become uneven, half way to 1.
         data_seed: of the renderings.
         seed: of the class order.
         fixed_class_order: class ids in their order of appearance.
@@ -112,7 +111,8 @@ def SplitGlyphs(
     Raises:
         ValueError: a number of experiences, an order or a shift that is impossible.
     """
-    names, style = unseen_glyphs(), style_at(check_rate("shift", shift, "[0, 2]"))
+    shift = check_rate("shift", shift, "[0, 2]")
+    names, style = unseen_glyphs(), style_at(shift)
     source = Source(
         _drawn(names, N_TRAIN, 2 * data_seed, style),
         _drawn(names, N_TEST, 2 * data_seed + 1, style),

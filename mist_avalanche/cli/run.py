@@ -12,7 +12,7 @@ from .._support.disk import only_one
 from .._support.distributed import processes, rank
 from ..reports.columns import chosen
 from ..reports.page import write_page
-from ..reports.pictures import write_board, write_figures
+from ..reports.pictures import write_figures
 from ..reports.tables import cost_table, table, write_tables
 from ..runs.ablations import ablated, sentences
 from ..runs.config import RunConfig
@@ -81,9 +81,8 @@ def carry_out(methods: Mapping[str, RunConfig], args: argparse.Namespace) -> Non
         print(f"\n{table(finished, columns=columns)}\n\n{cost_table(finished)}\n")
         if not one:
             file = write_tables(finished, output, _FOLDERS[args.command], columns)
-            write_board(finished, output / "tensorboard")
             print(f"Tables: {file}, also .csv, .json and .tex, and {file.stem}-costs.*")
-        write_figures(finished, output)
+        write_figures(finished, output, board=not one)
         what = (
             ", ".join(map(display_name, finished))
             if len(finished) < 5

@@ -39,8 +39,9 @@ def grouped(rows: Rows, group_of: Callable[[str, bool], str]) -> dict[str, tuple
     """Entries selected and entries of every group, in the order of the backbone."""
     found: dict[str, tuple[int, int]] = {}
     for name, chosen, size, always in rows:
-        before = found.get(group_of(name, always), (0, 0))
-        found[group_of(name, always)] = (before[0] + chosen, before[1] + size)
+        group = group_of(name, always)
+        before = found.get(group, (0, 0))
+        found[group] = (before[0] + chosen, before[1] + size)
     return found
 
 

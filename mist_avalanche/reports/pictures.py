@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,10 +89,19 @@ def pictures(methods: Mapping[str, Runs]) -> Iterator[Picture]:
             )
 
 
-def write_figures(methods: Mapping[str, Runs], folder: Path) -> None:
-    """Every picture as PNG, SVG and PDF, in ``figures`` in a folder."""
-    for picture in pictures(methods):
+def write_figures(methods: Mapping[str, Runs], folder: Path, *, board: bool = False) -> None:
+    """Every picture as PNG, SVG and PDF, in ``figures`` in a folder.
+
+    Args:
+        methods: name to the results of its seeds.
+        folder: where ``figures`` comes to lie.
+        board: also as images for TensorBoard, in ``tensorboard`` there.
+    """
+    drawn = [*pictures(methods)]
+    for picture in drawn:
         save_figure(picture.figure, folder, picture.file)
+    if board:
+        _add_to_board(drawn, folder / "tensorboard")
 
 
 def file_name(label: str) -> str:
@@ -102,8 +111,12 @@ def file_name(label: str) -> str:
 
 def write_board(methods: Mapping[str, Runs], folder: Path) -> None:
     """The pictures as images for TensorBoard, in an event file in ``folder``."""
+    _add_to_board(pictures(methods), folder)
+
+
+def _add_to_board(drawn: Iterable[Picture], folder: Path) -> None:
     with full_disk_named(folder, "its pictures"), SummaryWriter(str(folder)) as writer:
-        for picture in pictures(methods):
+        for picture in drawn:
             section = picture.section or "Methods"
             writer.add_figure(f"{section}/{picture.title}", picture.figure)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from .._support.disk import replacing
 from ..strategies.names import display_name
 from .columns import COLUMNS, chosen, ranks
 from .markup import Cell, as_html, as_latex, as_text
+from .report import write_json
 from .summary import COSTS, Runs, costs, mean_and_std
 
 Columns = str | Sequence[str] | None
@@ -121,24 +121,18 @@ def write_tables(
         f"{name}.md": table(methods, "pipe", columns) + "\n",
         f"{name}.tex": table(methods, "latex", columns),
         f"{name}.csv": _csv(seeds, numbers),
-        f"{name}.json": _json(
-            {label: {"seeds": seeds[label], "metrics": s} for label, s in summaries.items()}
-        ),
         f"{name}-costs.md": cost_table(methods, "pipe") + "\n",
         f"{name}-costs.tex": cost_table(methods, "latex"),
         f"{name}-costs.csv": _csv(seeds, spent),
-        f"{name}-costs.json": _json(
-            {label: {"seeds": seeds[label], **found} for label, found in spent.items()}
-        ),
     }
     for file, text in files.items():
         with replacing(folder / file) as temporary:
             temporary.write_text(text, encoding="utf-8")
+    found = {label: {"seeds": seeds[label], "metrics": s} for label, s in summaries.items()}
+    write_json(found, folder / f"{name}.json")
+    found = {label: {"seeds": seeds[label], **each} for label, each in spent.items()}
+    write_json(found, folder / f"{name}-costs.json")
     return folder / f"{name}.md"
-
-
-def _json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=1) + "\n"
 
 
 def _csv(seeds: Mapping[str, int], numbers: Mapping[str, Mapping[str, Any]]) -> str:

@@ -105,7 +105,6 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     """:func:`run`, in one of the processes that share it."""
     begun = (output / "tensorboard").exists()  # before this run has one
     start = time.perf_counter()
-    reset_peak(choose_device(config.device))
     settings = config.settings()
     if world_size() > 1 and config.strategy not in SHARED_STRATEGIES:
         raise ValueError(
@@ -114,6 +113,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         )
     json.dumps(settings)  # before the work, not after it
     device = choose_device(config.device)
+    reset_peak(device)
     benchmark = BENCHMARKS[config.benchmark](config)
     backbone = create_backbone(config.backbone, config.weights, image_size=config.image_size)
     image_size = config.inputs["image_size"]

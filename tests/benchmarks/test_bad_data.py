@@ -231,9 +231,15 @@ def test_no_permission(root, monkeypatch):
     def refuse(path, *_args, **_kwargs):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
+    scandir = os.scandir
+
+    def refuse_inside(path):
+        return refuse(path) if "imagenet-r" in os.fspath(path) else scandir(path)
+
     with monkeypatch.context() as patch:
-        patch.setattr(os, "scandir", refuse)
-        with pytest.raises(PermissionError, match=r"No permission to read .*Give yourself access"):
+        patch.setattr(os, "scandir", refuse_inside)
+        fails_before = r"No permission to read .*imagenet-r.* Give yourself"
+        with pytest.raises(PermissionError, match=fails_before):
             SplitImageNetR(2, dataset_root=root)
     with monkeypatch.context() as patch:
         patch.setattr(_archive.Path, "iterdir", refuse)

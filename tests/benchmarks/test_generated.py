@@ -7,6 +7,8 @@ from PIL import Image, ImageDraw
 from torch.utils.data import DataLoader
 
 from mist_avalanche.benchmarks import SplitGlyphs, SplitOmniglot
+from mist_avalanche.benchmarks.glyphs import FAR, HAND_MADE, style_at
+from mist_avalanche.benchmarks.rendering import PRINTED
 from mist_avalanche.models.backbones import create_backbone
 from mist_avalanche.models.heads import PrototypeHead
 
@@ -91,9 +93,13 @@ def test_omniglot_alphabets_and_errors(omniglot, tmp_path):
         SplitOmniglot(dataset_root=tmp_path)
 
 
-def test_glyphs_are_neither_easy_nor_hopeless_for_the_embedded_backbone():
-    """Frozen class means end between 30 % and 75 %, so that a method can win or lose."""
-    benchmark, backbone, head = SplitGlyphs(1), create_backbone().eval(), PrototypeHead()
+def frozen_accuracy(**settings):
+    """Of class means on all glyphs, in percent."""
+    benchmark, backbone, head = (
+        SplitGlyphs(1, **settings),
+        create_backbone().eval(),
+        PrototypeHead(),
+    )
     batches = [
         DataLoader(stream[0].dataset.eval(), 200)
         for stream in (benchmark.train_stream, benchmark.test_stream)
@@ -102,4 +108,23 @@ def test_glyphs_are_neither_easy_nor_hopeless_for_the_embedded_backbone():
         for x, y, _ in batches[0]:
             head.update(backbone(x), y)
         correct = sum((head(backbone(x)).argmax(1) == y).sum().item() for x, y, _ in batches[1])
-    assert 30 < correct / 10 < 75
+    return correct / 10
+
+
+def test_glyphs_are_neither_easy_nor_hopeless_for_the_embedded_backbone():
+    """Frozen class means end between 30 % and 75 %, so that a method can win or lose."""
+    assert 30 < frozen_accuracy() < 75
+
+
+def test_glyphs_are_harder_the_farther_they_are_from_print():
+    found = [frozen_accuracy(shift=shift) for shift in (0, 0.5, 1, 1.5, 2)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > 95
+    assert found[-1] > 10  # of 100 classes: they can be told apart
+    assert found[2] == frozen_accuracy()
+    ends = [style_at(shift) for shift in (0, 1, 2)]
+    assert ends == [PRINTED, HAND_MADE, FAR]
+    assert SplitGlyphs(shift=2).split_name == "rendered, data_seed 0, shift 2"
+    for wrong in (-0.1, 2.1, "far"):
+        with pytest.raises(ValueError, match=r"Expected `shift` in \[0, 2\]"):
+            SplitGlyphs(shift=wrong)

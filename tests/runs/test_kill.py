@@ -18,7 +18,7 @@ from mist_avalanche.runs import experiments
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize(("strategy", "kills"), [("ranpac", 2), ("simplecil", 1), ("naive", 1)])
+@pytest.mark.parametrize(("strategy", "kills"), [("ranpac", 3), ("simplecil", 1), ("naive", 2)])
 def test_runs_that_are_ended_go_on_with_the_same_bits(strategy, kills):
     kill = [sys.executable, str(TESTS / "kill.py"), "--experiences", "2", "--seed", "1"]
     kill += ["--strategy", strategy, "--kills", str(kills)]

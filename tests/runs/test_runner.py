@@ -172,7 +172,7 @@ def test_command(tmp_path, capsys):
 
 
 def test_ranpac_drift_and_ablations(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mist_avalanche.cli.run.write_figures", lambda *_: None)  # slow
+    monkeypatch.setattr("mist_avalanche.cli.run.write_figures", lambda *_, **__: None)  # slow
     common = ["--experiences", "50", "--quiet", "--jobs", "1"]
     for short in ("tune_epochs=1", "projection_epochs=1"):
         common += ["--mist-arg", short]
