@@ -17,6 +17,7 @@ from ..models.backbones import check_backbone, tiny_vit
 from ..models.forward import Forward
 from ..strategies.registry import OWN_STRATEGIES
 from .config import BENCHMARKS, RunConfig
+from .experiments import default_jobs
 from .runner import choose_device
 from .settings_check import only_used
 
@@ -116,7 +117,7 @@ def seconds_an_image(config: RunConfig) -> tuple[float, float]:
     """Measured on random images: one forward, and one forward and backward.
 
     The backbone has random weights, which take as long as those of the pretraining; nothing is
-    fetched.
+    fetched. It has the threads that a run has beside others, one a core.
     """
     name, size = check_backbone(config.backbone, config.weights, config.image_size)
     model = tiny_vit() if name is None else timm.create_model(name, num_classes=0, **size)
@@ -132,7 +133,12 @@ def seconds_an_image(config: RunConfig) -> tuple[float, float]:
     def both() -> None:
         run(model, x).sum().backward()  # type: ignore[no-untyped-call]
 
-    return _seconds(forward, device) / len(x), _seconds(both, device) / len(x)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // default_jobs(config.device)))
+    try:
+        return _seconds(forward, device) / len(x), _seconds(both, device) / len(x)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _seconds(passes: Callable[[], None], device: torch.device) -> float:
