@@ -157,8 +157,9 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         method.experience += 1
         begun = self.keeper.take_up(strategy) if self.keeper else {}
         extract = feature_extractor(strategy, self.options.classifier, self.seed)
-        if self.selection is not None and not extract.backbone():
-            self._start_guard(strategy, extract)  # the strategy has frozen what MIST tuned
+        frozen = self.selection is not None and not extract.backbone()
+        if frozen or "training" in begun:  # by the strategy; it had begun to train
+            self._start_guard(strategy, extract)
             return
         extract.check_trainable()
         if isinstance(strategy.experience, OnlineCLExperience):

@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
 
     common = argparse.ArgumentParser(add_help=False, parents=[shared])
     add = common.add_argument
+    add("--first", type=int, metavar="N", help="the first N experiences only")
     add("--seeds", type=int, default=1, metavar="N", help="run N seeds, from --seed on")
     add("--jobs", type=int, metavar="J", help="runs at a time; default: one a GPU or a core")
     add("--vary-order", action="store_true", help="a class order of its own for every seed")
@@ -90,8 +91,8 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=default.checkpoint_every,
         metavar="SECONDS",
-        help="between two checkpoints while MIST tunes (default: %(default)s); there is one after "
-        "each experience anyway",
+        help="between two checkpoints within an experience, while MIST tunes or a strategy trains "
+        "(default: %(default)s); there is one after each experience anyway",
     )
 
     run = commands.add_parser("run", parents=[common], help="one method")

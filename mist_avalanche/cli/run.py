@@ -25,7 +25,7 @@ from .options import SHORT
 
 _FOLDERS = {"run": "orders", "compare": "comparison", "ablate": "ablations"}
 _NAMED = (  # None where they are not given
-    *("benchmark", "dataset_root", "experiences", "seed", "order_seed"),
+    *("benchmark", "dataset_root", "experiences", "first", "seed", "order_seed"),
     *("backbone", "weights", "image_size", "normalize", "precision"),
 )
 _ALLOWED = {
@@ -108,7 +108,7 @@ def config_of(args: argparse.Namespace) -> RunConfig:
     twice = short.keys() & dict(args.mist_arg).keys()
     if twice:
         raise ValueError(f"{sorted(twice)[0]!r} is given twice, also as --mist-arg.")
-    given = {name: value for name in _NAMED if (value := getattr(args, name)) is not None}
+    given = {name: value for name in _NAMED if (value := getattr(args, name, None)) is not None}
     return RunConfig(
         **given,
         mist_args={**dict(args.mist_arg), **short},

@@ -113,7 +113,8 @@ class ExperienceLinear(GrowingLinear):
             self.classifier = nn.Linear(*reversed(weight.shape)).to(self.classifier.weight)
             self.active_units = self.active_units.new_zeros(len(weight))
         part = state_dict.get(f"{prefix}part.weight")
-        self.part = None
+        if weight is not None:  # else the state is of other parts of a model
+            self.part = None
         if part is not None:
             self.part = nn.Linear(*reversed(part.shape)).to(self.classifier.weight)
         for name in ("before_weight", "before_bias"):

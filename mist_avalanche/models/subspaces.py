@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .adapters import Adapter
+from .adapters import Adapter, StackedAdapters
 from .chain import DeltaChain
 from .cosine_head import CosineHead
 from .forward import Forward
 from .heads import BackboneWithHead
 from .subspace_head import SubspaceHead
+
+AT_A_TIME = 512  # images in one pass, each counted once a subspace
 
 
 class SubspaceViT(BackboneWithHead):
@@ -75,13 +78,31 @@ class SubspaceViT(BackboneWithHead):
         run: Any = lambda images: adapter.of(self.backbone, images)  # noqa: E731
         return self.run_backbone(run, x)
 
-    def features(self, x: Tensor, n: int | None = None) -> Tensor:
-        """Features (B, S, D) of images in :meth:`blocks`, without gradient."""
+    def features(self, x: Tensor, blocks: Sequence[int] | None = None) -> Tensor:
+        """Features (B, S, D) of images in some of :meth:`blocks`, or in all, without gradient."""
         rows = []
-        for block in self.blocks(n):
-            with torch.no_grad(), self.state_of(block):
-                rows.append(self.adapted(x, block))
-        return torch.stack(rows, dim=1)
+        for group in self._passes(self.blocks() if blocks is None else blocks, len(x), x.is_cuda):
+            with torch.no_grad(), self.state_of(group[0]):
+                if len(group) == 1:
+                    rows.append(self.adapted(x, group[0]).unsqueeze(1))
+                else:
+                    adapters: Any = [self.adapters[block] for block in group]
+                    run: Any = partial(StackedAdapters(adapters).of, self.backbone)
+                    rows.append(self.run_backbone(run, x).reshape(len(x), len(group), -1))
+        return torch.cat(rows, dim=1)
+
+    def _passes(self, blocks: Sequence[int], images: int, together: bool) -> list[list[int]]:
+        """Blocks by passes through the ViT: in one those of one state, where that is faster."""
+        if not together:
+            return [[block] for block in blocks]
+        most, groups = max(1, AT_A_TIME // max(1, images)), list[list[int]]()
+        for block in blocks:
+            joins = groups and groups[-1][0] >= 0 and len(groups[-1]) < most
+            if joins and not any(self.chain.steps[groups[-1][-1] : block]):
+                groups[-1].append(block)
+            else:
+                groups.append([block])
+        return groups
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, C) of images."""

@@ -12,7 +12,8 @@ from .markup import Cell, as_html
 from .summary import Runs
 
 _SETTINGS = (
-    *("benchmark", "split", "experiences", "order_seed", "backbone", "weights", "image_size"),
+    *("benchmark", "split", "experiences", "first", "order_seed"),
+    *("backbone", "weights", "image_size"),
     *("normalize", "precision", "compile"),
 )
 _MACHINE = ("device", "processor", "cpus", "threads", "processes", "system")

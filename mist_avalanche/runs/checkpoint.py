@@ -94,6 +94,8 @@ class Checkpoint:
         self._mist = plugins[0] if len(plugins) == 1 else None
         if self._mist is not None:
             self._mist.keeper = self
+        if hasattr(strategy, "keeper"):
+            strategy.keeper = self
         self._can_save()
 
     @property
@@ -227,20 +229,44 @@ class Checkpoint:
         saved, self._tuning = self._tuning, None
         if saved is None or self._mist is None:
             return {}
+        if saved["stage"] == "training":
+            self._tuning = saved  # for the strategy, whose turn it is next
         with fitting(self.folder / "tuning-*.pt"):
             load_model(strategy, saved["model"])
             self._mist.load_state_dict(saved["plugin"])
             return {saved["stage"]: saved["state"]}
 
+    # ---- In the midst of training: what a strategy with an optimizer of its own asks ----------
+
+    def before_epoch(self, strategy: Any) -> None:
+        """Save what an experience's training has done so far, when it is time to."""
+        masking = self._mist is not None and strategy.masks_steps  # draws of its own
+        if masking or self._saved != self.done or not self._can_save():
+            return
+        late = time.monotonic() - self._last >= self.every
+        if of_first(late and not self._too_soon()):
+            state = {"strategy": state_of(strategy), "random": over_processes(rng_state())}
+            self._save_tuning(strategy, "training", state)
+
+    def go_on(self, strategy: Any) -> None:
+        """Put a strategy that begins to train back to the epoch where it was stopped."""
+        saved, self._tuning = self._tuning, None
+        if saved is not None and saved["stage"] == "training":
+            with fitting(self.folder / "tuning-*.pt"):
+                restore(saved["state"]["strategy"], strategy, self.benchmark, self.done)
+                set_rng_state(own(saved["state"]["random"]))
+
+    # ---- In the midst of either ---------------------------------------------------------------
+
     def _save_tuning(self, strategy: Any, stage: str, state: dict[str, Any]) -> None:
         began = time.monotonic()
         self._number += 1
-        if rank() == 0 and self._mist is not None:
+        if rank() == 0:
             content = {
                 "format": FORMAT,
                 "stage": stage,
                 "state": state,
-                "plugin": self._mist.state_dict(),
+                "plugin": None if self._mist is None else self._mist.state_dict(),
                 "model": model_state(strategy),
             }
             name = f"tuning-{self.done:04d}-{self._number:06d}.pt"

@@ -33,7 +33,8 @@ class RunConfig:
         drift_compensation: let SimpleCIL or RanPAC follow a backbone that is tuned again.
         benchmark_args: arguments of the benchmark, such as ``alphabets``.
         dataset_root: where the data is; None for Avalanche's data folder.
-        experiences: number of experiences.
+        experiences: number of experiences that the classes are split into.
+        first: train and evaluate on that many of them only; None for all.
         seed: of training.
         order_seed: of the class order.
         backbone: ``embedded`` or a name of timm.
@@ -48,7 +49,8 @@ class RunConfig:
         num_workers: of the data loaders. It changes no number of our own strategies; Avalanche's
             draw other random transforms with workers than without.
         name: of the method in tables and pictures; None for one made of the above.
-        checkpoint_every: seconds between two checkpoints while MIST tunes; it changes no number.
+        checkpoint_every: seconds between two checkpoints within an experience, while MIST tunes or
+            a strategy of ours with an optimizer of its own trains; it changes no number.
     """
 
     benchmark: str = "glyphs"
@@ -60,6 +62,7 @@ class RunConfig:
     benchmark_args: Mapping[str, Any] = field(default_factory=dict)
     dataset_root: str | None = None
     experiences: int = 10
+    first: int | None = None
     seed: int = 0
     order_seed: int = 1993
     backbone: str = EMBEDDED
@@ -118,7 +121,8 @@ class RunConfig:
         if takes(self.strategy, "seed"):
             strategy["seed"] = self.seed
         return {
-            **{k: v for k, v in asdict(self).items() if k not in _NO_NUMBERS},
+            **{k: v for k, v in asdict(self).items() if k not in _NO_NUMBERS and k != "first"},
+            **({} if self.first is None else {"first": self.first}),
             "mist_args": merged_options(mist, self.mist_args) if self.mist else {},
             "strategy_args": {**strategy, **self.strategy_args},
             "normalize": self.normalize or defaults.normalize,

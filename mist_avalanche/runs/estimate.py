@@ -65,7 +65,7 @@ def work_of(config: RunConfig) -> Work:
         )
     benchmark = BENCHMARKS[config.benchmark](config)
     train, test = (
-        [len(experience.dataset) for experience in stream]
+        [len(experience.dataset) for experience in stream[: config.first]]
         for stream in (benchmark.train_stream, benchmark.test_stream)
     )
     seen = sum(accumulate(test))  # images evaluated, over the run

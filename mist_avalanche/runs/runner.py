@@ -148,7 +148,8 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     )
 
     pretrained = {name: t.detach().clone() for name, t in tensors_of(backbone).items()}
-    counts = [len(e.dataset) for e in benchmark.test_stream]
+    stream = benchmark.train_stream[: config.first]
+    counts = [len(e.dataset) for e in benchmark.test_stream[: config.first]]
     every, folder = config.checkpoint_every, output / CHECKPOINTS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotResumableWarning)
@@ -161,10 +162,10 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     done = checkpoint.load({"correct": [], "train": [], "eval": [], "total": 0.0})
     earlier, correct = done["total"], done["correct"]
     experiences = tqdm(
-        benchmark.train_stream[checkpoint.done :],
+        stream[checkpoint.done :],
         f"{config.label}, seed {config.seed}",
         initial=checkpoint.done,
-        total=len(benchmark.train_stream),
+        total=len(stream),
         disable=not progress,
     )
     for t, experience in enumerate(experiences, checkpoint.done):
@@ -185,9 +186,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         "config": {**settings, "split": benchmark.split_name},
         "metrics": summarize(correct, counts),
         "accuracy": accuracy_rows(correct, counts),
-        "classes_seen": np.cumsum(
-            [len(e.classes_in_this_experience) for e in benchmark.train_stream]
-        ).tolist(),
+        "classes_seen": np.cumsum([len(e.classes_in_this_experience) for e in stream]).tolist(),
         "test_images": counts,
         "class_names": list(benchmark.class_names),
         "inputs": config.inputs,

@@ -49,6 +49,10 @@ def check_settings(configs: Sequence[RunConfig]) -> None:
         _check_names("benchmark", config.benchmark_args, _of_benchmark(config), _BENCHMARK_OPTIONS)
         _check_names("MISTPlugin", config.mist_args, _of(MISTPlugin), _MIST_OPTIONS)
         check_backbone(config.backbone, config.weights, config.image_size)
+        if config.first is not None and not 1 <= config.first <= config.experiences:
+            raise ValueError(
+                f"Expected the first 1 to {config.experiences} experiences, got {config.first}."
+            )
         if config.benchmark == "glyphs":
             check_glyphs(config)
         for what, why in _idle_benchmark(config):
@@ -79,7 +83,10 @@ def plan(configs: Sequence[RunConfig], n_seeds: int, output: Path) -> str:
         size = "32 pixels, in [0, 1]"
     else:
         size = f"{inputs['image_size']} pixels, {inputs['normalize']}: {scale}"
-    parts = [first.benchmark, _listed(first.benchmark_args), f"{first.experiences} experiences"]
+    experiences = f"{first.experiences} experiences"
+    if first.first is not None:
+        experiences = f"the first {first.first} of {experiences}"
+    parts = [first.benchmark, _listed(first.benchmark_args), experiences]
     rows = [
         ("benchmark", ", ".join(filter(None, parts)) + where),
         ("backbone", first.backbone + (f", weights {first.weights}" if first.weights else "")),
@@ -149,7 +156,14 @@ def order_is_fixed(config: RunConfig) -> bool:
 
 def _uses(config: RunConfig, name: str) -> bool:
     """Whether a setting changes anything in a run."""
+    if name == "checkpoint_every" and _is_kept(config.strategy):
+        return True
     return config.mist or (name in _OF_THE_BACKBONE and takes(config.strategy, name))
+
+
+def _is_kept(strategy: str) -> bool:
+    """Whether there are checkpoints within an experience's training."""
+    return hasattr(OWN_STRATEGIES.get(strategy), "keeper")
 
 
 def _refuse(name: str, configs: Sequence[RunConfig]) -> None:
@@ -166,6 +180,8 @@ def _refuse(name: str, configs: Sequence[RunConfig]) -> None:
     needs = "--mist, or a method with '+mist'"
     if name in _OF_THE_BACKBONE:
         needs += f", or {' or '.join(s for s in OWN_STRATEGIES if takes(s, name))}"
+    elif name == "checkpoint_every":
+        needs += f", or {' or '.join(filter(_is_kept, OWN_STRATEGIES))}"
     raise ValueError(f"{what} has no effect in {runs}: it needs {needs}.")
 
 

@@ -56,12 +56,37 @@ class Arrivals:
 
 
 class OwnOptimizer(ABC):
-    """A strategy that makes an optimizer for each experience, and goes on with it in all parts."""
+    """A strategy that makes an optimizer for each experience, and goes on with it in all parts.
+
+    Attributes:
+        keeper: a :class:`~mist_avalanche.runs.Checkpoint`, which is asked before every epoch.
+    """
 
     optimizer_in_state = True  # a checkpoint need not have it
+    keeper: Any = None
     optimizer: Any
+    clock: Any
+    train_epochs: int
+    _stop_training: bool
     _arrivals: Arrivals
     _classes: list[int]  # of the present experience
+
+    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+        """Avalanche's loop over epochs, from where a run was stopped."""
+        loop: Any = self
+        if self.keeper is not None:
+            arrivals = self._arrivals
+            self.keeper.go_on(self)
+            self._arrivals = arrivals  # of the images that are here
+        while self.clock.train_exp_epochs < self.train_epochs:
+            if self.keeper is not None:
+                self.keeper.before_epoch(self)
+            loop._before_training_epoch(**kwargs)
+            if self._stop_training:
+                self._stop_training = False
+                break
+            loop.training_epoch(**kwargs)
+            loop._after_training_epoch(**kwargs)
 
     @abstractmethod
     def new_optimizer(self) -> torch.optim.Optimizer:

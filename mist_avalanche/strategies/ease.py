@@ -216,7 +216,7 @@ class EASE(QuietEvaluation, OwnTraining):
         """Prototypes in all subspaces."""
         self.model.adapters.requires_grad_(False)
         self.model.training_head = None
-        run = partial(self.model.features, n=len(self.model.adapters))
+        run = partial(self.model.features, blocks=self.model.blocks(len(self.model.adapters)))
         found = self.features_of([dataset], num_workers, run)
         self.head.add_subspace(found.features, found.labels)
 

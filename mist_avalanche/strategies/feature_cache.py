@@ -127,16 +127,26 @@ class FeatureCache:
             state: whatever else the features depend on.
             compute: gives those of some datasets; called once, with the ones that are not kept.
         """
-        if state != self._state:
-            self.clear()
-            self._state = state
-        new = {id(d): (d, seen) for d, seen in looks if not self._has(d, seen)}
+        new = self._new(looks, state)
         computed = compute([dataset for dataset, _ in new.values()]) if new else ()
         for (dataset, seen), (features, labels, tasks) in zip(new.values(), computed, strict=True):
             found = Features(self._store(features), labels.cpu(), tasks.cpu())
             reference = weakref.ref(dataset, partial(self._forget, id(dataset)))
             self._kept[id(dataset)] = reference, seen, found
         return [self._kept[id(dataset)][2] for dataset, _ in looks]
+
+    def missing(self, looks: Sequence[tuple[Any, bytes]], state: bytes) -> list[Any]:
+        """The datasets that :meth:`get` would compute."""
+        return [dataset for dataset, _ in self._new(looks, state).values()]
+
+    def _new(
+        self, looks: Sequence[tuple[Any, bytes]], state: bytes
+    ) -> dict[int, tuple[Any, bytes]]:
+        """By id, what is not kept of a state; what is kept of another one goes."""
+        if state != self._state:
+            self.clear()
+            self._state = state
+        return {id(d): (d, seen) for d, seen in looks if not self._has(d, seen)}
 
     @property
     def in_memory(self) -> int:

@@ -49,7 +49,7 @@ def main() -> None:
         def stage(name, wanted):
             if args.only and name not in args.only.split(","):
                 return
-            known = {r["key"] for r in rows}
+            known = {jobs.Job.of(row).key for row in rows}
             todo = [job for job in wanted if job.key not in known][: args.limit]
             common = (weights, args.cache, args.device, args.precision)
             waiting, running = list(todo), set()
@@ -76,8 +76,10 @@ def main() -> None:
         stage("main", grid.main(lr))
         stage("default", grid.default())
         stage("wide", grid.every(lr) + grid.parts(rows, lr, dense))
-        if args.only and "beyond" in args.only:
-            stage("beyond", grid.beyond(lr))
+        stage("choice of lora", grid.choice_lora())
+        stage("plain", grid.plain_baselines(rows))
+        stage("beyond", grid.beyond(lr))
+        stage("confirm", grid.confirm(rows, lr))
     if args.document:
         report.main(rows, Path(__file__).parent / "evidence.md", args.document)
 

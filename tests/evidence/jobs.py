@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 import time
 import traceback
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ class Job:
         held_out: 0 for the test images; else measured on held-out training images of the first
             experience, its classes in this many parts.
         tune_on: another set whose first experience MIST is tuned on, as a control.
+        lora: rank, learning rate and epochs of LoRA on the first experience, instead of MIST.
+        probe: a linear probe of all classes too, of the backbone as it is in the end.
     """
 
     set: str
@@ -50,11 +53,18 @@ class Job:
     drift: bool = False
     held_out: int = 0
     tune_on: str | None = None
+    lora: dict[str, Any] | None = field(default=None, hash=False)
+    probe: bool = False
 
     @property
     def key(self) -> str:
         """Its name in the results."""
-        return repr(sorted(asdict(self).items()))
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Job:
+        """The job that a row of results is of."""
+        return cls(**{f.name: row[f.name] for f in fields(cls) if f.name in row})
 
 
 class _Follow(SupervisedPlugin):
@@ -71,6 +81,7 @@ class _Follow(SupervisedPlugin):
 
 def run(job: Job, weights: Path, cache: Path, device: str, precision: str) -> dict[str, Any]:
     """Both strategies on the same tuned backbone; A_T, A_bar and rows of each."""
+    import plain
     import sets
 
     start = time.perf_counter()
@@ -86,6 +97,9 @@ def run(job: Job, weights: Path, cache: Path, device: str, precision: str) -> di
         view = {"view": {"flip": 0.0}} if job.set == "omniglot" else {}
         quiet = {"verbose": False, "keep_scores": False, "precision": precision}
         mist = MISTPlugin(**{**view, **quiet, "seed": job.seed, **job.mist})
+    lora = None
+    if job.lora is not None:
+        lora = plain.tune_lora(backbone, stream.train_stream[0], device, **job.lora)
     common = {"train_mb_size": 128, "eval_mb_size": 128, "device": device}
     if job.tune_on is not None:
         other = sets.benchmark(job.tune_on, cache, job.order)
@@ -134,8 +148,11 @@ def run(job: Job, weights: Path, cache: Path, device: str, precision: str) -> di
     if mist is not None and mist.selection is not None:
         found["selected"] = mist.selection.fraction
         found["tuning_losses"] = [round(x, 4) for x in mist.tuning_losses]
+    if lora is not None:
+        found["selected"] = lora
+    if job.probe:
+        found["probe"] = plain.probe(backbone, stream, device)
     return {
-        "key": job.key,
         **asdict(job),
         **found,
         "counts": counts,
@@ -152,7 +169,7 @@ def work(job: Job, weights: Path, cache: Path, device: str, precision: str) -> d
     try:
         return run(job, weights, cache, device, precision)
     except Exception:
-        return {"key": job.key, "failed": traceback.format_exc(), "method": job.method}
+        return {"failed": traceback.format_exc(), "method": job.method}
 
 
 def _evaluator() -> EvaluationPlugin:

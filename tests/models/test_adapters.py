@@ -8,7 +8,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from mist_avalanche.models import create_backbone
-from mist_avalanche.models.adapters import Adapter, FineTuned, PromptTokens, ScaleShift
+from mist_avalanche.models.adapters import (
+    Adapter,
+    FineTuned,
+    PromptTokens,
+    ScaleShift,
+    StackedAdapters,
+)
 from mist_avalanche.models.cosine_head import CosineHead
 
 MAKERS = {
@@ -194,3 +200,20 @@ def test_the_cosine_head_has_a_column_for_every_label():
     assert head(features).shape == (3, 5)
     assert head.weight.abs().max() <= 1 / math.sqrt(8)
     assert {n for n, _ in head.named_parameters()} == {"weight", "sigma"}
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_stacked_adapters_are_each_beside_its_own_share(n):
+    vit, x = small().eval(), images()
+    adapters = [shaken("adapter", vit).eval() for _ in range(n)]
+    for i, adapter in enumerate(adapters):
+        with torch.no_grad():
+            adapter.up[0].bias += i
+    with torch.no_grad():
+        each = torch.stack([adapter.of(vit, x) for adapter in adapters], dim=1)
+        plain = vit(x)
+    together = StackedAdapters(adapters).of(vit, x)
+    assert together.shape == (len(x), n, plain.shape[1])
+    assert not together.requires_grad
+    torch.testing.assert_close(together, each)
+    assert torch.equal(vit(x), plain)  # no hook is left

@@ -274,6 +274,49 @@ def test_a_run_goes_on_with_the_same_bits(name, tmp_path):
 
 
 @NAMES
+@pytest.mark.parametrize("with_mist", [True, False])
+@pytest.mark.parametrize(("experience", "epoch"), [(0, 1), (1, 2)])
+def test_a_run_goes_on_at_the_epoch_where_it_was_stopped(
+    name, with_mist, experience, epoch, tmp_path
+):
+    benchmark = make_benchmark(6, 3, per_class=4)
+    epochs = []
+
+    def run(folder, stopped):
+        strategy = make(name, [MISTPlugin(**MIST)] if with_mist else [], train_epochs=3)
+        checkpoint = Checkpoint(folder, strategy, benchmark, every=0)
+        found, trained = checkpoint.load([]), strategy.training_epoch
+
+        def training_epoch(**kwargs):
+            now = strategy.clock.train_exp_counter, strategy.clock.train_exp_epochs
+            if stopped and now == (experience, epoch):
+                raise KeyboardInterrupt
+            epochs.append(now)
+            trained(**kwargs)
+
+        strategy.training_epoch = training_epoch
+        for each in benchmark.train_stream[checkpoint.done :]:
+            train(strategy, each)
+            found.append(accuracy(strategy, benchmark.test_stream[: checkpoint.done + 1]))
+            checkpoint.save(found)
+        return state(strategy), found
+
+    torch.manual_seed(5)
+    whole, found = run(tmp_path / "whole", stopped=False)
+    every = list(epochs)
+    torch.manual_seed(5)
+    epochs.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", stopped=True)
+    torch.manual_seed(99)
+    again, found_again = run(tmp_path / "parts", stopped=False)
+    assert same(whole, again)
+    assert found == found_again
+    assert epochs == every  # none was trained twice
+    assert not list((tmp_path / "parts").glob("tuning-*"))
+
+
+@NAMES
 def test_a_run_goes_on_within_an_online_experience(name, tmp_path):
     benchmark = make_benchmark(4, 2, per_class=12)
     parts = online_parts(benchmark.train_stream, 8)

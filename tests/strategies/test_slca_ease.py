@@ -240,6 +240,34 @@ def test_ease_s_subspaces_stay_where_they_are_though_mist_tunes_before_each_expe
     assert same(backbones[-1], strategy.backbone.state_dict())
 
 
+def test_passes_together_are_those_of_one_state_of_the_vit():
+    benchmark = make_benchmark(8, 4, per_class=4)
+    strategy = make("ease", [MISTPlugin(tune_on="every", **MIST)], beta=1.0)
+    train(strategy, *benchmark.train_stream[:2])
+    strategy.plugins = [p for p in strategy.plugins if not isinstance(p, MISTPlugin)]
+    train(strategy, *benchmark.train_stream[2:])
+    model, (x, _) = strategy.model.eval(), everything(benchmark.test_stream)
+    assert [*model.blocks()] == [-1, 0, 1, 2, 3]
+    assert model._passes(model.blocks(), 8, True) == [[-1], [0], [1, 2, 3]]
+    assert model._passes(model.blocks(), 256, True) == [[-1], [0], [1, 2], [3]]
+    assert model._passes([1, 3], 8, True) == [[1, 3]]
+    each = model.features(x)
+    with mock.patch.object(
+        model, "_passes", lambda b, n, _: type(model)._passes(model, b, n, True)
+    ):
+        torch.testing.assert_close(model.features(x), each)
+        torch.testing.assert_close(model.features(x, [1, 3]), each[:, [2, 4]])
+
+
+def test_images_to_evaluate_are_read_once_whatever_the_number_of_subspaces():
+    benchmark = make_benchmark(6, 3, per_class=4)
+    strategy = make("ease")
+    train(strategy, *benchmark.train_stream)
+    with mock.patch.object(strategy, "features_of", wraps=strategy.features_of) as read:
+        strategy.eval(benchmark.test_stream)
+    assert read.call_count == 1
+
+
 def test_a_vit_that_moves_by_itself_is_told_of():
     benchmark = make_benchmark(4, 2, per_class=3)
     strategy = make("ease", train_epochs=1)
@@ -281,6 +309,51 @@ def test_a_run_goes_on_with_the_same_bits(name, tmp_path):
     assert same(whole, again)
     assert rest == rest_again
     assert torch.equal(logits, logits_again)
+
+
+@NAMES
+@pytest.mark.parametrize("with_mist", [True, False])
+@pytest.mark.parametrize(("experience", "epoch"), [(0, 1), (1, 2)])
+def test_a_run_goes_on_at_the_epoch_where_it_was_stopped(
+    name, with_mist, experience, epoch, tmp_path
+):
+    benchmark = make_benchmark(6, 3, per_class=4)
+    epochs = []
+
+    def run(folder, stopped):
+        strategy = make(
+            name, [MISTPlugin(tune_on="every", **MIST)] if with_mist else [], train_epochs=3
+        )
+        checkpoint = Checkpoint(folder, strategy, benchmark, every=0)
+        found, trained = checkpoint.load([]), strategy.training_epoch
+
+        def training_epoch(**kwargs):
+            now = strategy.clock.train_exp_counter, strategy.clock.train_exp_epochs
+            if stopped and now == (experience, epoch):
+                raise KeyboardInterrupt
+            epochs.append(now)
+            trained(**kwargs)
+
+        strategy.training_epoch = training_epoch
+        for each in benchmark.train_stream[checkpoint.done :]:
+            train(strategy, each)
+            found.append(accuracy(strategy, benchmark.test_stream[: checkpoint.done + 1]))
+            checkpoint.save(found)
+        return state(strategy), found
+
+    torch.manual_seed(5)
+    whole, found = run(tmp_path / "whole", stopped=False)
+    every = list(epochs)
+    torch.manual_seed(5)
+    epochs.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", stopped=True)
+    torch.manual_seed(99)
+    again, found_again = run(tmp_path / "parts", stopped=False)
+    assert same(whole, again)
+    assert found == found_again
+    assert epochs == every  # none was trained twice
+    assert not list((tmp_path / "parts").glob("tuning-*"))
 
 
 @NAMES

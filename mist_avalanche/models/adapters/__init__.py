@@ -13,6 +13,7 @@ from .base import AdaptingModule
 from .fine_tuned import FineTuned
 from .prompt_tokens import PromptTokens
 from .scale_shift import ScaleShift
+from .stacked import StackedAdapters
 
 ADAPTERS: Mapping[str, Callable[..., AdaptingModule]] = MappingProxyType(
     {kind.__name__: kind for kind in (Adapter, ScaleShift, PromptTokens, FineTuned)}
@@ -26,4 +27,5 @@ __all__ = [
     "FineTuned",
     "PromptTokens",
     "ScaleShift",
+    "StackedAdapters",
 ]

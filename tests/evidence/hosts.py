@@ -1,0 +1,118 @@
+"""All hosts on the first five of ten experiences of CUB-100, DeiT-Tiny at 128 pixels.
+
+``python tests/evidence/hosts.py --data DIR``: settings are chosen on training images alone, then
+every host runs without and with MIST. Runs that are finished are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+from zipfile import ZipFile
+
+from mist_avalanche.runs.config import RunConfig
+from mist_avalanche.runs.experiments import run_methods
+
+SETS = {"cub": ("cub100.zip", "cub200"), "cars": ("cars98.zip", "cars98")}
+PROMPT_SETTINGS = [
+    {"train_epochs": 20, "lr": 2e-2},
+    {"train_epochs": 20, "lr": 1e-2},
+    {"train_epochs": 20, "lr": 5e-3},
+    {"train_epochs": 5, "lr": 5e-3},
+]
+CHOICES: dict[str, list[dict[str, Any]]] = {
+    "codaprompt": [
+        {"train_epochs": 50, "lr": 5e-3},
+        {"train_epochs": 20, "lr": 2e-2},
+        {"train_epochs": 20, "lr": 1e-2},
+        {"train_epochs": 20, "lr": 5e-3},
+    ],
+    "l2p": PROMPT_SETTINGS,
+    "dualprompt": PROMPT_SETTINGS,
+    "ease": [{"lr": lr} for lr in (0.0125, 0.025, 0.05, 0.1)],
+    "slca": [
+        {"lr": 0.01, "backbone_lr": 1e-4},
+        {"lr": 0.01, "backbone_lr": 1e-3},
+        {"lr": 0.03, "backbone_lr": 3e-4},
+        {"lr": 0.03, "backbone_lr": 3e-3},
+    ],
+    "aper": [{"adapter": a} for a in ("adapter", "ssf", "vpt_deep", "vpt_shallow", "finetune")],
+}
+HOSTS = ("codaprompt", "l2p", "dualprompt", "ease", "slca", "aper", "ranpac", "simplecil")
+
+
+def main() -> None:
+    """Choose what is not chosen yet, then measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path("results/hosts"))
+    parser.add_argument("--set", choices=SETS, default="cub")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", choices=("choose", "measure"))
+    args = parser.parse_args()
+    archive, folder = SETS[args.set]
+    images = args.output / "images"
+    if not (images / folder).exists():
+        with ZipFile(args.data / "real" / archive) as file:
+            file.extractall(images)
+        shutil.copytree(images / folder / "train", images / f"{folder}-training")
+    base = RunConfig(
+        benchmark="folder",
+        dataset_root=str(images / folder),
+        experiences=10,
+        first=5,
+        backbone="deit_tiny_patch16_224",
+        weights=str(args.data / "real" / "deit_tiny_in1k.safetensors"),
+        image_size=128,
+    )
+    output = args.output / args.set
+    chosen = output / "choice.json"
+    if args.only != "measure" and not chosen.exists():
+        training = replace(base, dataset_root=f"{base.dataset_root}-training")
+        settings = choose(training, output, args)
+        chosen.write_text(json.dumps(settings, indent=1))
+    if args.only != "choose":
+        measure(base, json.loads(chosen.read_text()), output, args)
+
+
+def choose(base: RunConfig, output: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The best A_T of each host, a fifth of the training images held out, without MIST."""
+    methods = [
+        (replace(base, strategy=host, strategy_args=settings), output / "choice" / f"{host}-{i}")
+        for host, choices in CHOICES.items()
+        for i, settings in enumerate(choices)
+    ]
+    rows: dict[str, list[tuple[float, dict[str, Any]]]] = {}
+    found = run_methods(methods, jobs=args.jobs, resume=True)
+    for (config, _), results in zip(methods, found, strict=True):
+        for r in results:
+            metrics = r["metrics"]
+            rows.setdefault(config.strategy, []).append((metrics["A_T"], config.strategy_args))
+            print(config.strategy, config.strategy_args, metrics["A_T"], metrics["A_bar"])
+    return {host: max(tried, key=lambda row: row[0])[1] for host, tried in rows.items()}
+
+
+def measure(base: RunConfig, chosen: dict[str, Any], output: Path, args: Any) -> None:
+    """Every host without and with MIST."""
+    methods = [
+        (replace(base, strategy=host, mist=mist, strategy_args=chosen.get(host, {})), name)
+        for host in HOSTS
+        for mist in (False, True)
+        for name in [output / f"{host}{'+mist' if mist else ''}"]
+    ]
+    for (config, _), results in zip(
+        methods, run_methods(methods, args.seeds, jobs=args.jobs, resume=True), strict=True
+    ):
+        for key in ("A_T", "A_bar"):
+            values = [r["metrics"][key] for r in results]
+            print(config.label, key, f"{mean(values):.2f}", [f"{v:.2f}" for v in values])
+
+
+if __name__ == "__main__":
+    main()
