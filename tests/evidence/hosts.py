@@ -17,6 +17,7 @@ from zipfile import ZipFile
 
 from mist_avalanche.runs.config import RunConfig
 from mist_avalanche.runs.experiments import run_methods
+from mist_avalanche.strategies.names import display_name
 
 SETS = {"cub": ("cub100.zip", "cub200"), "cars": ("cars98.zip", "cars98")}
 PROMPT_SETTINGS = [
@@ -106,12 +107,33 @@ def measure(base: RunConfig, chosen: dict[str, Any], output: Path, args: Any) ->
         for mist in (False, True)
         for name in [output / f"{host}{'+mist' if mist else ''}"]
     ]
-    for (config, _), results in zip(
-        methods, run_methods(methods, args.seeds, jobs=args.jobs, resume=True), strict=True
-    ):
-        for key in ("A_T", "A_bar"):
-            values = [r["metrics"][key] for r in results]
-            print(config.label, key, f"{mean(values):.2f}", [f"{v:.2f}" for v in values])
+    rows = [
+        {"images": "test", **{k: r["config"][k] for k in ("strategy", "mist", "seed")}, **r}
+        for results in run_methods(methods, args.seeds, jobs=args.jobs, resume=True)
+        for r in results
+    ]
+    print("\n".join(table(rows)))
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Markdown: A_T and A_bar of each host without and with MIST, and the gain of each seed."""
+    found = {
+        (row["strategy"], row["mist"], row["seed"]): row["metrics"]
+        for row in rows
+        if row["images"] == "test"
+    }
+    seeds = sorted({seed for _, _, seed in found})
+    head = ["", "A_T / A_bar", "with MIST", "gain of A_T, each seed"]
+    lines = [f"| {' | '.join(head)} |", "| --- | --: | --: | --: |"]
+    for host in HOSTS[::-1]:
+        pairs = [[found[host, mist, seed] for seed in seeds] for mist in (False, True)]
+        cells = [
+            " / ".join(f"{mean(m[k] for m in ms):.1f}" for k in ("A_T", "A_bar")) for ms in pairs
+        ]
+        gains = [b["A_T"] - a["A_T"] for a, b in zip(*pairs, strict=True)]
+        cells.append(", ".join(f"{gain:+.1f}" for gain in gains))
+        lines.append(f"| {display_name(host)} | {' | '.join(cells)} |")
+    return lines
 
 
 if __name__ == "__main__":

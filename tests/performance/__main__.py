@@ -20,11 +20,14 @@ HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "docs" / "performance.md"
 
 STEP = "tuning_step.py"
+_SMALL = ("--model", "deit_tiny_patch16_224", "embedded")
 SECTIONS = {
     "A tuning step, ViT-B/16, 8 pairs, float32": (STEP,),
     "A tuning step, ViT-B/16, 8 pairs, bf16": (STEP, "--precision", "bf16"),
     "A tuning step, the embedded ViT, 64 pairs": (STEP, "--model", "embedded", "--pairs", "64"),
     "Prompts on ViT-B/16": ("prompts.py",),
+    "EASE's subspaces": ("subspaces.py", *_SMALL, "--images", "8", "64"),
+    "SLCA's alignment": ("alignment.py",),
     "How a run grows": ("growth.py",),
     "RanPAC's ridge and solution": ("ridge.py",),
     "Deltas": ("delta.py",),
@@ -43,6 +46,14 @@ ON_A_GPU = {
         "bf16": ("--precision", "bf16"),
         "bf16, compiled": ("--precision", "bf16", "--compile"),
     }.items()
+} | {
+    "Prompts on ViT-B/16, 64 images, on a GPU": (
+        *("prompts.py", "--device", "cuda", "--images", "64", "--repeats", "10"),
+    ),
+    "EASE's subspaces on a GPU": (
+        *("subspaces.py", "--device", "cuda", "--repeats", "10", "--images", "8", "64"),
+        *("--model", "vit_base_patch16_224", "deit_tiny_patch16_224", "embedded"),
+    ),
 }
 
 
