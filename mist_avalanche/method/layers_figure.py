@@ -47,6 +47,7 @@ def grouped(rows: Rows, group_of: Callable[[str, bool], str]) -> dict[str, tuple
 
 def _block(name: str, always: bool) -> str:
     """The numbered part of a backbone that a parameter belongs to, such as ``blocks.3``."""
+    name = re.sub(r"^(\d+\.)+", "", name)  # places in a Sequential
     found = re.match(r"(.*?[a-z_]*\.\d+)\.", name)
     return (
         found[1].split(".", 1)[1]

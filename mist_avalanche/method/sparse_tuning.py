@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._support.checks import check_experience, classes_of
+from .._support.progress import hidden
 from .._support.randomness import derive_seed
 from ..models.features import FeatureExtractor, always_selected
 from ..models.forward import Forward
@@ -135,7 +136,7 @@ class SparseTuning:
         seed = self._seed_for(_SCORE)
         scores = gradient_scores if self.options.select_by == "gradient" else fisher_scores
         with self.objective.on(strategy, extract, seed, num_workers, training=False) as run:
-            bar = tqdm(run.batches, "MIST score", disable=not self.options.verbose, leave=False)
+            bar = tqdm(run.batches, "MIST score", disable=hidden(self.options.verbose), leave=False)
             backbone, protected = extract.backbone(), self.history.protected
             self.sensitivity = scores(run.loss_of, bar, backbone, protected=protected)
 

@@ -47,5 +47,7 @@ def run_folder(path: str | Path) -> Path:
     if not (folder / "results.json").is_file():
         seeds = sorted(file.parent for file in folder.glob("*/results.json"))
         one = f"one of its runs, such as {seeds[0]}" if seeds else "the folder of a finished run"
+        if not seeds and (folder.parent / "results.json").is_file():
+            one = f"{folder.parent}: it was run with one seed"
         raise FileNotFoundError(f"{folder} has no results.json. Give {one}.")
     return folder

@@ -77,7 +77,7 @@ def _accuracy_heads(names: Sequence[str]) -> tuple[list[str], list[str], list[st
 
 def _cost_heads() -> tuple[list[str], list[str], list[str]]:
     heads = ["method", "seeds", *(cost.head for cost in COSTS.values())]
-    return heads, heads, [h.capitalize().replace("%", r"\%") for h in heads]
+    return heads, heads, [(h[:1].upper() + h[1:]).replace("%", r"\%") for h in heads]
 
 
 def _written(rows: Rows, style: str, text: list[str], html: list[str], latex: list[str]) -> str:

@@ -17,6 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .._support.distributed import rank, world_size
+from .._support.progress import hidden
 from .._support.signals import Terminated, ending_cleanly, follow_parent
 from .._support.warnings import hide_avalanche_warnings
 from ..reports import report
@@ -203,13 +204,17 @@ def _side_by_side(
             for i, (config, output) in enumerate(plan)
         }
         try:
-            with tqdm(total=len(plan), desc="runs", disable=not progress) as bar:
+            with tqdm(total=len(plan), desc="runs", disable=hidden(progress)) as bar:
                 for future in as_completed(futures):
                     try:
                         results[futures[future]] = future.result()
                     except Exception as error:
                         errors[futures[future]] = error
                     bar.update()
+                    if progress and bar.disable:  # in a file, a line for each
+                        config, _ = plan[futures[future]]
+                        over = len(plan) - sum(not f.done() for f in futures)
+                        print(f"run {over} of {len(plan)}: {config.label}, seed {config.seed}")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             workers = {*multiprocessing.active_children()} - {*others}

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from .._support.disk import only_one
 from .._support.distributed import processes, rank, world_size
 from .._support.memory_use import peak_memory, reset_peak
+from .._support.progress import hidden
 from .._support.states import tensors_of
 from ..models.backbones import create_backbone
 from ..models.features import in_mode
@@ -166,7 +167,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         f"{config.label}, seed {config.seed}",
         initial=checkpoint.done,
         total=len(stream),
-        disable=not progress,
+        disable=hidden(progress),
     )
     for t, experience in enumerate(experiences, checkpoint.done):
         began = time.perf_counter()
@@ -179,7 +180,11 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         correct.append([_correct(metrics, i, counts[i]) for i in range(t + 1)])
         done["total"] = round(earlier + time.perf_counter() - start, 3)
         checkpoint.save(done)
-        experiences.set_postfix(accuracy=f"{summarize(correct, counts)['A_T']:.1f} %")
+        accuracy = f"{summarize(correct, counts)['A_T']:.1f} %"
+        experiences.set_postfix(accuracy=accuracy)
+        if progress and experiences.disable:  # in a file, a line for each
+            where = f"experience {t + 1} of {len(stream)}"
+            print(f"{config.label}, seed {config.seed}: {where}, accuracy {accuracy}", flush=True)
     timing = {"train": done["train"], "eval": done["eval"]}
     results = {
         "schema": SCHEMA,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .._support.checks import check_integer, check_rate
+from .._support.progress import hidden
 from ..method.losses import TEMPERATURE
 from ..models.backbones import create_backbone
 from ..plugin import MISTPlugin
@@ -76,7 +77,7 @@ def suggest(
         parts = [[dataset.subset(rows.tolist()) for rows in half] for half in halves]
         train, held_out = zip(*parts, strict=True)
         stream = benchmark_from_datasets(train=list(train), test=list(held_out))
-        for lr in tqdm(found, f"split {split}", disable=not progress, leave=False):
+        for lr in tqdm(found, f"split {split}", disable=hidden(progress), leave=False):
             torch.manual_seed(seed)
             plugins = []
             if lr is not None:

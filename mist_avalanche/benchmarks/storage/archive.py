@@ -17,6 +17,7 @@ from typing import IO
 from tqdm.auto import tqdm
 
 from ..._support.disk import full_disk_named, need_space
+from ..._support.progress import hidden
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
 MAX_MEMBERS = 2_000_000
@@ -100,7 +101,10 @@ def _unpack_into(folder: Path, archive: Path, progress: bool) -> None:
         with (
             _opened(archive) as opened,
             tqdm(
-                desc=f"Unpacking {archive.name}", unit="B", unit_scale=True, disable=not progress
+                desc=f"Unpacking {archive.name}",
+                unit="B",
+                unit_scale=True,
+                disable=hidden(progress),
             ) as bar,
         ):
             for member in _members(archive, opened):

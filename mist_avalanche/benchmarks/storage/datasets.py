@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ..._support.progress import hidden
 from .catalog import DATASETS, FOLDER, DatasetFacts
 from .find import data_folder, find, split_name, unlike
 
@@ -112,7 +113,7 @@ def check(
     unreadable: list[str] = []
     digests: list[dict[bytes, str]] = []
     total = len(found.train) + len(found.test)
-    with tqdm(total=total, desc=f"Checking {name}", disable=not progress, leave=False) as bar:
+    with tqdm(total=total, desc=f"Checking {name}", disable=hidden(progress), leave=False) as bar:
         for images in (found.train, found.test):
             seen: dict[bytes, str] = {}
             for i in range(len(images)):

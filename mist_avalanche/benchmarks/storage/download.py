@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..._support.disk import full_disk_named, locked, need_space
+from ..._support.progress import hidden
 from .catalog import Remote
 
 _CHUNK = 1 << 20
@@ -78,7 +79,7 @@ def _get(remote: Remote, part: Path, have: int, progress: bool) -> None:
                     initial=have if resumed else 0,
                     unit="B",
                     unit_scale=True,
-                    disable=not progress,
+                    disable=hidden(progress),
                 ) as bar,
             ):
                 while chunk := response.read(_CHUNK):
@@ -116,7 +117,9 @@ def _digest(remote: Remote, file: Path, progress: bool) -> str:
     size = file.stat().st_size
     with (
         file.open("rb") as opened,
-        tqdm(desc="Checking", total=size, unit="B", unit_scale=True, disable=not progress) as bar,
+        tqdm(
+            desc="Checking", total=size, unit="B", unit_scale=True, disable=hidden(progress)
+        ) as bar,
     ):
         while chunk := opened.read(_CHUNK):
             digest.update(chunk)
