@@ -284,7 +284,7 @@ class Contents(Reader):
         checkpoint = Checkpoint(self.folder, made, self.benchmark)
         with ExitStack() as patches:
             if self.changed:
-                name = "mist_avalanche.runs.checkpoint.read_checksummed"
+                name = "mist_avalanche._support.checksummed.read_checksummed"
                 patches.enter_context(mock.patch(name, side_effect=self._content))
             checkpoint.load()
         if self.kind == "tuning":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -80,3 +82,29 @@ def read_checksummed(path: Path) -> Any:
             return torch.load(file, weights_only=True, map_location=_here)
         except Exception as error:  # torch raises errors of many kinds
             raise DamagedFileError(f"{path} is no checkpoint: {error}") from error
+
+
+def read_newest(files: Sequence[Path], version: int, otherwise: str) -> tuple[Path, dict[str, Any]]:
+    """The newest file that is whole, and its content, with a warning of damaged ones.
+
+    Args:
+        files: the newest last.
+        version: the ``format`` that the content has to have.
+        otherwise: what follows where there is none.
+
+    Raises:
+        ValueError: all are damaged, or the newest is of another version.
+    """
+    for i, file in enumerate(reversed(files)):
+        try:
+            content = read_checksummed(file)
+        except DamagedFileError:
+            continue
+        if i:
+            names = ", ".join(map(str, files[-i:]))
+            warnings.warn(f"Damaged: {names}. Going on from {file.name}.", stacklevel=3)
+        made = content.get("format") if isinstance(content, dict) else None
+        if type(made) is not int or made != version:
+            raise ValueError(f"{file} is of another version of mist_avalanche. {otherwise}")
+        return file, content
+    raise ValueError(f"Every checkpoint is damaged: {', '.join(map(str, files))}. {otherwise}")

@@ -84,8 +84,8 @@ def experience_sizes(n_classes: int, n_experiences: int) -> list[int]:
     """
     if not 1 <= n_experiences <= n_classes:
         raise ValueError(
-            f"Expected `n_experiences` (--experiences) from 1 to the number of classes, {n_classes}; "
-            f"got {n_experiences}."
+            f"Expected `n_experiences` between 1 and the number of classes, {n_classes}; "
+            f"got {n_experiences}. Give another number (--experiences)."
         )
     size = -(-n_classes // n_experiences)
     last = n_classes - size * (n_experiences - 1)

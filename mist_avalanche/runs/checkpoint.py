@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from .._support.checksummed import DamagedFileError, read_checksummed, write_checksummed
+from .._support.checksummed import read_newest, write_checksummed
 from .._support.disk import remove_leftovers
 from .._support.distributed import of_first, over_processes, own, rank, world_size
 from .._support.randomness import rng_state, set_rng_state
@@ -124,7 +124,7 @@ class Checkpoint:
         if not files:
             self._save(default)
             return default
-        file, saved = self._newest(files, "Start anew (without --resume).")
+        file, saved = read_newest(files, FORMAT, "Start anew (without --resume).")
         with fitting(file):
             values, settings = json.loads(saved["values"]), json.loads(saved["settings"])
             if not isinstance(settings, dict | None):
@@ -282,7 +282,7 @@ class Checkpoint:
             return None
         self._number = int(files[-1].stem.split("-")[-1])
         try:
-            return self._newest(files, "Tuning starts at its first step.")[1]
+            return read_newest(files, FORMAT, "Tuning starts at its first step.")[1]
         except ValueError as error:
             warnings.warn(str(error), stacklevel=3)
             return None
@@ -292,22 +292,6 @@ class Checkpoint:
     def _files(self, kind: str) -> list[Path]:
         """Files of a kind, the newest last."""
         return sorted(self.folder.glob(f"{kind}-*.pt"))
-
-    def _newest(self, files: list[Path], otherwise: str) -> tuple[Path, dict[str, Any]]:
-        """The newest file that is whole, and its content; what follows where there is none."""
-        for i, file in enumerate(reversed(files)):
-            try:
-                content = read_checksummed(file)
-            except DamagedFileError:
-                continue
-            if i:
-                names = ", ".join(map(str, files[-i:]))
-                warnings.warn(f"Damaged: {names}. Going on from {file.name}.", stacklevel=3)
-            version = content.get("format") if isinstance(content, dict) else None
-            if type(version) is not int or version != FORMAT:
-                raise ValueError(f"{file} is of another version of mist_avalanche. {otherwise}")
-            return file, content
-        raise ValueError(f"Every checkpoint is damaged: {', '.join(map(str, files))}. {otherwise}")
 
     @staticmethod
     def _remove(files: list[Path]) -> None:

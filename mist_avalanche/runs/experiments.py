@@ -205,7 +205,7 @@ def _side_by_side(
         }
         try:
             with tqdm(total=len(plan), desc="runs", disable=hidden(progress)) as bar:
-                for future in as_completed(futures):
+                for over, future in enumerate(as_completed(futures), 1):
                     try:
                         results[futures[future]] = future.result()
                     except Exception as error:
@@ -213,7 +213,6 @@ def _side_by_side(
                     bar.update()
                     if progress and bar.disable:  # in a file, a line for each
                         config, _ = plan[futures[future]]
-                        over = len(plan) - sum(not f.done() for f in futures)
                         print(f"run {over} of {len(plan)}: {config.label}, seed {config.seed}")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
