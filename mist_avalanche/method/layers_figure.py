@@ -15,6 +15,9 @@ Rows = Sequence[Sequence[Any]]  # parameter, entries selected, entries, always
 
 def selection_figure(rows: Rows, title: str = "") -> Figure:
     """Share and number of the entries that may move, by block and by kind of tensor."""
+    firsts = {name.partition(".")[0] for name, *_ in rows}
+    if len(firsts) == 1 and firsts.pop().isdigit():  # the backbone's place in a Sequential
+        rows = [(name.partition(".")[2], *row) for name, *row in rows]
     groups = [grouped(rows, kind) for kind in (_block, _kind)]
     heights = [len(group) + 1 for group in groups]
     figure = empty_figure(COLUMN, 0.7 + 0.17 * sum(heights))
@@ -47,7 +50,6 @@ def grouped(rows: Rows, group_of: Callable[[str, bool], str]) -> dict[str, tuple
 
 def _block(name: str, always: bool) -> str:
     """The numbered part of a backbone that a parameter belongs to, such as ``blocks.3``."""
-    name = re.sub(r"^(\d+\.)+", "", name)  # places in a Sequential
     found = re.match(r"(.*?[a-z_]*\.\d+)\.", name)
     return (
         found[1].split(".", 1)[1]

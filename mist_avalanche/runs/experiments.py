@@ -213,7 +213,8 @@ def _side_by_side(
                     bar.update()
                     if progress and bar.disable:  # in a file, a line for each
                         config, _ = plan[futures[future]]
-                        print(f"run {over} of {len(plan)}: {config.label}, seed {config.seed}")
+                        what = f"{config.label}, seed {config.seed}"
+                        print(f"run {over} of {len(plan)}: {what}", flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             workers = {*multiprocessing.active_children()} - {*others}

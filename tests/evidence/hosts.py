@@ -28,7 +28,6 @@ PROMPT_SETTINGS = [
 ]
 CHOICES: dict[str, list[dict[str, Any]]] = {
     "codaprompt": [
-        {"train_epochs": 50, "lr": 5e-3},
         {"train_epochs": 20, "lr": 2e-2},
         {"train_epochs": 20, "lr": 1e-2},
         {"train_epochs": 20, "lr": 5e-3},

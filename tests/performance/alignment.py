@@ -31,6 +31,9 @@ def main() -> None:
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     for width in args.width:
         torch.manual_seed(0)
+        warm = ClassGaussians()
+        warm.add(standard_normal(60, torch.zeros(width), None), torch.arange(2).repeat(30))
+        list(align(nn.Linear(width, 2), warm))
         gaussians: dict[str, Any] = {"ours": ClassGaussians(), "each": FactoredEachTime()}
         found = {}
         for name, kind in gaussians.items():

@@ -12,7 +12,15 @@ from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin, Supervise
 from avalanche.training.storage_policy import ReservoirSamplingBuffer
 from conftest import brightened, make_benchmark
 from kinds import KINDS
-from small_runs import accuracy, online_parts, same, small, state, streams
+from small_runs import (
+    accuracy,
+    check_goes_on_at_an_epoch,
+    online_parts,
+    same,
+    small,
+    state,
+    streams,
+)
 from torch.utils.data import DataLoader
 
 from mist_avalanche import MISTPlugin
@@ -279,41 +287,11 @@ def test_a_run_goes_on_with_the_same_bits(name, tmp_path):
 def test_a_run_goes_on_at_the_epoch_where_it_was_stopped(
     name, with_mist, experience, epoch, tmp_path
 ):
+    def made():
+        return make(name, [MISTPlugin(**MIST)] if with_mist else [], train_epochs=3)
+
     benchmark = make_benchmark(6, 3, per_class=4)
-    epochs = []
-
-    def run(folder, stopped):
-        strategy = make(name, [MISTPlugin(**MIST)] if with_mist else [], train_epochs=3)
-        checkpoint = Checkpoint(folder, strategy, benchmark, every=0)
-        found, trained = checkpoint.load([]), strategy.training_epoch
-
-        def training_epoch(**kwargs):
-            now = strategy.clock.train_exp_counter, strategy.clock.train_exp_epochs
-            if stopped and now == (experience, epoch):
-                raise KeyboardInterrupt
-            epochs.append(now)
-            trained(**kwargs)
-
-        strategy.training_epoch = training_epoch
-        for each in benchmark.train_stream[checkpoint.done :]:
-            train(strategy, each)
-            found.append(accuracy(strategy, benchmark.test_stream[: checkpoint.done + 1]))
-            checkpoint.save(found)
-        return state(strategy), found
-
-    torch.manual_seed(5)
-    whole, found = run(tmp_path / "whole", stopped=False)
-    every = list(epochs)
-    torch.manual_seed(5)
-    epochs.clear()
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "parts", stopped=True)
-    torch.manual_seed(99)
-    again, found_again = run(tmp_path / "parts", stopped=False)
-    assert same(whole, again)
-    assert found == found_again
-    assert epochs == every  # none was trained twice
-    assert not list((tmp_path / "parts").glob("tuning-*"))
+    check_goes_on_at_an_epoch(made, benchmark, tmp_path, (experience, epoch))
 
 
 @NAMES
