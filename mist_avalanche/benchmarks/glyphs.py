@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -51,23 +51,11 @@ class _Labelled(TensorDataset):
         return self.tensors[0][index], self.targets[index]
 
 
-def _between(a: object, b: object, share: float) -> object:
-    """A part of the way from one setting of a style to another."""
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        return tuple(_between(x, y, share) for x, y in zip(a, b, strict=True))
-    if isinstance(a, bool):
-        return a if share < 0.5 else b
-    mixed = (1 - share) * a + share * b  # type: ignore[operator]
-    return round(mixed) if isinstance(a, int) else mixed
-
-
 def style_at(shift: float) -> Style:
     """How glyphs are drawn at a distance from print: 0 print, 1 hand-made, 2 far."""
-    near, far, share = (PRINTED, HAND_MADE, shift) if shift <= 1 else (HAND_MADE, FAR, shift - 1)
-    mixed = {
-        f.name: _between(getattr(near, f.name), getattr(far, f.name), share) for f in fields(Style)
-    }
-    return Style(**mixed)  # type: ignore[arg-type]
+    if shift <= 1:
+        return PRINTED.towards(HAND_MADE, shift)
+    return HAND_MADE.towards(FAR, shift - 1)
 
 
 @lru_cache(maxsize=4)  # for the next run in the same process

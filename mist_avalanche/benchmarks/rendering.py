@@ -7,7 +7,7 @@ Everything after the outline is batched tensor arithmetic driven by one ``torch.
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 
@@ -59,6 +59,24 @@ class Style:
     contrast: tuple[float, float] = (0.4, 1.0)  # distance between ink and paper
     colour: bool = True  # independent channels, either polarity; else dark ink on light paper
     noise: float = 0.05
+
+    def towards(self, other: Style, share: float) -> Style:
+        """A part of the way to another style; 0 is this one, 1 the other."""
+        mixed = {
+            f.name: _between(getattr(self, f.name), getattr(other, f.name), share)
+            for f in fields(Style)
+        }
+        return Style(**mixed)  # type: ignore[arg-type]
+
+
+def _between(a: object, b: object, share: float) -> object:
+    """A part of the way from one setting of a style to another."""
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return tuple(_between(x, y, share) for x, y in zip(a, b, strict=True))
+    if isinstance(a, bool):
+        return a if share < 0.5 else b
+    mixed = (1 - share) * a + share * b  # type: ignore[operator]
+    return round(mixed) if isinstance(a, int) else mixed
 
 
 PRINTED = Style()
@@ -152,6 +170,19 @@ def outlines(characters: tuple[str, ...]) -> Tensor:
     """Every character in every face, (characters, faces, 64, 64), ink 1 on 0."""
     drawn = np.stack([_faces(character) for character in characters])
     return torch.from_numpy(drawn).float() / 255
+
+
+def outlines_in(characters: tuple[str, ...], faces: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """The characters that each of matplotlib's faces has, (N, 64, 64), and which they are, (N,)."""
+    drawn, which = [], []
+    for face in faces:
+        for i, character in enumerate(characters):
+            if ord(character) in _coverage(face):
+                outline = _outline(character, face)
+                if outline is not None:
+                    drawn.append(outline)
+                    which.append(i)
+    return torch.from_numpy(np.stack(drawn)).float() / 255, torch.tensor(which)
 
 
 def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 from ..strategies.names import display_name
 from .markup import Cell, as_html
 from .summary import Runs
+from .words import counted
 
 _SETTINGS = (
     *("benchmark", "split", "experiences", "first", "order_seed"),
@@ -79,6 +80,21 @@ def selection_table(methods: Mapping[str, Runs]) -> str:
         return ""
     heads = ["method", "entries", "may move", "%", "of them biases, scales", "has moved", "%"]
     return f"<div class=wide>{as_html(heads, rows)}</div>"
+
+
+def confusion_table(methods: Mapping[str, Runs], n: int = 5) -> str:
+    """The pairs of classes that each method confuses most, of the first seed; or ""."""
+    rows, notes = [], []
+    for label, runs in methods.items():
+        names = runs[0].get("class_names", [])
+        pairs = runs[0].get("confusion", {}).get("classes", [])[:n]
+        said = [f"{names[i]} as {names[j]} ({counted(k, 'image')})" for i, j, k in pairs]
+        if said:
+            rows.append([Cell(display_name(label))])
+            notes.append("; ".join(said))
+    if not rows:
+        return ""
+    return f"<div class=wide>{as_html(['method'], rows, notes, 'most often confused')}</div>"
 
 
 def _counts(n: Any, total: int) -> tuple[Cell, Cell]:

@@ -84,7 +84,18 @@ def gain_figure(found: Sequence[Gain]) -> Figure:
 
 def matrix_figure(label: str, runs: Runs) -> Figure:
     """Accuracy on the classes of each experience after each experience, mean over seeds."""
-    matrix = mean_matrix(runs)
+    names = {"xlabel": "classes of experience", "ylabel": "after experience"}
+    return _heat_map(mean_matrix(runs), "accuracy (%)", title=_name(label), **names)
+
+
+def confusion_figure(label: str, runs: Runs) -> Figure:
+    """Of the images of each experience, the share taken for classes of each, mean over seeds."""
+    names = {"xlabel": "predicted class of experience", "ylabel": "class of experience"}
+    return _heat_map(mean_confusion(runs), "images (%)", title=_name(label), **names)
+
+
+def _heat_map(matrix: NDArray[np.float64], what: str, **names: str) -> Figure:
+    """A square of percentages by experience."""
     figure = empty_figure(COLUMN, 2.9)
     axes = figure.add_subplot()
     image = axes.imshow(matrix, vmin=0, vmax=100, cmap="viridis")
@@ -95,8 +106,8 @@ def matrix_figure(label: str, runs: Runs) -> Figure:
         for t, k in zip(*np.nonzero(np.isfinite(matrix)), strict=True):
             ink = "black" if matrix[t, k] > 60 else "white"
             axes.text(k, t, f"{matrix[t, k]:.0f}", ha="center", va="center", color=ink)
-    axes.set(xlabel="classes of experience", ylabel="after experience", title=_name(label))
-    figure.colorbar(image, label="accuracy (%)", shrink=0.9)
+    axes.set(**names)
+    figure.colorbar(image, label=what, shrink=0.9)
     return readable(figure)
 
 
@@ -108,6 +119,14 @@ def mean_matrix(runs: Runs) -> NDArray[np.float64]:
         for t, row in enumerate(results["accuracy"]):
             matrix[t, : len(row)] = row
     mean: NDArray[np.float64] = matrices.mean(axis=0)
+    return mean
+
+
+def mean_confusion(runs: Runs) -> NDArray[np.float64]:
+    """(T, T): row i, percent of the images of experience i taken for classes of experience j."""
+    counts = np.array([r["confusion"]["experiences"] for r in runs], dtype=np.float64)
+    images = np.array([r["test_images"] for r in runs], dtype=np.float64)
+    mean: NDArray[np.float64] = 100 * (counts / images[:, :, None]).mean(axis=0)
     return mean
 
 

@@ -62,7 +62,12 @@ def _safe(cell: Cell) -> Cell:
     return cell._replace(text=cell.text.replace("|", r"\|"))
 
 
-def as_html(heads: Sequence[str], rows: Sequence[Sequence[Cell]], notes: Sequence[str] = ()) -> str:
+def as_html(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    notes: Sequence[str] = (),
+    note_head: str = "what it changes",
+) -> str:
     """``<table>``; the heads are HTML, the cells text. Notes, one a row, are a last column."""
     shown = _marked("<b>{}</b>", "<u>{}</u>")
     lines = []
@@ -73,9 +78,7 @@ def as_html(heads: Sequence[str], rows: Sequence[Sequence[Cell]], notes: Sequenc
         cells = "".join(f"<td>{cell}" for cell in others)
         note = f"<td class=note>{html.escape(notes[i])}" if notes else ""
         lines.append(f"<tr><th scope=row>{first}{cells}{note}</tr>")
-    top = "".join(
-        f"<th scope=col>{head}" for head in (*heads, *(["what it changes"] if notes else []))
-    )
+    top = "".join(f"<th scope=col>{head}" for head in (*heads, *([note_head] if notes else [])))
     return f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import matplotlib as mpl
 
 from .._support.disk import replacing
-from .facts import every_setting, how_it_was_made, selection_table
-from .pictures import LAYERS, Picture, pictures
+from .facts import confusion_table, every_setting, how_it_was_made, selection_table
+from .pictures import CONFUSIONS, LAYERS, Picture, pictures
 from .summary import Runs
 from .tables import cost_table, html_table
 from .words import lead
@@ -76,7 +76,8 @@ def write_page(
         for section, group in itertools.groupby(pictures(methods), lambda p: p.section):
             found = "".join(_embedded(picture) for picture in group)
             heading = section or "Figures"
-            table = selection_table(methods) if section == LAYERS else ""
+            tables = {LAYERS: selection_table, CONFUSIONS: confusion_table}
+            table = tables[section](methods) if section in tables else ""
             parts.append(f"<h2>{html.escape(heading)}</h2>{table}<div class=grid>{found}</div>")
     parts.append(f"<h2>How it was made</h2>{how_it_was_made(methods, command, date)}")
     parts.append(every_setting(methods))

@@ -13,13 +13,22 @@ from torch.utils.tensorboard import SummaryWriter
 from .._support.disk import full_disk_named
 from ..method.layers_figure import selection_figure
 from ..strategies.names import display_name
-from .figures import accuracy_figure, gain_figure, loss_figure, matrix_figure, tradeoff_figure
+from .figures import (
+    accuracy_figure,
+    confusion_figure,
+    gain_figure,
+    loss_figure,
+    matrix_figure,
+    mean_confusion,
+    tradeoff_figure,
+)
 from .gains import gains
 from .report import save_figure
 from .summary import Runs, mean_and_std
 from .words import in_points
 
 MATRICES, LAYERS = "Accuracy by experience", "Where MIST may move the backbone"
+CONFUSIONS = "What images are taken for, after the last experience"
 
 
 class Picture(NamedTuple):
@@ -78,6 +87,16 @@ def pictures(methods: Mapping[str, Runs]) -> Iterator[Picture]:
             matrix_figure(label, runs),
             f"matrix-{file_name(label)}",
         )
+    for label, runs in methods.items():
+        if all("confusion" in r for r in runs):  # earlier versions did not keep it
+            right = [row[i] for i, row in enumerate(mean_confusion(runs))]
+            yield Picture(
+                CONFUSIONS,
+                f"{display_name(label)}: confusion by experience",
+                f"Taken for a class of their own experience: {_row(right)}.",
+                confusion_figure(label, runs),
+                f"confusion-{file_name(label)}",
+            )
     for label, runs in methods.items():
         if runs[0].get("mist", {}).get("layers"):
             yield Picture(

@@ -33,6 +33,7 @@ from ..strategies.names import SHARED_STRATEGIES
 from ..strategies.registry import build_strategy, takes
 from .checkpoint import Checkpoint, NotResumableWarning
 from .config import BENCHMARKS, SCHEMA, RunConfig
+from .confusion import Confusion
 from .metrics import accuracy_rows, summarize
 from .prediction import save_classifier
 from .results import CHECKPOINTS, check_free, earlier_results, environment
@@ -84,8 +85,9 @@ def run(
 
     Returns:
         The content of results.json, with ``schema``, ``config``, ``metrics`` (percent),
-        ``accuracy`` (rows in percent), ``timing`` (seconds), ``parameters`` (entries of the model
-        that require gradients, and of the backbone that have changed), ``environment``.
+        ``accuracy`` (rows in percent), ``confusion`` (images), ``timing`` (seconds), ``parameters``
+        (entries of the model that require gradients, and of the backbone that have changed),
+        ``environment``.
     """
     output = Path(output)
     with processes(config.device):
@@ -136,6 +138,8 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     boards = []
     if rank() == 0:
         boards = [TensorboardLogger(output / "tensorboard")]
+    confusion = Confusion(len(benchmark.class_names))
+    accuracies = accuracy_metrics(experience=True, stream=True)
     strategy = build_strategy(
         config.strategy,
         backbone,
@@ -144,7 +148,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         image_size=image_size,
         device=device,
         plugins=[mist] if mist else [],
-        evaluator=EvaluationPlugin(accuracy_metrics(experience=True, stream=True), loggers=boards),
+        evaluator=EvaluationPlugin(accuracies, confusion, loggers=boards),
         settings=strategy_args,
     )
 
@@ -178,6 +182,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         done["train"].append(round(trained - began, 3))
         done["eval"].append(round(time.perf_counter() - trained, 3))
         correct.append([_correct(metrics, i, counts[i]) for i in range(t + 1)])
+        done["confusion"] = confusion.summary([e.classes_in_this_experience for e in stream])
         done["total"] = round(earlier + time.perf_counter() - start, 3)
         checkpoint.save(done)
         accuracy = f"{summarize(correct, counts)['A_T']:.1f} %"
@@ -194,6 +199,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         "classes_seen": np.cumsum([len(e.classes_in_this_experience) for e in stream]).tolist(),
         "test_images": counts,
         "class_names": list(benchmark.class_names),
+        "confusion": done["confusion"],
         "inputs": config.inputs,
         "timing": {**timing, "total": round(earlier + time.perf_counter() - start, 3)},
         "parameters": {

@@ -59,7 +59,8 @@ def test_files_of_three_formats_that_are_the_same_twice(tmp_path):
     files = {f.name: f.read_bytes() for f in (tmp_path / "a" / "figures").iterdir()}
     assert files == {f.name: f.read_bytes() for f in (tmp_path / "b" / "figures").iterdir()}
     one_each = {"accuracy", "gain", "tradeoff", "tuning-loss"}
-    of_methods = {f"matrix-{name}" for name in methods()} | {"selection-ranpac+mist"}
+    of_methods = {f"{kind}-{name}" for kind in ("matrix", "confusion") for name in methods()}
+    of_methods |= {"selection-ranpac+mist"}
     assert {*files} == {
         f"{name}.{suffix}" for name in one_each | of_methods for suffix in ("png", "svg", "pdf")
     }

@@ -27,10 +27,12 @@ def test_page_needs_nothing_else_and_says_its_pictures_in_words(page):
     assert "<h1>a &amp; b</h1>" in text
     assert "&lt;simplecil&gt;" in text
     pictures = re.findall(r"<svg role=.img. aria-label=.([^>]*?). ", text)
-    assert len(pictures) == text.count("<svg ") == 6
+    assert len(pictures) == text.count("<svg ") == 8
     assert "Naive ends at 75.0 %" in text
     assert "shared with the selection before: 50 %" in text
     assert "#123456" not in text
+    assert "Taken for a class of their own experience: 70 %, 70 %, 70 %, 70 %." in text
+    assert "class 0 as class 1 (3 images); class 2 as class 0 (1 image)" in text
 
 
 def test_page_says_how_it_was_made(page):

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mist_avalanche.cli import command as cli
 from mist_avalanche.cli import options
 from mist_avalanche.models.defaults import DEFAULTS
+from mist_avalanche.reports.pictures import CONFUSIONS
 from mist_avalanche.runs import experiments
 from mist_avalanche.runs.ablations import ABLATIONS
 from mist_avalanche.runs.config import RunConfig
@@ -57,6 +58,7 @@ def test_results_have_their_schema_and_repeat(tmp_path):
     assert written["config"]["mist_args"]["tune_epochs"] == 1
     assert written["config"]["mist_args"]["tune_on"] == "first"  # the backbone's default
     assert written["config"]["split"] == "rendered, data_seed 0"
+    assert len(written["confusion"]["classes"][0]) == 3
     assert 0 < written["mist"]["selected_fraction"] <= 0.05
     assert [len(losses) for losses in written["mist"]["losses"]] == [1]
     assert written["parameters"]["trainable"] <= written["parameters"]["total"]
@@ -69,6 +71,7 @@ def test_results_have_their_schema_and_repeat(tmp_path):
     assert {tag.split("/")[0] for tag in images} == {
         "Methods",
         "Accuracy by experience",
+        CONFUSIONS,
         "Where MIST may move the backbone",
     }
     assert written["parameters"]["updated"] <= 0.05 * written["parameters"]["trainable"]
@@ -89,6 +92,10 @@ def test_every_strategy_of_the_command(tmp_path, strategy):
         config = replace(config, mist=False, mist_args={})
     results = run(config, tmp_path, progress=False)
     assert len(results["accuracy"]) == 4
+    confusion = np.array(results["confusion"]["experiences"])
+    assert (confusion.sum(axis=1) <= results["test_images"]).all()  # less those of unseen classes
+    last = np.array(results["accuracy"][-1]) * results["test_images"] / 100
+    assert (confusion.diagonal() >= last.round()).all()
     assert results["parameters"]["updated"] > 0
 
 
@@ -163,6 +170,10 @@ def test_command(tmp_path, capsys):
         "Accuracy by experience/SimpleCIL: accuracy by experience",
         "Accuracy by experience/SimpleCIL + MIST: accuracy by experience",
         "Where MIST may move the backbone/SimpleCIL + MIST: entries that may move",
+        *(
+            f"{CONFUSIONS}/{name}: confusion by experience"
+            for name in ("SimpleCIL", "SimpleCIL + MIST")
+        ),
     }
     assert set(board.Tags()["images"]) == tags
     assert cli.main(["run", *arguments, "--overwrite", "--experiences", "0"]) == 1

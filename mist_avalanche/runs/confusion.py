@@ -1,0 +1,57 @@
+"""What test images are taken for after the last experience."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from avalanche.evaluation.metrics import StreamConfusionMatrix
+
+_PAIRS = 20  # that are kept
+
+
+class Confusion(StreamConfusionMatrix):
+    """Avalanche's confusion matrix of the newest evaluation, which no logger gets.
+
+    Args:
+        n_classes: of the benchmark.
+    """
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__(num_classes=n_classes, save_image=False)
+
+    def after_eval_iteration(self, strategy: Any) -> None:
+        """Count a batch."""
+        self.update(strategy.mb_y.cpu(), strategy.mb_output.cpu())
+
+    def after_eval(self, strategy: Any) -> None:
+        """Log nothing: the whole matrix as an image a run is for nobody."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: every evaluation begins anew."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The counterpart of :meth:`state_dict`."""
+
+    def summary(self, experiences: Sequence[Iterable[int]]) -> dict[str, list[list[int]]]:
+        """As in results.json.
+
+        Args:
+            experiences: the classes of each.
+
+        Returns:
+            ``experiences``: row i, column j: images of the classes of experience i that were taken
+            for one of experience j; what was taken for a class of none is not counted.
+            ``classes``: the pairs that were confused most often, as true class, predicted class
+            and number of images.
+        """
+        matrix = self.result()
+        groups = [[*classes] for classes in experiences]
+        wrong = matrix.clone().fill_diagonal_(0)
+        most = wrong.flatten().argsort(descending=True, stable=True)[:_PAIRS].tolist()
+        pairs = [(i // len(wrong), i % len(wrong)) for i in most]
+        return {
+            "experiences": [[int(matrix[i][:, j].sum()) for j in groups] for i in groups],
+            "classes": [[i, j, int(wrong[i, j])] for i, j in pairs if wrong[i, j]],
+        }
