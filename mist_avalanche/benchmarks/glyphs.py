@@ -34,8 +34,9 @@ FAR = replace(
     scale=(0.65, 1.15),
     shift=0.08,
     elastic=0.035,
-    outline=0.4,
+    outline=1.0,
     noise=0.12,
+    texture=0.06,
 )
 N_TRAIN, N_TEST = 20, 10  # renderings of each glyph
 

@@ -59,6 +59,7 @@ class Style:
     contrast: tuple[float, float] = (0.4, 1.0)  # distance between ink and paper
     colour: bool = True  # independent channels, either polarity; else dark ink on light paper
     noise: float = 0.05
+    texture: float = 0.0  # as noise, but in blots of four pixels of 32
 
     def towards(self, other: Style, share: float) -> Style:
         """A part of the way to another style; 0 is this one, 1 the other."""
@@ -256,4 +257,7 @@ def render(ink: Tensor, style: Style, generator: torch.Generator, size: int = 32
     drawn = F.interpolate(drawn, (size, size), mode="area")
     image = _colour(drawn, style, generator)
     noise = torch.randn(image.shape, generator=generator) * style.noise
+    if style.texture:
+        blots = torch.randn(len(image), 1, 8, 8, generator=generator) * style.texture
+        noise = noise + F.interpolate(blots, (size, size), mode="bicubic")
     return (image + noise).clamp(0, 1)

@@ -82,7 +82,8 @@ def parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=1, metavar="N", help="run N seeds, from --seed on")
     add("--jobs", type=int, metavar="J", help="runs at a time; default: one a GPU or a core")
     add("--vary-order", action="store_true", help="a class order of its own for every seed")
-    add("--output", metavar="DIR", help="default: results/BENCHMARK-METHOD")
+    output = "default: results/BENCHMARK-METHOD, or -comparison, or -ablations"
+    add("--output", metavar="DIR", help=output)
     add("--resume", action="store_true", help="go on where runs of the same settings were stopped")
     add("--overwrite", action="store_true", help="replace finished runs")
     add("--dry-run", action="store_true", help="show what would run, and stop")

@@ -14,6 +14,7 @@ from ..reports.columns import chosen
 from ..reports.page import write_page
 from ..reports.pictures import write_figures
 from ..reports.tables import cost_table, table, write_tables
+from ..reports.words import lead
 from ..runs.ablations import ablated, sentences
 from ..runs.config import RunConfig
 from ..runs.experiments import default_jobs, run_methods
@@ -78,7 +79,8 @@ def carry_out(methods: Mapping[str, RunConfig], args: argparse.Namespace) -> Non
         if rank():
             return  # the first process writes
         finished = {label: r for label, r in zip(methods, runs, strict=True) if r}
-        print(f"\n{table(finished, columns=columns)}\n\n{cost_table(finished)}\n")
+        print(f"\n{lead(finished)}\n\n{table(finished, columns=columns)}")
+        print(f"\n{cost_table(finished)}\n")
         if not one:
             file = write_tables(finished, output, _FOLDERS[args.command], columns)
             print(f"Tables: {file}, also .csv, .json and .tex, and {file.stem}-costs.*")

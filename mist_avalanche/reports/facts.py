@@ -23,7 +23,10 @@ _MACHINE = ("device", "processor", "cpus", "threads", "processes", "system")
 def how_it_was_made(methods: Mapping[str, Runs], command: str | None, date: str) -> str:
     """The command line, settings that methods share, versions, hardware and date."""
     first = next(iter(methods.values()))[0]
-    config = {**first["config"], **{k: first.get("inputs", {}).get(k) for k in ("image_size",)}}
+    inputs = first.get("inputs", {})
+    config = {**first["config"], "image_size": inputs.get("image_size")}
+    if inputs.get("mean") is None:
+        config["normalize"] = "none: images in [0, 1]"
     made = first["environment"]
     packages = [f"{k} {v}" for k, v in made.items() if k not in _MACHINE]
     machine = [f"{k} {made[k]}" for k in _MACHINE if made.get(k) is not None]

@@ -41,9 +41,8 @@ each experience. A_new: mean accuracy on the newest classes. Forgetting: best ea
 the classes of an experience less the last. Mean ± standard deviation over seeds, in percent.
 Bold is the best mean of a column, underlined the second; upper bounds (Joint, Cumulative) take no
 part."""
-_COSTS = """Means over seeds. Memory: of the GPU, or of the whole process on a CPU. Trainable:
-entries of the model that require gradients at the end. Updated: entries of the backbone that
-differ from the pretrained ones."""
+_COSTS = """Means over seeds. Memory: of the GPU, or of the whole process on a CPU. Updated: entries
+of the backbone that differ from the pretrained ones, and their share of the model."""
 
 
 def write_page(

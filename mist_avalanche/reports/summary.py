@@ -21,17 +21,14 @@ class Cost(NamedTuple):
 def _share(results: Mapping[str, Any]) -> float | None:
     parameters = results.get("parameters", {})
     total = parameters.get("total")
-    return 100 * parameters["trainable"] / total if total else None
+    return 100 * parameters["updated"] / total if total else None
 
 
 COSTS: Mapping[str, Cost] = {
     "seconds": Cost("seconds", lambda r: r.get("timing", {}).get("total"), "{:,.0f}".format),
     "memory": Cost("peak memory (MiB)", lambda r: r.get("memory"), lambda v: f"{v / 2**20:,.0f}"),
-    "trainable": Cost(
-        "trainable", lambda r: r.get("parameters", {}).get("trainable"), "{:,.0f}".format
-    ),
-    "trainable_share": Cost("trainable (%)", _share, "{:.2f}".format),
     "updated": Cost("updated", lambda r: r.get("parameters", {}).get("updated"), "{:,.0f}".format),
+    "updated_share": Cost("updated (%)", _share, "{:.2f}".format),
 }
 
 

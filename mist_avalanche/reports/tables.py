@@ -34,7 +34,7 @@ def table(methods: Mapping[str, Runs], style: str = "simple", columns: Columns =
 
 
 def cost_table(methods: Mapping[str, Runs], style: str = "simple") -> str:
-    """Time, memory and trained entries, means over seeds; empty where a run has not measured it."""
+    """Time, memory and updated entries, means over seeds; empty where a run has not measured it."""
     return _written(cost_rows(methods), style, *_cost_heads())
 
 

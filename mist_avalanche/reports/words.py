@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..strategies.names import display_name
 from .columns import BEST, ranks
@@ -22,10 +23,19 @@ def lead(methods: Mapping[str, Runs]) -> str:
         verb = "has the best A_T" if len(methods) > 1 else "has an A_T"
         seeds = counted(len(methods[label]), "seed")
         mean = f"{found[label]['mean']:.1f}{spread} %"
-        said.append(f"{display_name(label)} {verb}{shared}: {mean} over {seeds}.")
+        of = f"{mean} over {seeds}{_part(methods[label][0])}"
+        said.append(f"{display_name(label)} {verb}{shared}: {of}.")
     whole = [g for g in gains(methods) if g.label.split("+")[1] == "mist"]
     said += [f"{_adds(g)}." for g in whole]
     return " ".join(said)
+
+
+def _part(results: Mapping[str, Any]) -> str:
+    """Which experiences a run was of, where not of all."""
+    config = results["config"]
+    if config.get("first") is None:
+        return ""
+    return f", after {config['first']} of {config['experiences']} experiences"
 
 
 def _adds(gain: Gain) -> str:

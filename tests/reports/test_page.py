@@ -58,6 +58,8 @@ def test_first_line_makes_the_point():
     one = {"ranpac": hosts[:1], "ranpac+mist": tuned[:1]}
     assert lead(one).endswith("MIST adds +2.0 points (1 seed, no interval) to RanPAC.")
     assert lead({"naive": hosts[:1]}) == "Naive has an A_T: 70.0 % over 1 seed."
+    part = {**hosts[0], "config": {**hosts[0]["config"], "first": 2, "experiences": 10}}
+    assert lead({"naive": [part]}).endswith("over 1 seed, after 2 of 10 experiences.")
 
 
 def test_every_ablation_has_its_sentence():

@@ -92,11 +92,11 @@ def test_files(tmp_path):
 
 
 def test_costs(tmp_path):
-    counts = {"total": 400, "trainable": 100, "updated": 7}
+    counts = {"total": 400, "updated": 7}
     methods = {"a": runs(1.0, 2.0, parameters=counts, memory=3 * 2**20), "old": runs(1.0)}
     first, last = tables.cost_table(methods, "pipe").splitlines()[2:]
-    assert [c.strip() for c in first.split("|")[1:-1]] == ["a", "2", "3", "3", "100", "25.00", "7"]
-    assert [c.strip() for c in last.split("|")[1:-1]] == ["old", "1", "3", "", "", "", ""]
+    assert [c.strip() for c in first.split("|")[1:-1]] == ["a", "2", "3", "3", "7", "1.75"]
+    assert [c.strip() for c in last.split("|")[1:-1]] == ["old", "1", "3", "", "", ""]
 
 
 def test_text_is_no_markup():
