@@ -59,14 +59,13 @@ DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
             mist=MappingProxyType(
                 {
                     "tune_on": "first",
-                    "lr": 1e-2,
-                    "tune_epochs": 100,
-                    "projection_epochs": 30,
+                    "lr": 3e-2,
+                    "tune_epochs": 30,
                     "batch_size": 64,
                     "view": {"flip": 0.0},  # mirrored letters are other letters
                 }
             ),
-            mist_with_drift=MappingProxyType({"tune_on": "every", "later_epochs": 30}),
+            mist_with_drift=MappingProxyType({"tune_on": "every"}),
             n_random_features=5000,
             strategies=MappingProxyType(
                 {

@@ -50,8 +50,14 @@ def interval(values: list[float]) -> str:
         return ""
     if len(values) < 3:
         return ", ".join(f"{value:+.1f}" for value in values)
-    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-    return f"{mean(values):+.1f} ± {half:.1f}"
+    return f"{mean(values):+.1f} ± {half_width(values):.1f}"
+
+
+def half_width(values: list[float]) -> float:
+    """Of the 95 % interval of Student's t; 0 for one or two values."""
+    if len(values) < 3:
+        return 0.0
+    return float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -73,6 +79,21 @@ def headline(runs: Runs) -> list[str]:
             rows.append(cells)
     header = ["data", "strategy", "frozen, A_T / A_bar", "+ MIST", "gain of A_T"]
     return table(header, rows)
+
+
+def default(runs: Runs) -> list[str]:
+    """Frozen and with the default settings, on the seeds that were measured."""
+    rows = []
+    for name, title in TITLES.items():
+        cells = [title]
+        for strategy in STRATEGIES:
+            tuned = runs.values("mist default", name, strategy)
+            gains = runs.gains("mist default", name, strategy)
+            frozen = mean(tuned) - mean(gains)
+            cells += [f"{frozen:.1f}", f"{mean(tuned):.1f}", interval(gains)]
+        rows.append([*cells, str(len(gains))])
+    header = [part for label in STRATEGIES.values() for part in (label, "+ MIST", "gain")]
+    return table(["data", *header, "seeds"], rows)
 
 
 def every(runs: Runs) -> list[str]:
@@ -119,28 +140,34 @@ def choices(rows: Iterable[Row]) -> list[str]:
 
 
 def picture(runs: Runs, file: Path) -> None:
-    """Gain against the frozen backbone's accuracy, seeds as points."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-    for strategy, marker, color in (("simplecil", "o", "#1f5fa8"), ("ranpac", "s", "#c2571a")):
+    """Gain against the frozen backbone's accuracy: seeds as points, mean and 95 % interval."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    of_strategy = {"simplecil": ("o", "#1f5fa8"), "ranpac": ("s", "#c2571a")}
+    of_method = {"mist default": ("learning rate 0.003 (default)", 0), "mist first": ("0.01", 1)}
+    for strategy, (marker, color) in of_strategy.items():
         for name, title in TITLES.items():
-            frozen = mean(runs.values("frozen", name, strategy))
-            gains = runs.gains("mist first", name, strategy)
-            axes.plot([frozen] * len(gains), gains, marker, ms=5, color=color, alpha=0.5, mew=0)
-            axes.plot(frozen, mean(gains), "_", ms=16, mew=2, color=color)
-            axes.annotate(
-                title.split(" (")[0],
-                (frozen, mean(gains)),
-                (7, 4),
-                textcoords="offset points",
-                fontsize=8,
-                color=color,
-            )
+            x = mean(runs.values("frozen", name, strategy))
+            for method, (_, filled) in of_method.items():
+                gains = runs.gains(method, name, strategy)
+                at = x + (0.7 if filled else -0.7)
+                face = color if filled else "none"
+                axes.plot([at] * len(gains), gains, marker, ms=4, color=color, mfc=face, alpha=0.6)
+                bar = half_width(gains) or None
+                axes.errorbar(at, mean(gains), bar, fmt="_", ms=12, capsize=3, color=color)
+            text = title.split(" (")[0]
+            look = {"textcoords": "offset points", "fontsize": 8, "color": color}
+            if strategy == "ranpac":
+                axes.annotate(text, (x + 0.7, mean(gains)), (9, 4), **look)
+            else:
+                axes.annotate(text, (x - 0.7, mean(gains)), (-9, 4), ha="right", **look)
     axes.axhline(0, color="0.6", lw=0.8)
     axes.set_xlabel("A_T of the frozen backbone (%)")
-    axes.set_ylabel("gain by MIST before\nthe first experience (points)")
+    axes.set_ylabel("gain in A_T by MIST before\nthe first experience (points)")
     axes.set_title("DeiT-Tiny, 224 pixels, 10 experiences", fontsize=9, loc="left")
-    for strategy, marker, color in (("SimpleCIL", "o", "#1f5fa8"), ("RanPAC", "s", "#c2571a")):
-        axes.plot([], [], marker, color=color, label=strategy, mew=0)
+    for strategy, (marker, color) in of_strategy.items():
+        axes.plot([], [], marker, color=color, label=STRATEGIES[strategy])
+    for label, filled in of_method.values():
+        axes.plot([], [], "D", color="0.3", mfc="0.3" if filled else "none", label=label)
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=150)
@@ -154,6 +181,7 @@ def main(rows: list[Row], template: Path, document: Path = DOCUMENT) -> None:
     text = template.read_text()
     for mark, lines in {
         "headline": headline(runs),
+        "default": default(runs),
         "every": every(runs),
         "parts": parts(runs, ["cars", "omniglot"]),
         "choices": choices(rows),
