@@ -1,4 +1,4 @@
-"""SplitGlyphs: 100 letters, from print to a hurried hand; nothing to download."""
+"""SplitGlyphs: 100 letters, from print to hollow ones by hand; nothing to download."""
 
 from __future__ import annotations
 
@@ -27,17 +27,7 @@ HAND_MADE = Style(
     colour=False,
     noise=0.1,
 )
-FAR = replace(
-    HAND_MADE,
-    rotation=0.4,
-    slant=0.4,
-    scale=(0.65, 1.15),
-    shift=0.08,
-    elastic=0.035,
-    outline=1.0,
-    noise=0.12,
-    texture=0.06,
-)
+FAR = replace(HAND_MADE, outline=1.0, texture=0.1)
 N_TRAIN, N_TEST = 20, 10  # renderings of each glyph
 
 
@@ -87,9 +77,9 @@ def SplitGlyphs(
     Args:
         n_experiences: number of experiences.
         shift: how far the images are from what the embedded backbone has seen, in [0, 2]. At 0
-            they are drawn as in its pretraining, at 1 they look hand-made, at 2 they are as
-            crooked as a hurried hand's. Between these, lengths, angles and shares change evenly;
-            colour goes, and strokes become uneven, half way to 1.
+            they are upright print, at 1 they look hand-made, at 2 they are hollow on blotted paper
+            as well. Between these, lengths, angles and shares change evenly; colour goes, and
+            strokes become uneven, half way to 1.
         data_seed: of the renderings.
         seed: of the class order.
         fixed_class_order: class ids in their order of appearance.

@@ -23,8 +23,8 @@ def test_check_of_a_sound_copy_and_of_a_part(tmp_path, capsys, monkeypatch):
         "split       80/20 by name hash",
         "classes     6",
         "images      48 for training, 12 for testing",
-        "whole       no: ImageNet-R has 200 classes; ImageNet-R has 30000 images",
-        "no images   0, skipped",
+        "complete    no: ImageNet-R has 200 classes; ImageNet-R has 30000 images",
+        "other files 0, skipped",
         "unreadable  0",
         "duplicates  0 between training and test",
     ):
@@ -32,7 +32,7 @@ def test_check_of_a_sound_copy_and_of_a_part(tmp_path, capsys, monkeypatch):
     facts = replace(IMAGENET_R, n_classes=6, n_images=60)
     monkeypatch.setattr(data, "facts_of", lambda _name: facts)
     assert cli.main(command) == 0
-    assert "whole       yes" in capsys.readouterr().out
+    assert "complete    yes" in capsys.readouterr().out
 
 
 def test_check_finds_unreadable_images_and_duplicates(tmp_path, capsys):
@@ -47,7 +47,7 @@ def test_check_finds_unreadable_images_and_duplicates(tmp_path, capsys):
     assert f"{tests[0]}': it is empty (0 bytes)" in shown
     names = [path.relative_to(root).as_posix() for path in (train, tests[1])]
     assert " = ".join(names) in shown
-    assert "no images   1, skipped" in shown
+    assert "other files 1, skipped" in shown
 
 
 def test_list_shows_what_is_there(tmp_path, capsys):

@@ -112,8 +112,8 @@ def frozen_accuracy(**settings):
 
 
 def test_glyphs_are_neither_easy_nor_hopeless_for_the_embedded_backbone():
-    """Frozen class means end between 30 % and 75 %, so that a method can win or lose."""
-    assert 30 < frozen_accuracy() < 75
+    """Frozen class means end between 25 % and 85 %, so that a method can win or lose."""
+    assert 25 < frozen_accuracy(shift=2) < frozen_accuracy() < 85
 
 
 def test_glyphs_are_harder_the_farther_they_are_from_print():
