@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test lint types check docs bench evidence wheel clean
 
 demo: $(INSTALLED)
-	$(BIN)/mist-avalanche compare --benchmark glyphs --benchmark-arg shift=1.5 --output results/demo \
+	$(BIN)/mist-avalanche compare --benchmark glyphs --benchmark-arg shift=2 --output results/demo \
 		--resume --strategies simplecil,simplecil+mist,ranpac,ranpac+mist,replay
 
 test: lint types check

@@ -47,11 +47,11 @@ class BackboneDefaults:
         return {**self.mist, **(self.mist_with_drift if drift_compensation else {})}
 
 
-# Those of the embedded backbone were chosen on Omniglot small1, and projection_epochs and lr on
-# SplitGlyphs too; APER's adapter on held-out training images of SplitGlyphs' first experience
-# (docs/tuned.md); the paper's, for ViT-B/16, are MISTPlugin's own. RanPAC's M keeps away from the
-# number of training images: where both are equal, a small ridge fits them exactly and predicts
-# badly. Prompts: the best of some rates, with a quarter of the training images of glyphs held out.
+# MIST's of the embedded backbone are the best of a few learning rates and numbers of epochs on
+# glyphs of its pretraining, which no benchmark has (tests/performance/kinds_of_shift.py). Those of
+# its strategies are of held-out training images of SplitGlyphs. The paper's, for ViT-B/16, are
+# MISTPlugin's own. RanPAC's M keeps away from the number of training images: where both are equal,
+# a small ridge fits them exactly and predicts badly.
 DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
     {
         EMBEDDED: BackboneDefaults(
