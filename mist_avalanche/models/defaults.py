@@ -59,8 +59,8 @@ DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
             mist=MappingProxyType(
                 {
                     "tune_on": "first",
-                    "lr": 3e-2,
-                    "tune_epochs": 30,
+                    "lr": 1e-2,
+                    "tune_epochs": 60,
                     "batch_size": 64,
                     "view": {"flip": 0.0},  # mirrored letters are other letters
                 }

@@ -75,6 +75,7 @@ def main() -> None:
         print(f"lr {lr}, dense {dense}", flush=True)
         stage("main", grid.main(lr))
         stage("default", grid.default())
+        stage("suggested", grid.suggested(rows))
         stage("wide", grid.every(lr) + grid.parts(rows, lr, dense))
         stage("choice of lora", grid.choice_lora())
         stage("plain", grid.plain_baselines(rows))

@@ -108,6 +108,25 @@ def default() -> list[Job]:
     return [Job(n, "mist default", first(3e-3), seed) for n in sets for seed in SEEDS]
 
 
+def suggested_lr(results: Results, name: str) -> float:
+    """As ``mist-avalanche suggest`` would: the best on held-out images of one set alone."""
+    by_lr: dict[float, list[float]] = defaultdict(list)
+    for r in results:
+        if r["held_out"] == 2 and r["method"] == "mist" and r["set"] == name:
+            by_lr[r["mist"]["lr"]].append(r["simplecil"]["A_T"])
+    return max(sorted(by_lr), key=lambda lr: round(mean(by_lr[lr]), 6))
+
+
+def suggested(results: Results) -> list[Job]:
+    """A learning rate for each set, where it is not one of those that all sets have."""
+    found = []
+    for name in ("cars", "cub", "omniglot", "cifar"):
+        lr = suggested_lr(results, name)
+        if lr not in (3e-3, best_lr(results, "mist")):
+            found += [Job(name, "mist suggested", first(lr), seed) for seed in SEEDS]
+    return found
+
+
 def every(lr: float) -> list[Job]:
     """MIST before every experience, with and without drift compensation."""
     arguments = {"tune_on": "every", "lr": lr, "tune_epochs": EPOCHS}

@@ -63,8 +63,8 @@ def main() -> None:
     """Print a row for each kind of shift and learning rate."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--lrs", type=float, nargs="+", default=[0.03])
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--lrs", type=float, nargs="+", default=[0.01])
+    parser.add_argument("--epochs", type=int, default=60)
     args = parser.parse_args()
     for name, style in KINDS.items():
         frozen = [accuracy(style, seed, None) for seed in range(args.seeds)]
