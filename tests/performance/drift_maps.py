@@ -21,6 +21,7 @@ SimpleCIL and RanPAC, mean and standard deviation over seeds.
 from __future__ import annotations
 
 import argparse
+import json
 
 import numpy as np
 import torch
@@ -57,12 +58,13 @@ def mixed(x):
 class Recorder:
     """Features of the same images before and after every tuning."""
 
-    def __init__(self, benchmark, seed):
+    def __init__(self, benchmark, seed, weights, mist):
         self.train = [stacked(e.dataset.eval()) for e in benchmark.train_stream]
         self.test = [stacked(e.dataset.eval()) for e in benchmark.test_stream]
-        self.backbone = create_backbone()
+        self.backbone = create_backbone(weights=weights)
         defaults = DEFAULTS[EMBEDDED]
-        settings = {**defaults.mist, **defaults.mist_with_drift, "seed": seed, "verbose": False}
+        settings = {**defaults.mist, **defaults.mist_with_drift, **mist}
+        settings |= {"seed": seed, "verbose": False}
         strategy = SimpleCIL(model=self.backbone, plugins=[MISTPlugin(**settings)], evaluator=None)
         self.past, self.views = [], []
         for t, experience in enumerate(benchmark.train_stream):
@@ -186,11 +188,13 @@ def main() -> None:
     parser.add_argument("--dataset-root", required=True, metavar="DIR")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--experiences", type=int, default=10)
+    parser.add_argument("--weights", help="of the backbone, instead of the package's")
+    parser.add_argument("--mist", type=json.loads, default={}, help="arguments of MIST, as JSON")
     args = parser.parse_args()
     benchmark = SplitOmniglot(args.experiences, dataset_root=args.dataset_root)
     results = {kind: [] for kind in KINDS}
     for seed in range(args.seeds):
-        recorder = Recorder(benchmark, seed)
+        recorder = Recorder(benchmark, seed, args.weights, args.mist)
         for kind in KINDS:
             results[kind].append(measure(recorder, kind, DEFAULTS[EMBEDDED].n_random_features))
     print("| way | error of class means | SimpleCIL A_T | RanPAC A_T |\n| --- | --: | --: | --: |")

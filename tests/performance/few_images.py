@@ -60,9 +60,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset-root", required=True, help="of Omniglot")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--weights", help="of the backbone, instead of the package's")
     parser.add_argument("--width", type=int, default=5000, help="M")
     args = parser.parse_args()
-    backbone = create_backbone().eval()
+    backbone = create_backbone(weights=args.weights).eval()
     benchmarks = {
         "glyphs": SplitGlyphs(10),
         "omniglot": SplitOmniglot(10, dataset_root=args.dataset_root, image_size=32),
