@@ -36,7 +36,7 @@ def accuracy_figure(methods: Mapping[str, Runs]) -> Figure:
             shade = {"color": colour(label, methods), "alpha": 0.15, "linewidth": 0}
             axes.fill_between(classes, mean - std, mean + std, **shade)
     axes.set(xlabel="classes seen", ylabel="top-1 accuracy (%)")
-    axes.set_ylim(0, min(100, axes.get_ylim()[1]))
+    axes.set_ylim(0, min(102, 1.05 * axes.get_ylim()[1]))
     axes.grid(alpha=0.3)
     legend(figure)
     return readable(figure)

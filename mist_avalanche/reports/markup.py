@@ -78,7 +78,8 @@ def as_html(
         cells = "".join(f"<td>{cell}" for cell in others)
         note = f"<td class=note>{html.escape(notes[i])}" if notes else ""
         lines.append(f"<tr><th scope=row>{first}{cells}{note}</tr>")
-    top = "".join(f"<th scope=col>{head}" for head in (*heads, *([note_head] if notes else [])))
+    top = "".join(f"<th scope=col>{head}" for head in heads)
+    top += f"<th scope=col class=note>{note_head}" if notes else ""
     return f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
