@@ -105,9 +105,8 @@ def suggested(runs: Runs, rows: list[Row]) -> list[str]:
         own = {3e-3: "mist default", 1e-2: "mist first"}.get(lr, "mist suggested")
         methods = ("mist default", "mist first", own)
         for strategy, label in STRATEGIES.items():
-            cells = [interval(runs.gains(method, name, strategy)) for method in methods]
-            if cells[-1]:
-                lines.append([title, label, *cells[:2], f"{lr:g}", cells[2]])
+            cells = [interval(runs.gains(m, name, strategy)) or "not measured" for m in methods]
+            lines.append([title, label, *cells[:2], f"{lr:g}", cells[2]])
     heads = ["data", "strategy", "0.003 (default)", "0.01 (shared)", "own rate", "gain at it"]
     return table(heads, lines)
 
