@@ -42,7 +42,7 @@ def test_commands_parse(page):
 
 
 @pytest.mark.usefixtures("short_tuning")
-@pytest.mark.parametrize("name", ["add-mist", "own-images", "own-backbone"])
+@pytest.mark.parametrize("name", ["add-mist", "own-images", "own-backbone", "prompts"])
 def test_guides_run(name, tmp_path, monkeypatch, capsys):
     class_folders(tmp_path / "photos", photos())
     monkeypatch.chdir(tmp_path)

@@ -176,6 +176,7 @@ def picture(runs: Runs, file: Path) -> None:
             else:
                 axes.annotate(text, (x - 0.7, mean(gains)), (-9, 4), ha="right", **look)
     axes.axhline(0, color="0.6", lw=0.8)
+    axes.set_xlim(12, 97)
     axes.set_xlabel("A_T of the frozen backbone (%)")
     axes.set_ylabel("gain in A_T by MIST before\nthe first experience (points)")
     axes.set_title("DeiT-Tiny, 224 pixels, 10 experiences", fontsize=9, loc="left")
