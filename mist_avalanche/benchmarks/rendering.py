@@ -72,6 +72,8 @@ class Style:
 
 def _between(a: object, b: object, share: float) -> object:
     """A part of the way from one setting of a style to another."""
+    if a == b:
+        return a
     if isinstance(a, tuple) and isinstance(b, tuple):
         return tuple(_between(x, y, share) for x, y in zip(a, b, strict=True))
     if isinstance(a, bool):
