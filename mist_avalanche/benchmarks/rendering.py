@@ -177,14 +177,13 @@ def outlines(characters: tuple[str, ...]) -> Tensor:
 
 def outlines_in(characters: tuple[str, ...], faces: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     """The characters that each of matplotlib's faces has, (N, 64, 64), and which they are, (N,)."""
-    drawn, which = [], []
-    for face in faces:
-        for i, character in enumerate(characters):
-            if ord(character) in _coverage(face):
-                outline = _outline(character, face)
-                if outline is not None:
-                    drawn.append(outline)
-                    which.append(i)
+    found = [
+        (outline, i)
+        for face in faces
+        for i, character in enumerate(characters)
+        if ord(character) in _coverage(face) and (outline := _outline(character, face)) is not None
+    ]
+    drawn, which = zip(*found, strict=True)
     return torch.from_numpy(np.stack(drawn)).float() / 255, torch.tensor(which)
 
 

@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from statistics import mean
 from typing import Any
 
-from jobs import Job
+from jobs import BACKBONE, Job
 from sets import TITLES
 
+from mist_avalanche.models import backbone_defaults
+
 EPOCHS = 10
+DEFAULT_LR = backbone_defaults(BACKBONE).mist["lr"]
 LRS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 DENSE = {"select_rate": 1.0, "drop_rate": 0.0}
 DENSE_LRS = (3e-5, 1e-4, 3e-4, 1e-3)
@@ -47,18 +50,9 @@ def choice_lora() -> list[Job]:
     ]
 
 
-def best_lora(results: Results) -> float:
-    """The learning rate of :func:`choice_lora` with the best nearest mean over all sets."""
-    by_lr: dict[float, list[float]] = defaultdict(list)
-    for r in results:
-        if r["method"] == "lora" and r["held_out"]:
-            by_lr[r["lora"]["lr"]].append(r["simplecil"]["A_T"])
-    return max(by_lr, key=lambda lr: mean(by_lr[lr]))
-
-
 def plain_baselines(results: Results) -> list[Job]:
     """LoRA on the first experience, and linear probes of all classes."""
-    lora = {"rank": 7, "lr": best_lora(results), "epochs": EPOCHS}
+    lora = {"rank": 7, "lr": best_lr(results, "lora"), "epochs": EPOCHS}
     found = [Job(name, "frozen, probed", None, 0, probe=True) for name in TITLES]
     found += [Job(n, "lora", None, s, lora=lora, probe=True) for s in SEEDS for n in TITLES]
     return found
@@ -76,16 +70,17 @@ def confirm(results: Results, lr: float, n: int = 2) -> list[Job]:
     return [Job(s, m, arguments[m], seed) for seed in SEEDS for m in better for s in TITLES]
 
 
-def best_lr(results: Results, method: str) -> float:
-    """The learning rate of the best nearest mean on held-out images, over all sets.
+def best_lr(results: Results, method: str, name: str | None = None) -> float:
+    """The learning rate of the best nearest mean on held-out images, over all sets or of one.
 
-    MIST is tuned on half of the classes, so that half of what is judged are classes to come.
+    The backbone is tuned on half of the classes, so that half of what is judged are classes to
+    come.
     """
     by_lr: dict[float, list[float]] = defaultdict(list)
     for r in results:
-        if r["held_out"] == 2 and r["method"] == method:
-            by_lr[r["mist"]["lr"]].append(r["simplecil"]["A_T"])
-    return max(by_lr, key=lambda lr: mean(by_lr[lr]))
+        if r["held_out"] == 2 and r["method"] == method and name in (None, r["set"]):
+            by_lr[(r["mist"] or r["lora"])["lr"]].append(r["simplecil"]["A_T"])
+    return max(sorted(by_lr), key=lambda lr: round(mean(by_lr[lr]), 6))
 
 
 def main(lr: float) -> list[Job]:
@@ -105,24 +100,15 @@ def main(lr: float) -> list[Job]:
 def default() -> list[Job]:
     """What is DeiT-Tiny's default: the highest rate that loses on no held-out set."""
     sets = ("cars", "omniglot", "cub", "cifar")
-    return [Job(n, "mist default", first(3e-3), seed) for n in sets for seed in SEEDS]
-
-
-def suggested_lr(results: Results, name: str) -> float:
-    """As ``mist-avalanche suggest`` would: the best on held-out images of one set alone."""
-    by_lr: dict[float, list[float]] = defaultdict(list)
-    for r in results:
-        if r["held_out"] == 2 and r["method"] == "mist" and r["set"] == name:
-            by_lr[r["mist"]["lr"]].append(r["simplecil"]["A_T"])
-    return max(sorted(by_lr), key=lambda lr: round(mean(by_lr[lr]), 6))
+    return [Job(n, "mist default", first(DEFAULT_LR), seed) for n in sets for seed in SEEDS]
 
 
 def suggested(results: Results) -> list[Job]:
     """A learning rate for each set, where it is not one of those that all sets have."""
     found = []
     for name in ("cars", "cub", "omniglot", "cifar"):
-        lr = suggested_lr(results, name)
-        if lr not in (3e-3, best_lr(results, "mist")):
+        lr = best_lr(results, "mist", name)
+        if lr not in (DEFAULT_LR, best_lr(results, "mist")):
             found += [Job(name, "mist suggested", first(lr), seed) for seed in SEEDS]
     return found
 

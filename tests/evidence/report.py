@@ -14,7 +14,7 @@ from scipy.stats import t as student
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from grid import suggested_lr
+from grid import DEFAULT_LR, best_lr
 from sets import TITLES
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "evidence.md"
@@ -101,8 +101,9 @@ def suggested(runs: Runs, rows: list[Row]) -> list[str]:
     """The rate that held-out images of each set choose, beside the shared one and the default."""
     lines = []
     for name, title in TITLES.items():
-        lr = suggested_lr(rows, name)
-        own = {3e-3: "mist default", 1e-2: "mist first"}.get(lr, "mist suggested")
+        lr = best_lr(rows, "mist", name)
+        measured = {DEFAULT_LR: "mist default", best_lr(rows, "mist"): "mist first"}
+        own = measured.get(lr, "mist suggested")
         methods = ("mist default", "mist first", own)
         for strategy, label in STRATEGIES.items():
             cells = [interval(runs.gains(m, name, strategy)) or "not measured" for m in methods]

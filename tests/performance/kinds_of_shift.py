@@ -15,6 +15,8 @@ from statistics import mean
 from unittest import mock
 
 import torch
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.training.plugins import EvaluationPlugin
 
 from mist_avalanche import MISTPlugin
 from mist_avalanche.benchmarks import glyphs
@@ -46,17 +48,15 @@ def accuracy(style: object, seed: int, tuning: dict[str, float] | None) -> float
     if tuning is not None:
         plugins = [MISTPlugin.for_backbone("embedded", seed=seed, verbose=False, **tuning)]
     strategy = SimpleCIL(
-        model=create_backbone("embedded"), plugins=plugins, evaluator=None, eval_mb_size=200
+        model=create_backbone("embedded"),
+        plugins=plugins,
+        evaluator=EvaluationPlugin(accuracy_metrics(stream=True), loggers=[]),
+        eval_mb_size=200,
     )
     for experience in benchmark.train_stream:
         strategy.train(experience)
-    correct = total = 0
-    for experience in benchmark.test_stream:
-        for images, labels, *_ in torch.utils.data.DataLoader(experience.dataset, 200):
-            with torch.no_grad():
-                correct += int((strategy.model(images).argmax(1) == labels).sum())
-            total += len(labels)
-    return 100 * correct / total
+    metrics = strategy.eval(benchmark.test_stream)
+    return 100 * metrics["Top1_Acc_Stream/eval_phase/test_stream/Task000"]
 
 
 def main() -> None:
