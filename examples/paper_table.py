@@ -19,8 +19,9 @@ from tabulate import tabulate
 
 from mist_avalanche.cli.options import parser
 from mist_avalanche.cli.run import carry_out, config_of
-from mist_avalanche.runs.estimate import PAPER_HOSTS, seconds_an_image, work_of
+from mist_avalanche.runs.estimate import estimate, seconds_an_image
 from mist_avalanche.runs.settings_check import check_settings
+from mist_avalanche.runs.work import PAPER_HOSTS
 from mist_avalanche.strategies.registry import check_strategy
 
 OF_A_HOST = ("strategy_args", "mist_args")
@@ -76,7 +77,7 @@ def show(methods, n_seeds):
     first = next(iter(methods.values()))
     speed, rows, total = seconds_an_image(first), [], 0.0
     for config in methods.values():
-        work = work_of(config)
+        work = estimate(config)
         for seed in range(config.seed, config.seed + n_seeds):
             seconds = work.seconds(*speed)
             total += seconds

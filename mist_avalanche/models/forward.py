@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .._support.checks import check_choice, check_integer
+from .._support.progress import images_pass
 from .defaults import PRECISIONS
 from .features import FeatureExtractor
 
@@ -44,6 +45,7 @@ class Forward:
             source: a backbone, a model seen from its features, or what else makes them.
             x: the batch.
         """
+        images_pass(len(x), gradient=torch.is_grad_enabled())
         chunks = torch.split(x, self.chunk_size or len(x))
         if len(chunks) == 1 or not torch.is_grad_enabled():
             return torch.cat([self._features(source, chunk) for chunk in chunks])

@@ -1,64 +1,32 @@
-"""How many images a run passes through its backbone, and about how long that takes."""
+"""About how long a run takes: its images, times the measured time of one."""
 
 from __future__ import annotations
 
-import inspect
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Callable
 from statistics import median
 
 import timm
 import torch
 
-from ..method.options import MISTOptions
 from ..models.backbones import check_backbone, tiny_vit
 from ..models.forward import Forward
-from ..strategies.registry import OWN_STRATEGIES
 from .config import BENCHMARKS, RunConfig
 from .experiments import default_jobs
 from .runner import choose_device
-from .settings_check import only_used
+from .work import PAPER_HOSTS, Work, work_of
 
-PAPER_HOSTS = ("simplecil", "ranpac", "l2p", "dualprompt", "ease", "slca")
 _BATCH = {"cpu": 8}  # images measured at a time, by kind of device; else 64
 _PASSES = 3
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a run has to do.
-
-    Args:
-        epochs: of the strategy in an experience; 0 where it trains nothing.
-        mist_epochs: of MIST before the first experience; 0 without MIST.
-        forward: images that pass through the backbone without a gradient.
-        backward: images, MIST's views counted singly, that pass through it with one.
-    """
-
-    epochs: int
-    mist_epochs: int
-    forward: int
-    backward: int
-
-    def seconds(self, forward: float, backward: float) -> float:
-        """Of an image forward, and forward and backward."""
-        return self.forward * forward + self.backward * backward
-
-
-def work_of(config: RunConfig) -> Work:
-    """The work on one of the paper's hosts, from the numbers of its images.
-
-    Evaluation after each experience is part of it. What else a strategy computes is not: RanPAC's
-    ridge, SLCA's alignment.
+def estimate(config: RunConfig) -> Work:
+    """The work of a whole run on one of the paper's hosts, from the numbers of its images.
 
     Raises:
         ValueError: the strategy is another one, or RanPAC has a first session.
     """
-    host = config.strategy
-    args = config.settings()["strategy_args"]
-    if host not in PAPER_HOSTS or args.get("first_session"):
+    if config.strategy not in PAPER_HOSTS or config.strategy_args.get("first_session"):
         raise ValueError(
             f"There is an estimate for {', '.join(PAPER_HOSTS)}, without first session, not for "
             f"{config.label}."
@@ -68,49 +36,9 @@ def work_of(config: RunConfig) -> Work:
         [len(experience.dataset) for experience in stream[: config.first]]
         for stream in (benchmark.train_stream, benchmark.test_stream)
     )
-    seen = sum(accumulate(test))  # images evaluated, over the run
-    tuned = _mist_epochs(config, len(train))
-    forward, backward = _of_mist(config, train, tuned)
-    default = inspect.signature(OWN_STRATEGIES[host]).parameters.get("train_epochs")
-    epochs = 0 if default is None else int(args.get("train_epochs", default.default))
-    n = sum(train)
-    backward += epochs * n
-    if host in ("simplecil", "ranpac"):  # a test image again where the backbone has moved
-        forward += n + (seen if any(tuned[1:]) else sum(test))
-    elif host == "slca":
-        forward += n + seen
-    elif host == "ease":  # each image in each subspace, those of training in those that there are
-        more = args.get("beta") is not None
-        forward += sum(k * (t + 1 + more) for t, k in enumerate(train))
-        forward += sum(test) * (len(train) + more)
-    else:  # prompts: a query for each image, those of tests once
-        forward += epochs * n + sum(test) + seen
-    return Work(epochs, tuned[0], forward, backward)
-
-
-def _mist_epochs(config: RunConfig, experiences: int) -> list[int]:
-    """MIST's epochs before each experience."""
-    if not config.mist:
-        return [0] * experiences
-    options = _options(config)
-    own = getattr(OWN_STRATEGIES[config.strategy], "tune_on", "every")
-    again = options.tune_epochs if options.later_epochs is None else options.later_epochs
-    later = again if (options.tune_on or own) == "every" else 0
-    return [options.tune_epochs] + [later] * (experiences - 1)
-
-
-def _of_mist(config: RunConfig, train: Sequence[int], tuned: Sequence[int]) -> tuple[int, int]:
-    """Images that MIST passes forward, and with a gradient: two views of each."""
-    if not config.mist:
-        return 0, 0
-    options = _options(config)
-    scored = train if options.score_on == "every" else train[:1]
-    steps = sum(epochs * n for epochs, n in zip(tuned, train, strict=True))
-    return 2 * options.projection_epochs * train[0], 2 * (steps + sum(scored))
-
-
-def _options(config: RunConfig) -> MISTOptions:
-    return MISTOptions(**only_used(config).settings()["mist_args"])
+    work = work_of(config, train, test)
+    forward, backward = sum(w.forward for w in work), sum(w.backward for w in work)
+    return Work(work[0].epochs, work[0].mist_epochs, forward, backward)
 
 
 def seconds_an_image(config: RunConfig) -> tuple[float, float]:

@@ -8,27 +8,29 @@ import os
 import signal
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from .._support.distributed import rank, world_size
-from .._support.progress import hidden
 from .._support.signals import Terminated, ending_cleanly, follow_parent
 from .._support.warnings import hide_avalanche_warnings
 from ..reports import report
 from ..reports.summary import mean_and_std
 from .config import SCHEMA, RunConfig
+from .progress import Bar, bar_of
 from .results import check_free
-from .runner import choose_device, run
+from .runner import choose_device, run_in_plan
 from .settings_check import check_order_varies, check_settings, only_used
 
 log = logging.getLogger(__name__)
 Results = dict[str, Any]
+_EVERY = 0.5  # seconds between two looks at what workers say
+_words: Any = None  # of a worker, a queue to the process that has the bar
 
 
 def run_seeds(
@@ -79,7 +81,7 @@ def run_methods(
             may change a run a little.
         resume: keep finished runs of the same settings, and go on with those that were stopped.
         overwrite: replace finished runs.
-        progress: show progress bars.
+        progress: show one bar of all runs; in a file, lines.
 
     Returns:
         For each method, the results of its seeds in order. A run that fails is left out; its folder
@@ -138,7 +140,9 @@ def default_jobs(device: str) -> int:
     return min(8, os.cpu_count() or 1)
 
 
-def _start_worker(threads: int, number: Any) -> None:
+def _start_worker(threads: int, number: Any, words: Any) -> None:
+    global _words
+    _words = words
     follow_parent()
     torch.set_num_threads(threads)
     hide_avalanche_warnings()
@@ -148,12 +152,17 @@ def _start_worker(threads: int, number: Any) -> None:
             number.value += 1
 
 
-def _run_in_worker(config: RunConfig, output: Path, go_on: dict[str, bool]) -> Results:
+def _run_in_worker(i: int, config: RunConfig, output: Path, go_on: dict[str, bool]) -> Results:
     try:
         with ending_cleanly(signal.SIGTERM):
-            return run(config, output, **go_on, progress=False)
+            return run_in_plan(config, output, partial(_tell, i), **go_on)
     except Terminated:
         os._exit(128 + signal.SIGTERM)  # and take no other run
+
+
+def _tell(i: int, what: str, value: Any) -> None:
+    """A word of a worker's run to the process that has the bar."""
+    _words.put((i, what, value))
 
 
 def _execute(
@@ -162,14 +171,16 @@ def _execute(
     """The results of a plan, in its order; None for what failed."""
     results: list[Results | None] = [None] * len(plan)
     errors: dict[int, Exception] = {}
-    if jobs == 1:
-        for i, (config, output) in enumerate(plan):
-            try:
-                results[i] = run(config, output, **go_on, progress=progress)
-            except Exception as error:
-                errors[i] = error
-    else:
-        _side_by_side(plan, jobs, results, errors, go_on, progress=progress)
+    with bar_of([config for config, _ in plan], progress and rank() == 0, jobs) as bar:
+        if jobs > 1:
+            _side_by_side(plan, jobs, results, errors, go_on, bar)
+        else:
+            for i, (config, output) in enumerate(plan):
+                try:
+                    results[i] = run_in_plan(config, output, partial(bar.hear, i), **go_on)
+                except Exception as error:
+                    errors[i] = error
+                bar.ended(i)
     if len(errors) == len(plan):
         raise errors[0]
     for i, failure in sorted(errors.items()):
@@ -186,35 +197,35 @@ def _side_by_side(
     results: list[Results | None],
     errors: dict[int, Exception],
     go_on: dict[str, bool],
-    *,
-    progress: bool,
+    bar: Bar,
 ) -> None:
     """Fill in the results and errors of a plan, in processes."""
     threads = max(1, torch.get_num_threads() // jobs)
     spawn = multiprocessing.get_context("spawn")
     others = multiprocessing.active_children()
+    words = spawn.SimpleQueue()
     with ProcessPoolExecutor(
         jobs,
         mp_context=spawn,
         initializer=_start_worker,
-        initargs=(threads, spawn.Value("i", 0)),
+        initargs=(threads, spawn.Value("i", 0), words),
     ) as pool:
-        futures = {
-            pool.submit(_run_in_worker, config, output, go_on): i
+        running = {
+            pool.submit(_run_in_worker, i, config, output, go_on): i
             for i, (config, output) in enumerate(plan)
         }
         try:
-            with tqdm(total=len(plan), desc="runs", disable=hidden(progress)) as bar:
-                for over, future in enumerate(as_completed(futures), 1):
+            while running:
+                over, _ = wait(running, timeout=_EVERY, return_when=FIRST_COMPLETED)
+                while not words.empty():
+                    bar.hear(*words.get())
+                for future in over:
+                    i = running.pop(future)
                     try:
-                        results[futures[future]] = future.result()
+                        results[i] = future.result()
                     except Exception as error:
-                        errors[futures[future]] = error
-                    bar.update()
-                    if progress and bar.disable:  # in a file, a line for each
-                        config, _ = plan[futures[future]]
-                        what = f"{config.label}, seed {config.seed}"
-                        print(f"run {over} of {len(plan)}: {what}", flush=True)
+                        errors[i] = error
+                    bar.ended(i)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             workers = {*multiprocessing.active_children()} - {*others}

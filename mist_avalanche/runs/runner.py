@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,10 @@ import torch
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.logging import TensorboardLogger
 from avalanche.training.plugins import EvaluationPlugin
-from tqdm.auto import tqdm
 
 from .._support.disk import only_one
 from .._support.distributed import processes, rank, world_size
 from .._support.memory_use import peak_memory, reset_peak
-from .._support.progress import hidden
 from .._support.states import tensors_of
 from ..models.backbones import create_backbone
 from ..models.features import in_mode
@@ -30,12 +29,13 @@ from ..plugin import MISTPlugin
 from ..reports import report
 from ..reports.pictures import write_board
 from ..strategies.names import SHARED_STRATEGIES
-from ..strategies.registry import build_strategy, takes
+from ..strategies.registry import OWN_STRATEGIES, build_strategy, takes
 from .checkpoint import Checkpoint, NotResumableWarning
 from .config import BENCHMARKS, SCHEMA, RunConfig
 from .confusion import Confusion
 from .metrics import accuracy_rows, summarize
 from .prediction import save_classifier
+from .progress import CountImages, Meter, Tell, bar_of, to_nobody
 from .results import CHECKPOINTS, check_free, earlier_results, environment
 from .settings_check import check_settings
 
@@ -75,7 +75,7 @@ def run(
         resume: go on where a run with the same settings was stopped; take results.json as it is
             where it was finished.
         overwrite: replace a finished run.
-        progress: show progress bars.
+        progress: show a progress bar; in a file, a line after each experience.
 
     Raises:
         ValueError: settings that do not fit or have no effect; a finished run is there, and neither
@@ -89,6 +89,14 @@ def run(
         (entries of the model that require gradients, and of the backbone that have changed),
         ``environment``.
     """
+    with processes(config.device), bar_of([config], progress and rank() == 0) as bar:
+        return run_in_plan(config, output, partial(bar.hear, 0), resume=resume, overwrite=overwrite)
+
+
+def run_in_plan(
+    config: RunConfig, output: str | Path, tell: Tell, *, resume: bool, overwrite: bool
+) -> dict[str, Any]:
+    """:func:`run`, one of several; ``tell`` hears how far it is."""
     output = Path(output)
     with processes(config.device):
         if config.benchmark not in BENCHMARKS:
@@ -101,10 +109,10 @@ def run(
             return finished
         check_free(output, resume=resume, overwrite=overwrite)
         with only_one(output, "run") if rank() == 0 else nullcontext():
-            return _run(config, output, resume=resume, progress=progress and rank() == 0)
+            return _run(config, output, Meter(config, to_nobody if rank() else tell), resume=resume)
 
 
-def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> dict[str, Any]:
+def _run(config: RunConfig, output: Path, meter: Meter, *, resume: bool) -> dict[str, Any]:
     """:func:`run`, in one of the processes that share it."""
     begun = (output / "tensorboard").exists()  # before this run has one
     start = time.perf_counter()
@@ -128,7 +136,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     computation = {"precision": config.precision, "compile": config.compile}
     if config.mist:
         mist = MISTPlugin(
-            **{"seed": config.seed, "verbose": progress, **computation, **settings["mist_args"]}
+            **{"seed": config.seed, "verbose": False, **computation, **settings["mist_args"]}
         )
     strategy_args = settings["strategy_args"]
     if config.drift_compensation:
@@ -138,6 +146,9 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
     boards = []
     if rank() == 0:
         boards = [TensorboardLogger(output / "tensorboard")]
+    plugins: list[Any] = [mist] if mist else []
+    if config.strategy not in OWN_STRATEGIES:
+        plugins.append(CountImages())
     confusion = Confusion(len(benchmark.class_names))
     accuracies = accuracy_metrics(experience=True, stream=True)
     strategy = build_strategy(
@@ -147,7 +158,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         len(benchmark.class_names),
         image_size=image_size,
         device=device,
-        plugins=[mist] if mist else [],
+        plugins=plugins,
         evaluator=EvaluationPlugin(accuracies, confusion, loggers=boards),
         settings=strategy_args,
     )
@@ -166,30 +177,22 @@ def _run(config: RunConfig, output: Path, *, resume: bool, progress: bool) -> di
         checkpoint.remove()
     done = checkpoint.load({"correct": [], "train": [], "eval": [], "total": 0.0})
     earlier, correct = done["total"], done["correct"]
-    experiences = tqdm(
-        stream[checkpoint.done :],
-        f"{config.label}, seed {config.seed}",
-        initial=checkpoint.done,
-        total=len(stream),
-        disable=hidden(progress),
-    )
-    for t, experience in enumerate(experiences, checkpoint.done):
-        began = time.perf_counter()
-        # persistent_workers would draw less from the global generator, and so change numbers
-        strategy.train(experience, num_workers=config.num_workers)
-        trained = time.perf_counter()
-        metrics = strategy.eval(benchmark.test_stream[: t + 1], num_workers=config.num_workers)
-        done["train"].append(round(trained - began, 3))
-        done["eval"].append(round(time.perf_counter() - trained, 3))
-        correct.append([_correct(metrics, i, counts[i]) for i in range(t + 1)])
-        done["confusion"] = confusion.summary([e.classes_in_this_experience for e in stream])
-        done["total"] = round(earlier + time.perf_counter() - start, 3)
-        checkpoint.save(done)
-        accuracy = f"{summarize(correct, counts)['A_T']:.1f} %"
-        experiences.set_postfix(accuracy=accuracy)
-        if progress and experiences.disable:  # in a file, a line for each
-            where = f"experience {t + 1} of {len(stream)}"
-            print(f"{config.label}, seed {config.seed}: {where}, accuracy {accuracy}", flush=True)
+    sizes = [len(e.dataset) for e in stream], counts
+    with meter.listening(*sizes, checkpoint.done):
+        for t, experience in enumerate(stream[checkpoint.done :], checkpoint.done):
+            began = time.perf_counter()
+            # persistent_workers would draw less from the global generator, and so change numbers
+            strategy.train(experience, num_workers=config.num_workers)
+            trained = time.perf_counter()
+            metrics = strategy.eval(benchmark.test_stream[: t + 1], num_workers=config.num_workers)
+            done["train"].append(round(trained - began, 3))
+            done["eval"].append(round(time.perf_counter() - trained, 3))
+            correct.append([_correct(metrics, i, counts[i]) for i in range(t + 1)])
+            done["confusion"] = confusion.summary([e.classes_in_this_experience for e in stream])
+            done["total"] = round(earlier + time.perf_counter() - start, 3)
+            checkpoint.save(done)
+            accuracy = f"accuracy {summarize(correct, counts)['A_T']:.1f} %"
+            meter.ended(f"experience {t + 1} of {len(stream)}, {accuracy}")
     timing = {"train": done["train"], "eval": done["eval"]}
     results = {
         "schema": SCHEMA,

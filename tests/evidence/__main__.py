@@ -77,7 +77,7 @@ def main() -> None:
         stage("default", grid.default())
         stage("suggested", grid.suggested(rows))
         stage("wide", grid.every(lr) + grid.parts(rows, lr, dense))
-        stage("choice of lora", grid.choice_lora())
+        stage("choice of lora", grid.choice_lora(rows))
         stage("plain", grid.plain_baselines(rows))
         stage("beyond", grid.beyond(lr))
         stage("confirm", grid.confirm(rows, lr))

@@ -40,22 +40,21 @@ def choice() -> list[Job]:
     return found
 
 
-def choice_lora() -> list[Job]:
-    """The same for LoRA; rank 7 is 4.7 % of DeiT-Tiny's entries."""
+def choice_lora(results: Results) -> list[Job]:
+    """The same for LoRA, on the two sets where MIST gives most; rank 7 is 4.7 % of the entries."""
     return [
         Job(name, "lora", None, seed, held_out=2, lora={"rank": 7, "lr": lr, "epochs": EPOCHS})
-        for name in TITLES
-        for seed in SEEDS
+        for seed in SEEDS[:2]
+        for name in furthest(results)
         for lr in (1e-4, 3e-4, 1e-3, 3e-3)
     ]
 
 
 def plain_baselines(results: Results) -> list[Job]:
-    """LoRA on the first experience, and linear probes of all classes."""
+    """LoRA on the first experience of these two sets; linear probes of all classes of all sets."""
     lora = {"rank": 7, "lr": best_lr(results, "lora"), "epochs": EPOCHS}
-    found = [Job(name, "frozen, probed", None, 0, probe=True) for name in TITLES]
-    found += [Job(n, "lora", None, s, lora=lora, probe=True) for s in SEEDS for n in TITLES]
-    return found
+    found = [Job(n, "lora", None, s, lora=lora) for s in SEEDS for n in furthest(results)]
+    return found + [Job(name, "frozen, probed", None, 0, probe=True) for name in TITLES]
 
 
 def confirm(results: Results, lr: float, n: int = 2) -> list[Job]:

@@ -99,7 +99,9 @@ def run(job: Job, weights: Path, cache: Path, device: str, precision: str) -> di
         mist = MISTPlugin(**{**view, **quiet, "seed": job.seed, **job.mist})
     lora = None
     if job.lora is not None:
-        lora = plain.tune_lora(backbone, stream.train_stream[0], device, **job.lora)
+        lora = plain.tune_lora(
+            backbone, stream.train_stream[0], device, precision=precision, **job.lora
+        )
     common = {"train_mb_size": 128, "eval_mb_size": 128, "device": device}
     if job.tune_on is not None:
         other = sets.benchmark(job.tune_on, cache, job.order)

@@ -10,8 +10,12 @@ import torch
 from timm.layers import HybridEmbed
 from tiny_runs import MIST, tiny, tiny_benchmark
 
-from mist_avalanche.runs import RunConfig, estimate, run
-from mist_avalanche.runs.estimate import PAPER_HOSTS, seconds_an_image, work_of
+from mist_avalanche._support.progress import BACKWARD
+from mist_avalanche.runs import RunConfig, run
+from mist_avalanche.runs import estimate as estimates
+from mist_avalanche.runs.estimate import estimate, seconds_an_image
+from mist_avalanche.runs.progress import Meter
+from mist_avalanche.runs.work import PAPER_HOSTS
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "paper_table.py"
 TRAINED = {"train_epochs": 1}
@@ -28,7 +32,7 @@ CONFIG = RunConfig(experiences=3, mist_args=MIST)
 
 @pytest.fixture
 def tiny_estimate(monkeypatch):
-    monkeypatch.setattr(estimate, "BENCHMARKS", {"glyphs": tiny})
+    monkeypatch.setattr(estimates, "BENCHMARKS", {"glyphs": tiny})
     with tiny_benchmark():
         yield
 
@@ -50,9 +54,11 @@ def test_images_are_those_that_a_run_passes_through_its_backbone(
         return embed(self, x, *args, **kwargs)
 
     monkeypatch.setattr(HybridEmbed, "forward", counted)
-    work = work_of(config)
+    work, heard = estimate(config), []
+    monkeypatch.setattr(Meter, "passed", lambda _self, images: heard.append(images))
     run(config, tmp_path, progress=False)
     assert (work.forward, work.backward) == (passed[False], passed[True])
+    assert sum(images for images in heard if images not in (1, BACKWARD)) == work.images
     assert work.mist_epochs == (0 if mist is None else 2)
     assert work.epochs == SETTINGS[host].get("train_epochs", 0)
 
@@ -63,7 +69,7 @@ def test_other_hosts_have_no_estimate():
         RunConfig(strategy="ranpac", strategy_args={"first_session": "adapter"}),
     ):
         with pytest.raises(ValueError, match="There is an estimate for simplecil, ranpac"):
-            work_of(config)
+            estimate(config)
 
 
 def test_seconds_are_of_an_image_and_more_with_a_gradient():

@@ -86,5 +86,5 @@ def test_workers_end_with_their_parent(tmp_path, monkeypatch):
     called = []
     monkeypatch.setattr(experiments, "follow_parent", lambda: called.append(True))
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    experiments._start_worker(torch.get_num_threads(), None)
+    experiments._start_worker(torch.get_num_threads(), None, None)
     assert called

@@ -289,5 +289,6 @@ def test_a_run_that_fails_leaves_the_others(tmp_path, monkeypatch, capsys, jobs)
 class _Threads(ThreadPoolExecutor):
     """In place of processes, which would not see the few glyphs."""
 
-    def __init__(self, jobs, **_settings):
+    def __init__(self, jobs, **settings):
         super().__init__(1)
+        experiments._words = settings["initargs"][-1]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._support.checks import check_choice
+from ..._support.progress import images_pass
 from ..defaults import PRECISIONS
 from ..heads import BackboneWithHead
 from .attachment import Attachment
@@ -82,6 +83,7 @@ class PromptedViT(BackboneWithHead):
     @contextmanager
     def _computing(self, x: Tensor) -> Iterator[None]:
         """The ViT in evaluation mode, at the precision that was asked for."""
+        images_pass(len(x), gradient=torch.is_grad_enabled())
         self.backbone.eval()
         bf16 = self.precision == "bf16"
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
