@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from types import MappingProxyType
-from typing import Any
 
 from ..method.options import merged_options
+from ..strategies.names import ABLATIONS
 from .config import RunConfig
 
-# What follows the strategy's name in tables and folders, and the arguments of MISTPlugin that
-# differ from the settings asked for.
-ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "mist": {},
-        "random": {"select_by": "random"},
-        "magnitude": {"select_by": "magnitude"},
-        "gradient": {"select_by": "gradient"},
-        "global": {"ranking": "global"},
-        "cross_entropy": {"objective": "cross_entropy"},
-        "no_drop": {"drop_rate": 0.0},
-        "dense": {"select_rate": 1.0, "drop_rate": 0.0},
-    }
-)
-# What each changes, in words.
-SENTENCES: Mapping[str, str] = MappingProxyType(
-    {
-        "mist": "MIST whole, with the settings below.",
-        "random": "Entries are selected at random, as many as before.",
-        "magnitude": "The largest weights are selected, whatever the objective says.",
-        "gradient": "Scores are mean gradients of the objective, not its Fisher information.",
-        "global": "Scores are ranked over the whole backbone, not within each tensor.",
-        "cross_entropy": "Scores and tuning follow the cross-entropy of a classifier, not the "
-        "mutual-information objective.",
-        "no_drop": "Every selected entry moves in every step; none rests.",
-        "dense": "Every entry of the backbone may move, and none rests.",
-    }
-)
+_WHOLE = "mist"
 
 
 def ablated(config: RunConfig) -> dict[str, RunConfig]:
@@ -47,17 +19,23 @@ def ablated(config: RunConfig) -> dict[str, RunConfig]:
         config: of the run with MIST whole; ``mist`` is set here.
     """
     methods = {config.strategy: replace(config, mist=False)}
-    for name, changes in ABLATIONS.items():
-        mist_args = merged_options(config.mist_args, changes)
+    changes = {_WHOLE: {}, **{name: ablation.mist_args for name, ablation in ABLATIONS.items()}}
+    for name, of_mist in changes.items():
+        mist_args = merged_options(config.mist_args, of_mist)
         label = f"{config.strategy}+{name}"
         methods[label] = replace(config, mist=True, mist_args=mist_args, name=label)
     return methods
 
 
 def sentences(labels: Iterable[str]) -> dict[str, str]:
-    """What each method changes, by its label; the strategy alone is without MIST."""
-    return {
-        label: SENTENCES[name] if plus else "The strategy without MIST."
-        for label in labels
-        for _, plus, name in [label.partition("+")]
-    }
+    """What each method changes, by its label."""
+    found = {}
+    for label in labels:
+        _, plus, name = label.partition("+")
+        if not plus:
+            found[label] = "The strategy without MIST."
+        elif name == _WHOLE:
+            found[label] = "MIST whole, with the settings below."
+        else:
+            found[label] = ABLATIONS[name].changes
+    return found

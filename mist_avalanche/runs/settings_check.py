@@ -75,14 +75,11 @@ def plan(configs: Sequence[RunConfig], n_seeds: int, output: Path) -> str:
     """What is about to run, in a few lines."""
     first, inputs = configs[0], configs[0].inputs
     where = f", from {first.dataset_root}" if first.dataset_root else ""
-    scale = "in [0, 1]"
+    scale = "images in [0, 1]"
     if inputs["mean"] is not None:
         mean, std = (", ".join(f"{v:g}" for v in inputs[key]) for key in ("mean", "std"))
         scale = f"mean {mean}; std {std}"
-    if first.benchmark == "glyphs":
-        size = "32 pixels, in [0, 1]"
-    else:
-        size = f"{inputs['image_size']} pixels, {inputs['normalize']}: {scale}"
+    size = f"{inputs['image_size']} pixels, {inputs['normalize']}: {scale}"
     experiences = f"{first.experiences} experiences"
     if first.first is not None:
         experiences = f"the first {first.first} of {experiences}"

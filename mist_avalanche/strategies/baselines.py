@@ -31,6 +31,7 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 from torchvision.transforms import v2
 
+from .._support.checks import check_rate
 from ..models.heads import BackboneWithHead
 
 LR, MOMENTUM, EPOCHS, BATCH_SIZE, MEMORY = 0.01, 0.9, 10, 32, 200
@@ -124,9 +125,11 @@ def build_baseline(
     *,
     image_size: int,
     plugins: Sequence[Any],
+    lr: float = LR,
     **arguments: Any,
 ) -> SupervisedTemplate:
-    """One of :data:`BASELINES`, with some of its arguments changed."""
+    """One of :data:`BASELINES`, with some of its arguments changed; ``lr`` is of its SGD."""
+    check_rate("lr", lr, "(0, inf)")
     baseline = BASELINES[name]
     model = baseline.model(backbone, n_features, n_classes)
     arguments = {
@@ -154,6 +157,6 @@ def build_baseline(
         arguments["criterion"] = nn.CrossEntropyLoss()
     return baseline.strategy(
         model=model,
-        optimizer=torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM),
+        optimizer=torch.optim.SGD(model.parameters(), lr=lr, momentum=MOMENTUM),
         **arguments,
     )

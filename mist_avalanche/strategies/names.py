@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 # To the names that this room has for them.
 OWN_STRATEGIES: Mapping[str, str] = MappingProxyType(
@@ -62,16 +64,62 @@ _DISPLAYED: Mapping[str, str] = MappingProxyType(
     }
 )
 _ADDITIONS = {"mist": "MIST", "drift": "drift compensation"}
-# MIST with one part replaced, by the name that `ablate` gives it.
-ABLATED: Mapping[str, str] = MappingProxyType(
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """MIST with one part replaced.
+
+    Args:
+        shown: in tables.
+        changes: in words.
+        mist_args: arguments of MISTPlugin that differ from the settings asked for.
+    """
+
+    shown: str
+    changes: str
+    mist_args: Mapping[str, Any]
+
+
+# The paper's Table 2, by what follows the strategy's name in tables and folders.
+ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
     {
-        "random": "random scores",
-        "magnitude": "magnitude scores",
-        "gradient": "gradient scores",
-        "global": "global ranking",
-        "cross_entropy": "cross-entropy",
-        "no_drop": "no dropping",
-        "dense": "dense",
+        "random": Ablation(
+            "random scores",
+            "Entries are selected at random, as many as before.",
+            {"select_by": "random"},
+        ),
+        "magnitude": Ablation(
+            "magnitude scores",
+            "The largest weights are selected, whatever the objective says.",
+            {"select_by": "magnitude"},
+        ),
+        "gradient": Ablation(
+            "gradient scores",
+            "Scores are mean gradients of the objective, not its Fisher information.",
+            {"select_by": "gradient"},
+        ),
+        "global": Ablation(
+            "global ranking",
+            "Scores are ranked over the whole backbone, not within each tensor.",
+            {"ranking": "global"},
+        ),
+        "cross_entropy": Ablation(
+            "cross-entropy",
+            "Scores and tuning follow the cross-entropy of a classifier, not the "
+            "mutual-information objective.",
+            {"objective": "cross_entropy"},
+        ),
+        "no_drop": Ablation(
+            "no dropping",
+            "Every selected entry moves in every step; none rests.",
+            {"drop_rate": 0.0},
+        ),
+        "dense": Ablation(
+            "dense",
+            "Every entry of the backbone may move, and none rests.",
+            {"select_rate": 1.0, "drop_rate": 0.0},
+        ),
     }
 )
 
@@ -88,16 +136,16 @@ def display_name(label: str) -> str:
     """
     method, order, seed = label.partition("-order-")
     strategy, *additions = method.split("+")
-    if not {*additions} <= {*_ADDITIONS, *ABLATED}:
+    if not {*additions} <= {*_ADDITIONS, *ABLATIONS}:
         return label
     shown = [_DISPLAYED.get(strategy, strategy)]
     for part in additions:
-        shown.append(_ADDITIONS.get(part) or f"MIST ({ABLATED[part]})")
+        shown.append(_ADDITIONS.get(part) or f"MIST ({ABLATIONS[part].shown})")
     return " + ".join(shown) + (f", order {seed}" if order else "")
 
 
 def host_of(label: str) -> str | None:
     """The method that a method with MIST, whole or ablated, adds it to; None without MIST."""
     strategy, *additions = label.split("+")
-    with_mist = additions and (additions[0] == "mist" or additions[0] in ABLATED)
+    with_mist = additions and (additions[0] == "mist" or additions[0] in ABLATIONS)
     return strategy if with_mist else None

@@ -37,7 +37,9 @@ def arguments_of(name: str) -> set[str]:
     strategy = OWN_STRATEGIES.get(name) or BASELINES[name].strategy
     taken = {*_ELSEWHERE, "self", "evaluator", "optimizer", "criterion", "kwargs", "base_kwargs"}
     taken |= {"slda_model", "input_size", "num_classes", "augmentations"}
-    return {*inspect.signature(strategy).parameters} - taken
+    known = {*inspect.signature(strategy).parameters}
+    rate = {"lr"} if name in BASELINES and "optimizer" in known else set()
+    return known - taken | rate
 
 
 def check_strategy(name: str, settings: Collection[str] = (), *, drift: bool = False) -> None:

@@ -106,7 +106,7 @@ def suggested(runs: Runs, rows: list[Row]) -> list[str]:
         own = measured.get(lr, "mist suggested")
         methods = ("mist default", "mist first", own)
         for strategy, label in STRATEGIES.items():
-            cells = [interval(runs.gains(m, name, strategy)) or "not measured" for m in methods]
+            cells = [_gain(runs, m, name, strategy) for m in methods]
             lines.append([title, label, *cells[:2], f"{lr:g}", cells[2]])
     heads = ["data", "strategy", "0.003 (default)", "0.01 (shared)", "own rate", "gain at it"]
     return table(heads, lines)
@@ -126,7 +126,7 @@ def every(runs: Runs) -> list[str]:
 
 def parts(runs: Runs, names: list[str]) -> list[str]:
     """What each part is worth on the sets where MIST gives most."""
-    others = ("frozen", "mist every", "mist default")
+    others = ("frozen", "frozen, probed", "mist every", "mist default", "mist suggested", "lora")
     methods = [m for m, n, _ in runs.found if n == names[0] and m not in others]
     columns = [(n, s) for n in names for s in STRATEGIES]
     rows = []
@@ -134,24 +134,55 @@ def parts(runs: Runs, names: list[str]) -> list[str]:
         gains = [runs.gains(method, n, s) for n, s in columns]
         rows.append([method, *(interval(g) for g in gains)])
     rows.sort(key=lambda row: -float(row[1].split()[0].rstrip(",")))
-    header = [""] + [f"{TITLES[n].split(' ')[0]}, {STRATEGIES[s]}" for n, s in columns]
-    return table(header, rows)
+    return table(_heads(columns), rows)
+
+
+def plain(runs: Runs, names: list[str]) -> list[str]:
+    """MIST, LoRA of equal size, and every weight, each at its own rate, on the first experience."""
+    methods = {
+        "mist first": "MIST",
+        "lora": "LoRA",
+        "dense, own lr": "every weight, by MIST's loss",
+    }
+    columns = [(n, s) for n in names for s in STRATEGIES]
+    lines = [[label, *(_gain(runs, m, n, s) for n, s in columns)] for m, label in methods.items()]
+    return table(_heads(columns), lines)
+
+
+def probes(runs: Runs, rows: list[Row]) -> list[str]:
+    """What a linear classifier of all classes at once makes of the frozen backbone's features."""
+    found = {row["set"]: row["probe"] for row in rows if row.get("probe") and not row["held_out"]}
+    lines = []
+    for name, title in TITLES.items():
+        accuracies = [mean(runs.values("frozen", name, s)) for s in STRATEGIES]
+        probe = f"{found[name]:.1f}" if name in found else "not measured"
+        lines.append([title, *(f"{a:.1f}" for a in accuracies), probe])
+    return table(["data", *STRATEGIES.values(), "linear probe of all classes"], lines)
+
+
+def _gain(runs: Runs, method: str, name: str, strategy: str) -> str:
+    return interval(runs.gains(method, name, strategy)) or "not measured"
+
+
+def _heads(columns: list[tuple[str, str]]) -> list[str]:
+    return ["", *(f"{TITLES[n].split(' ')[0]}, {STRATEGIES[s]}" for n, s in columns)]
 
 
 def choices(rows: Iterable[Row]) -> list[str]:
     """Held-out accuracy by learning rate: the only thing that settings were chosen on."""
     found: dict[tuple[str, float], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    order = {"frozen": "frozen", "mist": "MIST", "dense": "dense", "lora": "LoRA"}
     for row in rows:
-        if row["held_out"] == 2 and row["method"] in ("frozen", "mist", "dense"):
-            lr = row["mist"]["lr"] if row["mist"] else 0.0
+        if row["held_out"] == 2 and row["method"] in order:
+            lr = (row["mist"] or row.get("lora") or {"lr": 0.0})["lr"]
             found[row["method"], lr][row["set"]].append(row["simplecil"]["A_T"])
     lines = []
-    order = ("frozen", "mist", "dense")
-    for method, lr in sorted(found, key=lambda key: (order.index(key[0]), key[1])):
-        by_set = found[method, lr]
-        means = [mean(by_set[name]) for name in TITLES]
-        label = method if method == "frozen" else f"{method}, lr {lr:g}"
-        lines.append([label, *(f"{m:.1f}" for m in means), f"{mean(means):.1f}"])
+    for method, lr in sorted(found, key=lambda key: ([*order].index(key[0]), key[1])):
+        means = [mean(v) if (v := found[method, lr][name]) else None for name in TITLES]
+        cells = ["" if m is None else f"{m:.1f}" for m in means]
+        whole = [m for m in means if m is not None]
+        cells.append(f"{mean(whole):.1f}" if len(whole) == len(means) else "")
+        lines.append([order[method] + (f", lr {lr:g}" if lr else ""), *cells])
     return table(["", *(t.split(" ")[0] for t in TITLES.values()), "mean"], lines)
 
 
@@ -202,6 +233,8 @@ def main(rows: list[Row], template: Path, document: Path = DOCUMENT) -> None:
         "suggested": suggested(runs, rows),
         "every": every(runs),
         "parts": parts(runs, ["cars", "omniglot"]),
+        "plain": plain(runs, ["cars", "omniglot"]),
+        "probes": probes(runs, rows),
         "choices": choices(rows),
     }.items():
         text = text.replace(f"[{mark}]\n", "\n".join(lines) + "\n")

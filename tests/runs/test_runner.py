@@ -12,11 +12,10 @@ from mist_avalanche.cli import options
 from mist_avalanche.models.defaults import DEFAULTS
 from mist_avalanche.reports.pictures import CONFUSIONS
 from mist_avalanche.runs import experiments
-from mist_avalanche.runs.ablations import ABLATIONS
 from mist_avalanche.runs.config import RunConfig
 from mist_avalanche.runs.experiments import run_seeds
 from mist_avalanche.runs.runner import choose_device, run
-from mist_avalanche.strategies.names import COMPUTED_STRATEGIES, STRATEGIES
+from mist_avalanche.strategies.names import ABLATIONS, COMPUTED_STRATEGIES, STRATEGIES
 
 RENDERED = {}
 QUICK = {"benchmark": "glyphs", "experiences": 50}
@@ -217,14 +216,14 @@ def test_ranpac_drift_and_ablations(tmp_path, capsys, monkeypatch):
     simplecil = ["--strategies", "simplecil"]
     assert cli.main(["ablate", *common, *simplecil, "--output", str(tmp_path / "a")]) == 0
     rows = (tmp_path / "a" / "ablations.md").read_text().splitlines()
-    assert len(rows) == 2 + 1 + len(ABLATIONS)
+    assert len(rows) == 2 + 2 + len(ABLATIONS)
     page = (tmp_path / "a" / "report.html").read_text()
     assert "<td class=note>Every selected entry moves in every step; none rests." in page
     assert "mist-avalanche ablate --experiences 50" in page
     assert "| SimpleCIL + MIST (dense) " in "\n".join(rows)
     args = {
         name: json.loads((tmp_path / "a" / f"simplecil+{name}" / "results.json").read_text())
-        for name in ABLATIONS
+        for name in ("mist", *ABLATIONS)
     }
     assert args["random"]["config"]["mist_args"]["select_by"] == "random"
     assert args["mist"]["mist"]["selected_fraction"] <= 0.05

@@ -2,8 +2,8 @@ import doctest
 
 import pytest
 
-from mist_avalanche.runs.ablations import ABLATIONS
 from mist_avalanche.strategies import names
+from mist_avalanche.strategies.names import ABLATIONS
 
 
 @pytest.mark.parametrize(
