@@ -42,7 +42,7 @@ class Job:
             experience, its classes in this many parts.
         tune_on: another set whose first experience MIST is tuned on, as a control.
         lora: rank, learning rate and epochs of LoRA on the first experience, instead of MIST.
-        probe: a linear probe of all classes too, of the backbone as it is in the end.
+        probe: a linear probe of all classes of the frozen backbone, and nothing else.
     """
 
     set: str
@@ -92,6 +92,11 @@ def run(job: Job, weights: Path, cache: Path, device: str, precision: str) -> di
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(job.seed)
     backbone = create_backbone(BACKBONE, weights)
+    machine = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    if job.probe:
+        accuracy = plain.probe(backbone, stream, device)
+        seconds = round(time.perf_counter() - start, 2)
+        return {**asdict(job), "probe": accuracy, "device": machine, "seconds": {"all": seconds}}
     mist = None
     if job.mist is not None:
         view = {"view": {"flip": 0.0}} if job.set == "omniglot" else {}
@@ -152,13 +157,11 @@ def run(job: Job, weights: Path, cache: Path, device: str, precision: str) -> di
         found["tuning_losses"] = [round(x, 4) for x in mist.tuning_losses]
     if lora is not None:
         found["selected"] = lora
-    if job.probe:
-        found["probe"] = plain.probe(backbone, stream, device)
     return {
         **asdict(job),
         **found,
         "counts": counts,
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "device": machine,
         "seconds": {"all": round(time.perf_counter() - start, 2), "simplecil": round(tuned, 2)},
     }
 
