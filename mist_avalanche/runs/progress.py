@@ -141,7 +141,8 @@ class Meter:
     def __init__(self, config: RunConfig, tell: Tell) -> None:
         self.config, self.tell = config, tell
         self._due: list[float] = []  # up to the end of each experience
-        self._t, self._at, self._told, self._last = 0, 0.0, 0.0, 0.0
+        self._t, self._at, self._told = 0, 0.0, 0.0
+        self._spoke = self._noted = 0.0  # when
 
     @contextmanager
     def listening(self, train: list[int], test: list[int], done: int) -> Iterator[None]:
@@ -163,12 +164,13 @@ class Meter:
     def passed(self, images: int) -> None:
         """So many images have passed, here and in each process beside this one."""
         self._at = min(self._at + images * world_size(), self._due[self._t])
-        if time.monotonic() > self._last + _EVERY:
+        if time.monotonic() > self._spoke + _EVERY:
             self._speak()
 
     def noted(self, what: str) -> None:
         """What is being done."""
-        if time.monotonic() > self._last + _EVERY:
+        if time.monotonic() > self._noted + _EVERY:
+            self._noted = time.monotonic()
             self.tell("noted", what)
 
     def ended(self, what: str) -> None:
@@ -180,7 +182,7 @@ class Meter:
 
     def _speak(self) -> None:
         self.tell("passed", self._at - self._told)
-        self._told, self._last = self._at, time.monotonic()
+        self._told, self._spoke = self._at, time.monotonic()
 
 
 class CountImages(SupervisedPlugin):

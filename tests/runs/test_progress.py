@@ -4,7 +4,7 @@ import sys
 import pytest
 from tiny_runs import MIST, tiny_benchmark
 
-from mist_avalanche.runs import RunConfig, experiments, progress, run_methods
+from mist_avalanche.runs import RunConfig, experiments, progress, run, run_methods
 from mist_avalanche.runs.progress import Bar, Meter
 from mist_avalanche.runs.work import work_of
 from mist_avalanche.strategies.names import STRATEGIES
@@ -96,6 +96,15 @@ def test_what_is_heard_of_a_run_is_near_its_due(strategy, mist, tmp_path, monkey
     due = sum(w.images for w in work_of(config, *told["sized"]))
     assert sum(value for what, value in words if what == "passed") == due
     assert 0.6 * due < heard[0] < 1.4 * due, f"{heard[0]} of {due}"
+
+
+def test_the_bar_says_the_loss_of_mist(tmp_path, monkeypatch):
+    words = []
+    monkeypatch.setattr(Bar, "hear", lambda _self, _i, what, value: words.append((what, value)))
+    with tiny_benchmark():
+        run(RunConfig(experiences=3, mist=True, mist_args=MIST), tmp_path)
+    notes = [value for what, value in words if what == "noted"]
+    assert re.fullmatch(r"MIST tuning before experience 0, loss [\d.]+", notes[0])
 
 
 def test_in_a_file_lines_say_how_far_it_is(tmp_path, capsys):
