@@ -86,7 +86,13 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             name: of :func:`~mist_avalanche.models.create_backbone`.
             drift_compensation: those for a strategy that compensates drift.
             changes: options.
+
+        Raises:
+            ValueError: nobody knows the backbone.
         """
+        from .models.backbones import check_backbone  # which needs timm
+
+        check_backbone(name)
         defaults = backbone_defaults(name).mist_for(drift_compensation=drift_compensation)
         return cls(**merged_options(defaults, changes))
 

@@ -558,6 +558,8 @@ def test_for_backbone_takes_its_defaults():
     assert MISTPlugin.for_backbone("embedded", tune_on="every").options.tune_on == "every"
     assert MISTPlugin.for_backbone("embedded", drift_compensation=True).options.tune_on == "every"
     assert MISTPlugin.for_backbone("vit_base_patch16_224").options == MISTPlugin().options
+    with pytest.raises(ValueError, match="Unknown backbone 'deit_tiny_patch16_22'"):
+        MISTPlugin.for_backbone("deit_tiny_patch16_22")
 
 
 def tensors_of(thing, seen):

@@ -8,9 +8,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+_NO_SOLVER = "no QP solver"  # of qpsolvers, which Avalanche imports for GEM
+_OPTION = f"ignore:{_NO_SOLVER}:UserWarning"
+
 
 def hide_avalanche_warnings() -> None:
-    """Show no warnings that come from Avalanche's own files.
+    """Show no warnings that come from Avalanche's own files, here and in new processes.
 
     A filter does not do: its ``deprecated`` decorator puts another in front at every call.
     """
@@ -21,6 +24,9 @@ def hide_avalanche_warnings() -> None:
             show(message, category, filename, *args, **kwargs)
 
     warnings.showwarning = showwarning
+    warnings.filterwarnings("ignore", message=_NO_SOLVER)
+    if _OPTION not in sys.warnoptions:  # which new processes are given
+        sys.warnoptions.append(_OPTION)
 
 
 def callers_level() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -32,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             number = signal.SIGINT
         except Terminated:
             number = signal.SIGTERM
+        except BrokenPipeError:  # as by `| head`, which has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed at the end
+            return 0
         except (
             ValueError,
             OSError,

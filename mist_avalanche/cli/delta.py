@@ -31,18 +31,21 @@ def execute(args: argparse.Namespace) -> None:
     if args.action == "info":
         print(described(read_delta(args.delta), args.delta))
         return
-    base, license = _base(args.base, args.weights)
     if args.action == "extract":
+        settings = _settings(args.settings)
+        base, license = _base(args.base, args.weights, _image_size(args, settings))
         delta = save_delta(
             read_state(args.adapted),
             base,
             args.output,
-            settings=_settings(args.settings),
+            settings=settings,
             license=args.license or license,
             source=args.source or Path(args.base).name,
         )
         print(f"{args.output}: {_size(args.output)}, {_changed(delta)}")
         return
+    size = _image_size(args, read_delta(args.delta).settings)
+    base, _ = _base(args.base, args.weights, size)
     delta = apply_delta(base, args.delta)
     given = {"license": delta.license, "source": delta.source}
     metadata = {"format": "pt", **{key: text for key, text in given.items() if text is not None}}
@@ -51,13 +54,30 @@ def execute(args: argparse.Namespace) -> None:
     print(f"{args.output}: {_size(args.output)}, {_changed(delta)}")
 
 
-def _base(name: str, weights: str | None) -> tuple[dict[str, Any], str | None]:
+def _image_size(args: argparse.Namespace, settings: Mapping[str, Any] | None) -> int | None:
+    """Of a base that is named: what was asked for, or what a run's settings say."""
+    if args.image_size is not None or settings is None or _is_file(args.base):
+        size: int | None = args.image_size
+        return size
+    found = settings.get("image_size")
+    return found if type(found) is int and settings.get("backbone") == args.base else None
+
+
+def _is_file(name: str) -> bool:
+    return Path(name).suffix == ".safetensors" or Path(name).is_file()
+
+
+def _base(
+    name: str, weights: str | None, image_size: int | None
+) -> tuple[dict[str, Any], str | None]:
     """The tensors of a file or of a backbone, and its licence where that is known."""
-    if Path(name).suffix == ".safetensors" or Path(name).is_file():
+    if _is_file(name):
+        if image_size is not None:
+            raise ValueError(f"--image-size goes with a backbone's name, and {name!r} is a file.")
         if weights is not None:
             raise ValueError(f"--weights goes with a backbone's name, and {name!r} is a file.")
         return read_state(name), None
-    model = create_backbone(name, weights)
+    model = create_backbone(name, weights, image_size=image_size)
     known: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     license = "MIT" if name == EMBEDDED else known.get("license")
     return tensors_of(model), None if weights else license

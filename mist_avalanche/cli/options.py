@@ -180,6 +180,12 @@ def _add_delta(command: argparse.ArgumentParser) -> None:
         action.add_argument(
             "--weights", metavar="FILE", help="weights of a base that is named, not timm's hub's"
         )
+        action.add_argument(
+            "--image-size",
+            type=int,
+            metavar="PIXELS",
+            help="of a base that is named; default: what the settings of the delta say",
+        )
     extract.add_argument("--adapted", type=Path, required=True, metavar="FILE.safetensors")
     extract.add_argument("--settings", type=Path, metavar="FILE.json", help="how it was made")
     extract.add_argument("--license", help="of the base; default: what timm says of a name")

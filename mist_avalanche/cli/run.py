@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .._support.disk import only_one
 from .._support.distributed import processes, rank
@@ -17,10 +18,10 @@ from ..reports.tables import cost_table, table, write_tables
 from ..reports.words import lead
 from ..runs.ablations import ablated, sentences
 from ..runs.config import RunConfig
-from ..runs.experiments import default_jobs, run_methods
+from ..runs.experiments import default_jobs, run_methods, runs_of
 from ..runs.reference_config import read_config
-from ..runs.results import check_free
-from ..runs.settings_check import check_order_varies, check_settings, plan
+from ..runs.results import check_free, check_same_settings
+from ..runs.settings_check import check_order_varies, check_settings, only_used, plan
 from ..strategies.names import COMPUTED_STRATEGIES, STRATEGIES, display_name
 from .options import SHORT
 
@@ -59,18 +60,23 @@ def carry_out(methods: Mapping[str, RunConfig], args: argparse.Namespace) -> Non
     output = Path(args.output or f"results/{benchmark}-{name}")
     check_settings([*methods.values()])
     columns = chosen(getattr(args, "columns", None))
+    order = {"vary_order": args.vary_order}
     if args.vary_order:
         check_order_varies([*methods.values()], args.seeds)
+    folders = {label: output if one else output / label for label in methods}
     if args.dry_run or not args.quiet:
         print(plan([*methods.values()], args.seeds, output))
+    check_free(output, resume=args.resume or args.dry_run, overwrite=args.overwrite)
     if args.dry_run:
+        for label, config in methods.items() if args.resume else ():
+            for run in runs_of(only_used(config), folders[label], args.seeds, **order):
+                check_same_settings(*run)
         return
-    check_free(output, resume=args.resume, overwrite=args.overwrite)
     with processes(args.device), only_one(output, "command") if not rank() else nullcontext():
         runs = run_methods(
-            [(config, output if one else output / label) for label, config in methods.items()],
+            [(config, folders[label]) for label, config in methods.items()],
             args.seeds,
-            vary_order=args.vary_order,
+            **order,
             jobs=default_jobs(args.device) if args.jobs is None else args.jobs,
             resume=args.resume,
             overwrite=args.overwrite,
@@ -79,7 +85,8 @@ def carry_out(methods: Mapping[str, RunConfig], args: argparse.Namespace) -> Non
         if rank():
             return  # the first process writes
         finished = {label: r for label, r in zip(methods, runs, strict=True) if r}
-        print(f"\n{lead(finished)}\n\n{table(finished, columns=columns)}")
+        failed = _failures(methods, runs, folders, args.seeds, **order)
+        print("\n".join(["", *failed, lead(finished), "", table(finished, columns=columns)]))
         print(f"\n{cost_table(finished)}\n")
         if not one:
             file = write_tables(finished, output, _FOLDERS[args.command], columns)
@@ -97,11 +104,29 @@ def carry_out(methods: Mapping[str, RunConfig], args: argparse.Namespace) -> Non
             command=args.command_line,
             columns=columns,
             notes=sentences(finished) if args.command == "ablate" else {},
+            failed=failed,
         )
         print(f"Report: {output / 'report.html'}\nEverything: {output}")
-    failed = args.seeds * len(methods) - sum(map(len, runs))
     if failed:
-        raise RuntimeError(f"{failed} run(s) failed; --resume runs them again, and no other.")
+        raise RuntimeError(f"{len(failed)} run(s) failed; --resume runs them again, and no other.")
+
+
+def _failures(
+    methods: Mapping[str, RunConfig],
+    runs: Sequence[Sequence[Mapping[str, Any]]],
+    folders: Mapping[str, Path],
+    n_seeds: int,
+    **order: bool,
+) -> list[str]:
+    """A line for each run that has failed, with its error."""
+    found = []
+    for (label, config), done in zip(methods.items(), runs, strict=True):
+        seeds = {r["config"]["seed"] for r in done}
+        for one, folder in runs_of(config, folders[label], n_seeds, **order):
+            if one.seed not in seeds:
+                error = (folder / "error.txt").read_text().strip().splitlines()[-1]
+                found.append(f"{display_name(label)}, seed {one.seed}, failed: {error}")
+    return found
 
 
 def config_of(args: argparse.Namespace) -> RunConfig:

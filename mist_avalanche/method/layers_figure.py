@@ -62,6 +62,8 @@ def _kind(name: str, always: bool) -> str:
     """What a parameter is: a bias or scale, or the weight of which layer."""
     if always:
         return "biases, scales"
+    if "patch_embed" in name:
+        return "patch embedding"
     for kind in ("qkv", "proj", "fc1", "fc2", "conv", "embed"):
         if kind in name.rsplit(".", 1)[0].split(".")[-1]:
             return kind

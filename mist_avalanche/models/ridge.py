@@ -29,6 +29,7 @@ FEW_SHARE = 0.2  # of the mean |h|²
 _NOT_FINITE = "The ridge statistics hold NaN or Inf. Check the features."
 BLOCK = 1024  # rows, or columns, of H that exist at a time
 
+_RAISED: set[float] = set()  # of which it was said
 Expand = Callable[[Tensor, slice], Tensor]  # features (n, D), columns -> those columns of H (n, m)
 
 
@@ -173,8 +174,16 @@ def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
         if raised > trace * len(gram) + ridge:  # beyond any rounding
             raise FloatingPointError(_NOT_FINITE)
     if raised != ridge:
-        log.warning("The ridge %g is below the rounding of G; solved with %.3g.", ridge, raised)
+        _tell_raised(ridge, raised)
     return weights
+
+
+def _tell_raised(ridge: float, raised: float) -> None:
+    """Say it the first time that it happens to a ridge."""
+    if ridge not in _RAISED:
+        _RAISED.add(ridge)
+        text = "The ridge %g is below the rounding of G, here and maybe later; solved with %.3g."
+        log.warning(text, ridge, raised)
 
 
 def _factored(gram: Tensor, cross: Tensor, ridge: float) -> Tensor | None:

@@ -26,7 +26,7 @@ def how_it_was_made(methods: Mapping[str, Runs], command: str | None, date: str)
     inputs = first.get("inputs", {})
     config = {**first["config"], "image_size": inputs.get("image_size")}
     if inputs.get("mean") is None:
-        config["normalize"] = "none: images in [0, 1]"
+        config["normalize"] = f"{config.get('normalize', 'none')}: images in [0, 1]"
     made = first["environment"]
     packages = [f"{k} {v}" for k, v in made.items() if k not in _MACHINE]
     machine = [f"{k} {made[k]}" for k in _MACHINE if made.get(k) is not None]
@@ -81,7 +81,8 @@ def selection_table(methods: Mapping[str, Runs]) -> str:
         )
     if not rows:
         return ""
-    heads = ["method", "entries", "may move", "%", "of them biases, scales", "has moved", "%"]
+    heads = ["method", "entries", "may move", "may move (%)", "of them biases, scales"]
+    heads += ["has moved", "has moved (%)"]
     return f"<div class=wide>{as_html(heads, rows)}</div>"
 
 

@@ -60,6 +60,7 @@ def tradeoff_figure(methods: Mapping[str, Runs]) -> Figure:
             markersize=5,
             capsize=2,
         )
+    axes.margins(0.12)
     axes.set(xlabel="forgetting (points)", ylabel="accuracy, newest classes (%)")
     axes.grid(alpha=0.3)
     legend(figure)
@@ -73,12 +74,18 @@ def gain_figure(found: Sequence[Gain]) -> Figure:
     axes.axvline(0, color="0.5", linewidth=1)
     for y, gain in enumerate(found):
         seeds = [y + 0.22] * len(gain.differences)
-        axes.plot(gain.differences, seeds, "o", color="C0", alpha=0.6, markersize=3.5)
+        axes.plot(gain.differences, seeds, "o", color="0.5", alpha=0.8, markersize=3.5)
         half: dict[str, Any] = {} if gain.half is None else {"xerr": gain.half, "capsize": 3}
-        axes.errorbar(gain.mean, y - 0.1, fmt="D", color="C1", markersize=4.5, **half)
+        if len(gain.differences) > 1:
+            axes.errorbar(gain.mean, y - 0.1, fmt="D", color="C0", markersize=4.5, **half)
+    axes.plot([], [], "o", color="0.5", markersize=3.5, label="a seed")
+    if any(len(gain.differences) > 1 for gain in found):
+        interval = "" if any(gain.half is None for gain in found) else ", 95 % interval"
+        axes.plot([], [], "D", color="C0", markersize=4.5, label=f"mean{interval}")
     axes.set_yticks(range(len(found)), [_name(gain.label) for gain in found])
     axes.set(ylim=(len(found) - 0.5, -0.5), xlabel="gain in $A_T$ over the host (points)")
     axes.grid(axis="x", alpha=0.3)
+    legend(figure)
     return readable(figure)
 
 
@@ -134,15 +141,16 @@ def loss_figure(methods: Mapping[str, Runs]) -> Figure:
     """The loss of MIST's tuning by epoch, of the first seed; a line an experience it tunes on."""
     figure = empty_figure(COLUMN, 2.1)
     axes = figure.add_subplot()
-    for label, runs in methods.items():
+    for i, (label, runs) in enumerate(methods.items()):
         curves = runs[0]["mist"]["losses"]
+        dash = (0, (1, 1 + 2 * i)) if i else "-"  # what lies below another shows through
         for t, losses in enumerate(curves):
             style: dict[str, Any] = {
                 "color": colour(label, methods),
                 "alpha": 1 - 0.8 * t / len(curves),
             }
             name: dict[str, Any] = {} if t else {"label": _name(label)}
-            axes.plot(range(1, len(losses) + 1), losses, linewidth=1.2, **style, **name)
+            axes.plot(range(1, len(losses) + 1), losses, ls=dash, linewidth=1.2, **style, **name)
             if len(losses) == 1:
                 axes.plot(1, losses[0], "o", markersize=3, **style)
     axes.set(xlabel="epoch of tuning", ylabel="mean loss")

@@ -41,8 +41,9 @@ each experience. A_new: mean accuracy on the newest classes. Forgetting: best ea
 the classes of an experience less the last. Mean ± standard deviation over seeds, in percent.
 Bold is the best mean of a column, underlined the second; upper bounds (Joint, Cumulative) take no
 part."""
-_COSTS = """Means over seeds. Memory: of the GPU, or of the whole process on a CPU. Updated: entries
-of the backbone that differ from the pretrained ones, and their share of the model."""
+_COSTS = """Means over seeds. Seconds: of a run as it was, where others went on at the same time
+beside them. Memory: of the GPU, or of the whole process on a CPU. Updated: entries
+of the backbone that differ from the pretrained ones, and their share of it."""
 
 
 def write_page(
@@ -53,6 +54,7 @@ def write_page(
     command: str | None = None,
     columns: str | Sequence[str] | None = None,
     notes: Mapping[str, str] = MappingProxyType({}),
+    failed: Sequence[str] = (),
 ) -> None:
     """Write the report.
 
@@ -63,10 +65,12 @@ def write_page(
         command: the command line that made the runs, to be shown.
         columns: of the table of accuracy; None for all.
         notes: a sentence beside some methods, by name.
+        failed: a sentence for each run that is missing.
     """
     date = datetime.now().astimezone().isoformat(" ", "minutes")
     parts = [
         f"<h1>{html.escape(title)}</h1><p class=lead>{html.escape(lead(methods))}</p>",
+        *(f"<p class=lead><strong>{html.escape(line)}</strong></p>" for line in failed),
         f"<div class=wide>{html_table(methods, columns, notes)}</div><p>{_MEANINGS}</p>",
         f"<h2>What it costs</h2><div class=wide>{cost_table(methods, 'html')}</div>",
         f"<p>{_COSTS}</p>",

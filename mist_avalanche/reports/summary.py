@@ -20,7 +20,7 @@ class Cost(NamedTuple):
 
 def _share(results: Mapping[str, Any]) -> float | None:
     parameters = results.get("parameters", {})
-    total = parameters.get("total")
+    total = parameters.get("backbone", parameters.get("total"))  # earlier versions had the model
     return 100 * parameters["updated"] / total if total else None
 
 

@@ -40,7 +40,9 @@ def _part(results: Mapping[str, Any]) -> str:
 
 def _adds(gain: Gain) -> str:
     added = display_name(gain.label).removeprefix(f"{display_name(gain.host)} + ")
-    return f"{added} adds {in_points(gain)} to {display_name(gain.host)}"
+    if round(gain.mean, 1) >= 0:
+        return f"{added} adds {in_points(gain)} to {display_name(gain.host)}"
+    return f"{added} changes {display_name(gain.host)} by {in_points(gain)}"
 
 
 def in_points(gain: Gain) -> str:

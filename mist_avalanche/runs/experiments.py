@@ -23,7 +23,7 @@ from ..reports import report
 from ..reports.summary import mean_and_std
 from .config import SCHEMA, RunConfig
 from .progress import Bar, bar_of
-from .results import check_free
+from .results import check_free, check_same_settings
 from .runner import choose_device, run_in_plan
 from .settings_check import check_order_varies, check_settings, only_used
 
@@ -89,7 +89,8 @@ def run_methods(
 
     Raises:
         ValueError: fewer than one seed or job; a setting that no method uses or nobody knows;
-            finished runs are there, and neither ``resume`` nor ``overwrite`` says what to do.
+            finished runs are there, and neither ``resume`` nor ``overwrite`` says what to do; with
+            ``resume`` a run with other settings is there.
         Exception: that of the first run, where every one failed.
     """
     if n_seeds < 1:
@@ -102,14 +103,12 @@ def run_methods(
     if vary_order:
         check_order_varies([config for config, _ in methods], n_seeds)
     methods = [(only_used(config), output) for config, output in methods]
-    plan = []
-    for config, output in methods:
-        for i in range(n_seeds):
-            order_seed = config.order_seed + (i if vary_order else 0)
-            one = replace(config, seed=config.seed + i, order_seed=order_seed)
-            plan.append((one, output if n_seeds == 1 else output / f"seed-{one.seed}"))
+    plan = [run for method in methods for run in runs_of(*method, n_seeds, vary_order=vary_order)]
     for _, output in (*methods, *plan):
         check_free(output, resume=resume, overwrite=overwrite)
+    if resume:
+        for one in plan:
+            check_same_settings(*one)
     go_on = {"resume": resume, "overwrite": overwrite}
     done = iter(_execute(plan, min(jobs, len(plan)), go_on, progress=progress))
 
@@ -129,6 +128,18 @@ def run_methods(
             )
             report.plot_accuracy({config.label: results}, output)
     return grouped
+
+
+def runs_of(
+    config: RunConfig, output: Path, n_seeds: int, *, vary_order: bool = False
+) -> list[tuple[RunConfig, Path]]:
+    """The settings and the folder of each seed of a method."""
+    found = []
+    for i in range(n_seeds):
+        order_seed = config.order_seed + (i if vary_order else 0)
+        one = replace(config, seed=config.seed + i, order_seed=order_seed)
+        found.append((one, output if n_seeds == 1 else output / f"seed-{one.seed}"))
+    return found
 
 
 def default_jobs(device: str) -> int:
@@ -180,7 +191,7 @@ def _execute(
                     results[i] = run_in_plan(config, output, partial(bar.hear, i), **go_on)
                 except Exception as error:
                     errors[i] = error
-                bar.ended(i)
+                bar.ended(i, "failed" if i in errors else "finished")
     if len(errors) == len(plan):
         raise errors[0]
     for i, failure in sorted(errors.items()):
@@ -225,7 +236,7 @@ def _side_by_side(
                         results[i] = future.result()
                     except Exception as error:
                         errors[i] = error
-                    bar.ended(i)
+                    bar.ended(i, "failed" if i in errors else "finished")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             workers = {*multiprocessing.active_children()} - {*others}

@@ -86,14 +86,15 @@ class Bar:
         if self.jobs == 1:
             self._line(f"{self._name(i)}: {what}")
 
-    def ended(self, i: int, _: Any = None) -> None:
-        """A run is over, in whatever way."""
+    def ended(self, i: int, how: str) -> None:
+        """A run has finished, or failed."""
         self.over.add(i)
         if self.due:
             self._skip(i)
         if self.jobs > 1:
-            self._bar.set_postfix_str(f"{len(self.over)} over", refresh=False)
-            self._line(f"{self._name(i)}: over")
+            self._bar.set_postfix_str(f"{len(self.over)} ended", refresh=False)
+        if self.jobs > 1 or how == "failed":
+            self._line(f"{self._name(i)}: {how}")
 
     def close(self) -> None:
         """Leave it as it is."""

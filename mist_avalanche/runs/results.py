@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from .._support.checksummed import DamagedFileError, read_checksummed
 from .._support.distributed import world_size
 from .._version import __version__
 from .config import SCHEMA, RunConfig
@@ -56,6 +57,18 @@ def earlier_results(config: RunConfig, output: Path) -> dict[str, Any] | None:
             f"(schema {SCHEMA}). Choose another folder, or replace it with --overwrite."
         )
     return earlier
+
+
+def check_same_settings(config: RunConfig, output: Path) -> None:
+    """ValueError where a folder holds a run with other settings, finished or stopped.
+
+    Damaged checkpoints are for the run itself to report.
+    """
+    earlier_results(config, output)
+    for file in sorted((output / CHECKPOINTS).glob("experience-*.pt"))[-1:]:
+        with contextlib.suppress(DamagedFileError, KeyError, TypeError):
+            saved = json.loads(read_checksummed(file)["settings"])
+            refuse_other_settings(output, saved, config.settings())
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -86,8 +86,8 @@ def run(
     Returns:
         The content of results.json, with ``schema``, ``config``, ``metrics`` (percent),
         ``accuracy`` (rows in percent), ``confusion`` (images), ``timing`` (seconds), ``parameters``
-        (entries of the model that require gradients, and of the backbone that have changed),
-        ``environment``.
+        (entries of the model and of the backbone, those that require gradients, and those of the
+        backbone that have changed), ``environment``.
     """
     with processes(config.device), bar_of([config], progress and rank() == 0) as bar:
         return run_in_plan(config, output, partial(bar.hear, 0), resume=resume, overwrite=overwrite)
@@ -207,6 +207,7 @@ def _run(config: RunConfig, output: Path, meter: Meter, *, resume: bool) -> dict
         "timing": {**timing, "total": round(earlier + time.perf_counter() - start, 3)},
         "parameters": {
             "total": sum(p.numel() for p in strategy.model.parameters()),
+            "backbone": sum(p.numel() for p in backbone.parameters()),
             "trainable": sum(p.numel() for p in strategy.model.parameters() if p.requires_grad),
             "updated": sum(
                 int((p.detach().cpu() != pretrained[name].cpu()).sum())

@@ -15,6 +15,7 @@ from ..benchmarks import SplitGlyphs, SplitImageNetR, SplitOmniglot
 from ..method.options import MISTOptions, idle_options
 from ..models.backbones import check_backbone
 from ..plugin import MISTPlugin
+from ..strategies.baselines import EPOCHS, LR, TRAINED_BASELINES
 from ..strategies.registry import OWN_STRATEGIES, arguments_of, check_strategy, takes
 from .config import BENCHMARKS, RunConfig, check_glyphs
 
@@ -93,10 +94,21 @@ def plan(configs: Sequence[RunConfig], n_seeds: int, output: Path) -> str:
     ]
     for config in configs:
         settings = only_used(config).settings()
-        of_mist = f"MIST: {_listed(settings['mist_args'])}" if config.mist else ""
-        own = _listed(settings["strategy_args"])
+        of_mist = f"MIST: {_listed(_effective(config))}" if config.mist else ""
+        shown = {"lr": LR, "train_epochs": EPOCHS} if config.strategy in TRAINED_BASELINES else {}
+        own = _listed({**shown, **settings["strategy_args"]})
         rows.append((config.label, "; ".join(filter(None, (own, of_mist)))))
     return f"{tabulate(rows, tablefmt='plain', disable_numparse=True)}\n"
+
+
+def _effective(config: RunConfig) -> dict[str, Any]:
+    """What matters most of MIST's options, and those that are not the paper's."""
+    given = only_used(config).settings()["mist_args"]
+    options = MISTOptions(**given)
+    own = getattr(OWN_STRATEGIES.get(config.strategy), "tune_on", "every")
+    names = ("lr", "tune_epochs", "batch_size")
+    most = {name: getattr(options, name) for name in names}
+    return {"tune_on": options.tune_on or own, **most, **given}
 
 
 def _listed(settings: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ another source, it stands beside it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -115,6 +116,13 @@ BASELINES: Mapping[str, Baseline] = MappingProxyType(
         # the upper bound: from the pretrained weights on all data so far, after each experience
         "joint": Baseline(Cumulative, plugins=lambda: [FromScratchTrainingPlugin()]),
     }
+)
+
+# Those with an optimizer.
+TRAINED_BASELINES = tuple(
+    name
+    for name, baseline in BASELINES.items()
+    if "optimizer" in inspect.signature(baseline.strategy).parameters
 )
 
 

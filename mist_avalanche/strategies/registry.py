@@ -14,7 +14,7 @@ from torch import nn
 
 from .._support.checks import nearest_first
 from . import names
-from .baselines import BASELINES, build_baseline
+from .baselines import BASELINES, TRAINED_BASELINES, build_baseline
 from .names import COMPUTED_STRATEGIES, STRATEGIES
 
 OWN_STRATEGIES: Mapping[str, Callable[..., SupervisedTemplate]] = MappingProxyType(
@@ -37,9 +37,8 @@ def arguments_of(name: str) -> set[str]:
     strategy = OWN_STRATEGIES.get(name) or BASELINES[name].strategy
     taken = {*_ELSEWHERE, "self", "evaluator", "optimizer", "criterion", "kwargs", "base_kwargs"}
     taken |= {"slda_model", "input_size", "num_classes", "augmentations"}
-    known = {*inspect.signature(strategy).parameters}
-    rate = {"lr"} if name in BASELINES and "optimizer" in known else set()
-    return known - taken | rate
+    rate = {"lr"} if name in TRAINED_BASELINES else set()
+    return {*inspect.signature(strategy).parameters} - taken | rate
 
 
 def check_strategy(name: str, settings: Collection[str] = (), *, drift: bool = False) -> None:

@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -744,6 +745,26 @@ def test_command_extracts_shows_and_applies(tmp_path, capsys):
     assert run(capsys, "extract", "--base", EMBEDDED_WEIGHTS, *how[:2], file)[0] == 0
     assert read_delta(file).source == "embedded.safetensors"
     assert read_delta(file).license is None
+
+
+def test_command_makes_a_named_base_of_the_size_that_the_delta_says(tmp_path, capsys):
+    name = "deit_tiny_patch16_224"
+    weights, file, out = (tmp_path / f"{n}.safetensors" for n in ("weights", "d", "out"))
+    save_file(timm.create_model(name).state_dict(), weights)
+    base = ("--base", name, "--weights", weights)
+    adapted = moved(create_backbone(name, weights, image_size=32))
+    save_file(adapted.state_dict(), tmp_path / "adapted.safetensors")
+    (tmp_path / "s.json").write_text(json.dumps({"backbone": name, "image_size": 32}))
+    how = ("--adapted", tmp_path / "adapted.safetensors", "--settings", tmp_path / "s.json")
+    assert run(capsys, "extract", *base, *how, file)[0] == 0
+    assert read_delta(file).changed < 0.1 * read_delta(file).total
+    for more in ((), ("--image-size", 32)):
+        assert run(capsys, "apply", *base, *more, file, out)[0] == 0
+        assert same(bits_of(load_file(out)), bits_of(adapted))
+    code, text = run(capsys, "apply", *base, "--image-size", 64, file, out)
+    assert (code, "delta of another base" in text) == (1, True)
+    code, text = run(capsys, "apply", "--base", out, "--image-size", 64, file, out)
+    assert (code, "--image-size goes with a backbone's name" in text) == (1, True)
 
 
 def test_command_explains_what_is_wrong(made, tmp_path, capsys):

@@ -38,20 +38,20 @@ def test_the_bar_knows_how_much_is_due_and_what_an_earlier_process_had(shown, mo
         first.passed(10**6)  # more than was due: only up to the end of the experience
         assert bar._bar.n == 915
         first.ended("experience 2 of 2, accuracy 50.0 %")
-    bar.ended(0)
+    bar.ended(0, "finished")
     assert "accuracy 50.0 %" in str(bar._bar)
     with second.listening(*IMAGES, 0):
         second.noted("MIST tuning, loss 1.0")
         assert "run 2 of 2, simplecil, seed 3" in str(bar._bar)
         assert "loss 1.0" in str(bar._bar)
-    bar.ended(1)  # it failed: its images will not pass
+    bar.ended(1, "failed")  # it failed: its images will not pass
     assert bar._bar.n == bar._bar.total
     assert bar._bar.n - bar._bar.initial == 310
 
 
 def test_runs_that_were_finished_before_do_not_count_as_fast(shown):
     bar = Bar(PLAN, True)
-    bar.ended(0)
+    bar.ended(0, "finished")
     with meter(bar, 1).listening(*IMAGES, 0):
         assert bar._bar.n == bar._bar.initial == 915
 
@@ -62,8 +62,8 @@ def test_a_bar_of_several_at_a_time(shown):
     bar.hear(1, "sized", IMAGES)
     bar.hear(1, "noted", "of no interest")
     bar.hear(1, "experience", "of no interest")
-    bar.ended(1)
-    assert "1 over" in str(bar._bar)
+    bar.ended(1, "finished")
+    assert "1 ended" in str(bar._bar)
     assert "no interest" not in str(bar._bar)
     assert bar._bar.n == 40
 
