@@ -69,7 +69,8 @@ def ending_cleanly(*numbers: int) -> Iterator[None]:
             signal.signal(each, lambda again, _frame: os._exit(128 + again))
         _request.number = number
         if _request.waits:
-            os.write(2, _PAUSE)
+            if multiprocessing.parent_process() is None:  # of a worker, its parent speaks
+                os.write(2, _PAUSE)
         else:
             stop(number)
 

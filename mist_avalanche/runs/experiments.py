@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from .._support.distributed import rank, world_size
 from .._support.signals import Terminated, ending_cleanly, follow_parent
@@ -155,6 +157,7 @@ def _start_worker(threads: int, number: Any, words: Any) -> None:
     global _words
     _words = words
     follow_parent()
+    tqdm.set_lock(threading.RLock())  # the default is of all processes, and outlives a worker
     torch.set_num_threads(threads)
     hide_avalanche_warnings()
     if torch.cuda.is_available():
@@ -238,6 +241,7 @@ def _side_by_side(
                         errors[i] = error
                     bar.ended(i, "failed" if i in errors else "finished")
         except BaseException:
+            log.info("Stopping; runs in the midst of tuning save first.")
             pool.shutdown(wait=False, cancel_futures=True)
             workers = {*multiprocessing.active_children()} - {*others}
             for worker in workers:
