@@ -16,15 +16,17 @@ from mist_avalanche.models import backbone_defaults, create_backbone
 from mist_avalanche.runs import accuracy_rows, summarize
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 
-parser = argparse.ArgumentParser(description=__doc__)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+)
 parser.add_argument("--dataset-root", help="has imagenet-r as a folder, .tar or .zip")
-parser.add_argument("--strategy", choices=["ranpac", "simplecil"], default="ranpac")
+parser.add_argument("--strategy", choices=["ranpac", "simplecil"], default="ranpac", help="host")
 parser.add_argument("--backbone", default="vit_base_patch16_224", help="of timm, or 'embedded'")
 parser.add_argument("--weights", help="a .npz, .pth or .safetensors file, without timm's hub")
-parser.add_argument("--experiences", type=int, default=10)
+parser.add_argument("--experiences", type=int, default=10, help="of 200 classes")
 parser.add_argument("--seed", type=int, default=1993, help="of the class order")
-parser.add_argument("--num-workers", type=int, default=8)
-parser.add_argument("--output", type=Path, default=Path("results/imagenet-r"))
+parser.add_argument("--num-workers", type=int, default=8, help="of loaders")
+parser.add_argument("--output", type=Path, default=Path("results/imagenet-r"), help="folder")
 args = parser.parse_args()
 
 torch.manual_seed(0)  # training; args.seed is of the class order
@@ -35,6 +37,8 @@ try:
         dataset_root=args.dataset_root,
         seed=args.seed,
         image_size=defaults.image_size,
+        normalize=defaults.normalize,
+        backbone=args.backbone if defaults.normalize == "pretrained" else None,
     )
     model = create_backbone(args.backbone, weights=args.weights)
 except (OSError, ValueError) as error:

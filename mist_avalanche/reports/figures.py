@@ -51,8 +51,8 @@ def tradeoff_figure(methods: Mapping[str, Runs]) -> Figure:
         axes.errorbar(
             lost["mean"],
             new["mean"],
-            xerr=lost["std"],
-            yerr=new["std"],
+            xerr=lost["std"] if len(runs) > 1 else None,
+            yerr=new["std"] if len(runs) > 1 else None,
             fmt="o" if "+" in label else "s",
             markerfacecolor=None if "+" in label else "none",
             color=colour(label, methods),
