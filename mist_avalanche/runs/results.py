@@ -68,7 +68,7 @@ def check_same_settings(config: RunConfig, output: Path) -> None:
     for file in sorted((output / CHECKPOINTS).glob("experience-*.pt"))[-1:]:
         with contextlib.suppress(DamagedFileError, KeyError, TypeError):
             saved = json.loads(read_checksummed(file)["settings"])
-            refuse_other_settings(output, saved, config.settings())
+            refuse_other_settings(file.parent, saved, config.settings())
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from .._support.progress import BACKWARD
 from ..method.options import MISTOptions
-from ..strategies._session import PUBLISHED
 from ..strategies.baselines import EPOCHS
 from ..strategies.names import COMPUTED_STRATEGIES
-from ..strategies.registry import OWN_STRATEGIES
+from ..strategies.registry import OWN_STRATEGIES, first_session_epochs
 from .config import RunConfig
 from .settings_check import only_used
 
@@ -105,7 +104,7 @@ def _epochs(config: RunConfig, t: int) -> int:
         if t or kind is None:
             return 0
         own = args.get("first_session_args", {}) if host != "aper" else args
-        return int(own.get("train_epochs") or PUBLISHED[kind]["train_epochs"])
+        return int(own.get("train_epochs") or first_session_epochs(kind))
     if host in OWN_STRATEGIES:
         default = inspect.signature(OWN_STRATEGIES[host]).parameters["train_epochs"].default
         return int(args.get("train_epochs", default))

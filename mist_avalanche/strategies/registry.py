@@ -14,6 +14,7 @@ from torch import nn
 
 from .._support.checks import nearest_first
 from . import names
+from ._session import PUBLISHED
 from .baselines import BASELINES, TRAINED_BASELINES, build_baseline
 from .names import COMPUTED_STRATEGIES, STRATEGIES
 
@@ -66,6 +67,11 @@ def takes(name: str, argument: str) -> bool:
     """Whether one of our strategies has an argument."""
     strategy = OWN_STRATEGIES.get(name)
     return strategy is not None and argument in inspect.signature(strategy).parameters
+
+
+def first_session_epochs(adapter: str) -> int:
+    """Passes over the first experience, as published, of what APER and RanPAC adapt."""
+    return int(PUBLISHED[adapter]["train_epochs"])
 
 
 def mist_arguments(name: str) -> Mapping[str, Any]:
