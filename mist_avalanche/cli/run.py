@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from .._support.disk import only_one
 from .._support.distributed import processes, rank
@@ -60,23 +59,22 @@ def carry_out(methods: Mapping[str, RunConfig], args: argparse.Namespace) -> Non
     output = Path(args.output or f"results/{benchmark}-{name}")
     check_settings([*methods.values()])
     columns = chosen(getattr(args, "columns", None))
-    order = {"vary_order": args.vary_order}
     if args.vary_order:
         check_order_varies([*methods.values()], args.seeds)
     folders = {label: output if one else output / label for label in methods}
     if args.dry_run or not args.quiet:
         print(plan([*methods.values()], args.seeds, output))
-    check_free(output, resume=args.resume or args.dry_run, overwrite=args.overwrite)
     if args.dry_run:
-        for label, config in methods.items() if args.resume else ():
-            for run in runs_of(only_used(config), folders[label], args.seeds, **order):
+        if args.resume:
+            for run in _runs(methods, folders, args):
                 check_same_settings(*run)
         return
+    check_free(output, resume=args.resume, overwrite=args.overwrite)
     with processes(args.device), only_one(output, "command") if not rank() else nullcontext():
         runs = run_methods(
             [(config, folders[label]) for label, config in methods.items()],
             args.seeds,
-            **order,
+            vary_order=args.vary_order,
             jobs=default_jobs(args.device) if args.jobs is None else args.jobs,
             resume=args.resume,
             overwrite=args.overwrite,
@@ -85,7 +83,12 @@ def carry_out(methods: Mapping[str, RunConfig], args: argparse.Namespace) -> Non
         if rank():
             return  # the first process writes
         finished = {label: r for label, r in zip(methods, runs, strict=True) if r}
-        failed = _failures(methods, runs, folders, args.seeds, **order)
+        done = {(label, r["config"]["seed"]) for label, found in finished.items() for r in found}
+        failed = [
+            _failure(config, folder)
+            for config, folder in _runs(methods, folders, args)
+            if (config.label, config.seed) not in done
+        ]
         print("\n".join(["", *failed, lead(finished), "", table(finished, columns=columns)]))
         print(f"\n{cost_table(finished)}\n")
         if not one:
@@ -111,22 +114,23 @@ def carry_out(methods: Mapping[str, RunConfig], args: argparse.Namespace) -> Non
         raise RuntimeError(f"{len(failed)} run(s) failed; --resume runs them again, and no other.")
 
 
-def _failures(
-    methods: Mapping[str, RunConfig],
-    runs: Sequence[Sequence[Mapping[str, Any]]],
-    folders: Mapping[str, Path],
-    n_seeds: int,
-    **order: bool,
-) -> list[str]:
-    """A line for each run that has failed, with its error."""
-    found = []
-    for (label, config), done in zip(methods.items(), runs, strict=True):
-        seeds = {r["config"]["seed"] for r in done}
-        for one, folder in runs_of(config, folders[label], n_seeds, **order):
-            if one.seed not in seeds:
-                error = (folder / "error.txt").read_text().strip().splitlines()[-1]
-                found.append(f"{display_name(label)}, seed {one.seed}, failed: {error}")
-    return found
+def _runs(
+    methods: Mapping[str, RunConfig], folders: Mapping[str, Path], args: argparse.Namespace
+) -> list[tuple[RunConfig, Path]]:
+    """The settings and the folder of every run."""
+    return [
+        run
+        for label, config in methods.items()
+        for run in runs_of(
+            only_used(config), folders[label], args.seeds, vary_order=args.vary_order
+        )
+    ]
+
+
+def _failure(config: RunConfig, folder: Path) -> str:
+    """A run that has failed, and its error."""
+    error = (folder / "error.txt").read_text().strip().splitlines()[-1]
+    return f"{display_name(config.label)}, seed {config.seed}, failed: {error}"
 
 
 def config_of(args: argparse.Namespace) -> RunConfig:

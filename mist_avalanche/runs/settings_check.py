@@ -101,14 +101,19 @@ def plan(configs: Sequence[RunConfig], n_seeds: int, output: Path) -> str:
     return f"{tabulate(rows, tablefmt='plain', disable_numparse=True)}\n"
 
 
+def mist_options(config: RunConfig) -> MISTOptions:
+    """MIST's options in a run that has it, with ``tune_on`` as the strategy fills it in."""
+    options = MISTOptions(**only_used(config).settings()["mist_args"])
+    own: Any = getattr(OWN_STRATEGIES.get(config.strategy), "tune_on", "every")
+    return replace(options, tune_on=options.tune_on or own)
+
+
 def _effective(config: RunConfig) -> dict[str, Any]:
     """What matters most of MIST's options, and those that are not the paper's."""
+    options = mist_options(config)
+    most = ("tune_on", "lr", "tune_epochs", "batch_size")
     given = only_used(config).settings()["mist_args"]
-    options = MISTOptions(**given)
-    own = getattr(OWN_STRATEGIES.get(config.strategy), "tune_on", "every")
-    names = ("lr", "tune_epochs", "batch_size")
-    most = {name: getattr(options, name) for name in names}
-    return {"tune_on": options.tune_on or own, **most, **given}
+    return {**{name: getattr(options, name) for name in most}, **given}
 
 
 def _listed(settings: Mapping[str, Any]) -> str:
@@ -136,7 +141,7 @@ def _check_options(configs: Sequence[RunConfig]) -> None:
         if all(name in others for others in idle):
             raise ValueError(f"MISTPlugin's {name} has no effect: {why}. Leave it away.")
     for config in configs:
-        MISTOptions(**only_used(config).settings()["mist_args"])
+        mist_options(config)  # which checks them
 
 
 def check_order_varies(configs: Sequence[RunConfig], n_seeds: int) -> None:

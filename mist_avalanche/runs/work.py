@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .._support.progress import BACKWARD
-from ..method.options import MISTOptions
 from ..strategies.baselines import EPOCHS
 from ..strategies.names import COMPUTED_STRATEGIES
 from ..strategies.registry import OWN_STRATEGIES, first_session_epochs
 from .config import RunConfig
-from .settings_check import only_used
+from .settings_check import mist_options
 
 PAPER_HOSTS = ("simplecil", "ranpac", "l2p", "dualprompt", "ease", "slca")
 _ALL_SO_FAR = ("cumulative", "joint")  # of Avalanche's, with all images that they have seen
@@ -65,7 +64,7 @@ def work_of(config: RunConfig, train: Sequence[int], test: Sequence[int]) -> lis
         moved = t > 0 and tuned[t] > 0
         forward = _forward(config, train, test, t, epochs[t], moved)
         if t == 0 and config.mist:
-            forward += 2 * _options(config).projection_epochs * n
+            forward += 2 * mist_options(config).projection_epochs * n
         backward = epochs[t] * _batches_of(config, train, t) + 2 * (tuned[t] + scored[t]) * n
         found.append(Work(epochs[t], tuned[t], forward, backward))
     return found
@@ -122,14 +121,9 @@ def _mist_epochs(config: RunConfig, experiences: int) -> tuple[list[int], list[i
     """MIST's epochs before each experience, of tuning and of scoring."""
     if not config.mist:
         return [0] * experiences, [0] * experiences
-    options = _options(config)
-    own = getattr(OWN_STRATEGIES.get(config.strategy), "tune_on", "every")
+    options = mist_options(config)
     again = options.tune_epochs if options.later_epochs is None else options.later_epochs
-    tuned = again if (options.tune_on or own) == "every" else 0
+    tuned = again if options.tune_on == "every" else 0
     scored = int(options.score_on == "every")
     later = experiences - 1
     return [options.tune_epochs] + [tuned] * later, [1] + [scored] * later
-
-
-def _options(config: RunConfig) -> MISTOptions:
-    return MISTOptions(**only_used(config).settings()["mist_args"])

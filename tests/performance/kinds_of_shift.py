@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from statistics import mean
+from typing import Any
 from unittest import mock
 
 import torch
@@ -36,13 +37,18 @@ KINDS = {
 }
 
 
-def accuracy(style: object, seed: int, tuning: dict[str, float] | None) -> float:
-    """A_T of SimpleCIL in percent, after MIST on the first of ten experiences or without it."""
+def benchmark_of(style: object, seed: int) -> Any:
+    """Glyphs of the pretraining in a style, ten experiences."""
     with (
         mock.patch.object(glyphs, "style_at", return_value=style),
         mock.patch.object(glyphs, "unseen_glyphs", return_value=pretraining_glyphs()[100:200]),
     ):
-        benchmark = glyphs.SplitGlyphs(10, data_seed=7 + seed, seed=seed)
+        return glyphs.SplitGlyphs(10, data_seed=7 + seed, seed=seed)
+
+
+def accuracy(style: object, seed: int, tuning: dict[str, float] | None) -> float:
+    """A_T of SimpleCIL in percent, after MIST on the first of ten experiences or without it."""
+    benchmark = benchmark_of(style, seed)
     torch.manual_seed(seed)
     plugins = []
     if tuning is not None:
