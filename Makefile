@@ -10,7 +10,8 @@ INSTALLED := $(VENV)/.installed
 
 demo: $(INSTALLED)
 	$(BIN)/mist-avalanche compare --benchmark glyphs --benchmark-arg shift=2 --output results/demo \
-		--resume --strategies simplecil,simplecil+mist,ranpac,ranpac+mist,replay
+		--strategy-arg n_random_features=2000 --resume \
+		--strategies simplecil,simplecil+mist,ranpac,ranpac+mist,replay
 
 test: lint types check
 

@@ -10,7 +10,7 @@ from mist_avalanche.runs.suggest import Trial, best, split_classes, suggest
 
 def test_a_fifth_of_each_class_is_held_out_and_no_row_is_lost():
     targets = torch.tensor([3] * 10 + [1] * 5 + [7] * 2 + [0] * 20 + [5] * 11)
-    halves = split_classes(targets, 0)
+    halves = split_classes(targets, 0, 1)
     classes = [set(targets[torch.cat(half)].tolist()) for half in halves]
     assert [len(c) for c in classes] == [2, 3]
     assert not classes[0] & classes[1]
@@ -19,16 +19,16 @@ def test_a_fifth_of_each_class_is_held_out_and_no_row_is_lost():
     out = torch.cat([half[1] for half in halves])
     held = {c: int((targets[out] == c).sum()) for c in (0, 1, 3, 5, 7)}
     assert held == {0: 4, 1: 1, 3: 2, 5: 2, 7: 1}
-    again = split_classes(targets, 0)
+    again = split_classes(targets, 0, 1)
     assert torch.equal(halves[0][0], again[0][0])
 
 
 @pytest.mark.parametrize(
-    ("targets", "what"), [([0, 0, 1, 1, 2, 2], "3 classes"), ([0, 0, 1, 1, 2, 2, 9], "one image")]
+    ("targets", "what"), [([0, 0, 1, 1, 2, 2], "3 classes.*at most 5 experiences"), ([0, 0, 1, 1, 2, 2, 9], "one image")]
 )
 def test_too_little_to_try_on(targets, what):
     with pytest.raises(ValueError, match=what):
-        split_classes(torch.tensor(targets), 0)
+        split_classes(torch.tensor(targets), 0, 5)
 
 
 def test_only_the_first_experience_s_training_images_are_seen(monkeypatch, benchmark_of):
@@ -39,7 +39,9 @@ def test_only_the_first_experience_s_training_images_are_seen(monkeypatch, bench
             raise AssertionError("a test image was looked at")
 
     guarded = SimpleNamespace(
-        train_stream=[made.train_stream[0], Forbidden()], test_stream=Forbidden()
+        train_stream=[made.train_stream[0], Forbidden()],
+        test_stream=Forbidden(),
+        class_names=[str(i) for i in range(8)],
     )
     monkeypatch.setattr(module, "BENCHMARKS", {"glyphs": lambda _config: guarded})
     short = {"tune_epochs": 2, "projection_epochs": 0, "batch_size": 8}

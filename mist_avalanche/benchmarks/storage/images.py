@@ -35,7 +35,9 @@ def read_image(path: str | Path) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return _rgb(image)
-    except (FileNotFoundError, PermissionError):
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no image {str(path)!r}.") from error
+    except PermissionError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds, by format
         size = Path(path).stat().st_size
