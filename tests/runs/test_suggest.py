@@ -24,7 +24,11 @@ def test_a_fifth_of_each_class_is_held_out_and_no_row_is_lost():
 
 
 @pytest.mark.parametrize(
-    ("targets", "what"), [([0, 0, 1, 1, 2, 2], "3 classes.*at most 5 experiences"), ([0, 0, 1, 1, 2, 2, 9], "one image")]
+    ("targets", "what"),
+    [
+        ([0, 0, 1, 1, 2, 2], "3 classes.*at most 5 experiences"),
+        ([0, 0, 1, 1, 2, 2, 9], "one image"),
+    ],
 )
 def test_too_little_to_try_on(targets, what):
     with pytest.raises(ValueError, match=what):
