@@ -35,7 +35,7 @@ bench: $(INSTALLED)
 
 # DATA: a folder with real/ (weights and archives of photographs) and omniglot/
 evidence: $(INSTALLED)
-	$(BIN)/python tests/evidence --data $(DATA) --document docs/evidence.md
+	$(BIN)/python tests/evidence --data $(DATA) --precision bf16 --document docs/evidence.md
 
 wheel: $(INSTALLED)
 	rm -rf build/lib build/bdist.* dist

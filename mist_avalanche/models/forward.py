@@ -14,6 +14,7 @@ from .._support.checks import check_choice, check_integer
 from .._support.progress import images_pass
 from .defaults import PRECISIONS
 from .features import FeatureExtractor
+from .precision import autocast_of
 
 
 class Forward:
@@ -55,11 +56,10 @@ class Forward:
 
     def _features(self, source: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Features of one chunk."""
-        bf16 = self.precision == "bf16"
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        with autocast_of(self.precision, x):
             features = self._compiled_run(source, x) if self.compile else source(x)
         features = features.flatten(1)
-        return features.float() if bf16 else features
+        return features.float() if self.precision == "bf16" else features
 
     def _compiled_run(self, source: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """As ``source(x)``, compiled; as it is where that fails."""

@@ -137,6 +137,17 @@ def parts(runs: Runs, names: list[str]) -> list[str]:
     return table(_heads(columns), rows)
 
 
+def paired(runs: Runs, names: list[str]) -> list[str]:
+    """MIST less what it is compared with, by seed."""
+    others = ("random mask", "magnitude", "gradient", "cross-entropy", "dense, own lr")
+    columns = [(n, s) for n in names for s in STRATEGIES]
+    lines = [
+        [f"MIST less {o}", *(interval(runs.gains("mist first", n, s, o)) for n, s in columns)]
+        for o in others
+    ]
+    return table(_heads(columns), lines)
+
+
 def plain(runs: Runs, names: list[str]) -> list[str]:
     """MIST, LoRA of equal size, and every weight, each at its own rate, on the first experience."""
     methods = {
@@ -233,6 +244,7 @@ def main(rows: list[Row], template: Path, document: Path = DOCUMENT) -> None:
         "suggested": suggested(runs, rows),
         "every": every(runs),
         "parts": parts(runs, ["cars", "omniglot"]),
+        "paired": paired(runs, ["cars", "omniglot"]),
         "plain": plain(runs, ["cars", "omniglot"]),
         "probes": probes(runs, rows),
         "choices": choices(rows),

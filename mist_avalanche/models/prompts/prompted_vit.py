@@ -13,6 +13,7 @@ from ..._support.checks import check_choice
 from ..._support.progress import images_pass
 from ..defaults import PRECISIONS
 from ..heads import BackboneWithHead
+from ..precision import autocast_of
 from .attachment import Attachment
 from .base import Attached, PromptModule, check_blocks
 
@@ -85,8 +86,7 @@ class PromptedViT(BackboneWithHead):
         """The ViT in evaluation mode, at the precision that was asked for."""
         images_pass(len(x), gradient=torch.is_grad_enabled())
         self.backbone.eval()
-        bf16 = self.precision == "bf16"
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        with autocast_of(self.precision, x):
             yield
 
     def __getstate__(self) -> dict[str, Any]:
