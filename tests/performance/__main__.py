@@ -85,7 +85,7 @@ def main() -> None:
         "",
         f"Written by `make bench` on: {machine()}. One thread. Times on a CPU are CPU seconds, "
         "which other work on the machine changes little; ratios to the plain way beside them say "
-        "more than the times. Nothing here is from a machine that was not there.",
+        "more than the times. Tables that name another machine or version were measured there.",
     ]
     for title, (script, *arguments) in sections.items():
         print(f"{title} …", file=sys.stderr, flush=True)
