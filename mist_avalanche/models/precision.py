@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ def autocast_of(precision: str, x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, torch.bfloat16, enabled=bf16)
 
 
+@cache
 def _cpu_has_bf16() -> bool:
     """Whether oneDNN has fast kernels for it here; True where torch cannot tell."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)

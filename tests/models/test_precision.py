@@ -1,4 +1,5 @@
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +26,14 @@ def test_others_are_not(monkeypatch, asked, has):
     assert (product.dtype == torch.bfloat16) == (asked == "bf16")
 
 
-def test_whether_a_cpu_has_it_is_what_torch_says():
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    assert precision._cpu_has_bf16() == (supported is None or supported())
+@pytest.mark.parametrize(
+    ("told", "has"),
+    [
+        ({"_is_mkldnn_bf16_supported": lambda: True}, True),
+        ({"_is_mkldnn_bf16_supported": lambda: False}, False),
+        ({}, True),
+    ],
+)
+def test_where_torch_cannot_tell_nobody_is_warned(monkeypatch, told, has):
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**told))
+    assert precision._cpu_has_bf16.__wrapped__() is has
