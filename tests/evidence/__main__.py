@@ -50,7 +50,7 @@ def main() -> None:
             if args.only and name not in args.only.split(","):
                 return
             known = {jobs.Job.of(row).key for row in rows}
-            todo = [job for job in wanted if job.key not in known][: args.limit]
+            todo = [job for job in wanted() if job.key not in known][: args.limit]
             common = (weights, args.cache, args.device, args.precision)
             waiting, running = list(todo), set()
             while waiting or running:
@@ -70,17 +70,17 @@ def main() -> None:
                     file.write(json.dumps(row) + "\n")
             print(f"{name}: {len(todo)} jobs, {time.perf_counter() - begun:.0f} s", flush=True)
 
-        stage("choice", grid.choice())
+        stage("choice", lambda: grid.choice())
         lr, dense = grid.best_lr(rows, "mist"), grid.best_lr(rows, "dense")
         print(f"lr {lr}, dense {dense}", flush=True)
-        stage("main", grid.main(lr))
-        stage("default", grid.default())
-        stage("suggested", grid.suggested(rows))
-        stage("wide", grid.every(lr) + grid.parts(rows, lr, dense))
-        stage("choice of lora", grid.choice_lora(rows))
-        stage("plain", grid.plain_baselines(rows))
-        stage("beyond", grid.beyond(lr))
-        stage("confirm", grid.confirm(rows, lr))
+        stage("main", lambda: grid.main(lr))
+        stage("default", lambda: grid.default())
+        stage("suggested", lambda: grid.suggested(rows))
+        stage("wide", lambda: grid.every(lr) + grid.parts(rows, lr, dense))
+        stage("choice of lora", lambda: grid.choice_lora(rows))
+        stage("plain", lambda: grid.plain_baselines(rows))
+        stage("beyond", lambda: grid.beyond(lr))
+        stage("confirm", lambda: grid.confirm(lr))
     if args.document:
         report.main(rows, Path(__file__).parent / "evidence.md", args.document)
 

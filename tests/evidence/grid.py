@@ -57,18 +57,6 @@ def plain_baselines(results: Results) -> list[Job]:
     return found + [Job(name, "frozen, probed", None, 0, probe=True) for name in TITLES]
 
 
-def confirm(results: Results, lr: float, n: int = 2) -> list[Job]:
-    """The best options of :func:`beyond`, on the test images of all sets."""
-    by: dict[str, list[float]] = defaultdict(list)
-    arguments = {job.method: job.mist for job in beyond(lr)}
-    for r in results:
-        if r["held_out"] == 2 and r["method"] in arguments and r["set"] != "omniglot":
-            by[r["method"]].append(r["simplecil"]["A_T"])
-    again = by.pop("mist, again")
-    better = sorted((m for m in by if mean(by[m]) > mean(again)), key=lambda m: -mean(by[m]))[:n]
-    return [Job(s, m, arguments[m], seed) for seed in SEEDS for m in better for s in TITLES]
-
-
 def best_lr(results: Results, method: str, name: str | None = None) -> float:
     """The learning rate of the best nearest mean on held-out images, over all sets or of one.
 
@@ -113,10 +101,10 @@ def suggested(results: Results) -> list[Job]:
 
 
 def every(lr: float) -> list[Job]:
-    """MIST before every experience, with and without drift compensation."""
+    """MIST before every experience, with and without drift compensation; two seeds."""
     arguments = {"tune_on": "every", "lr": lr, "tune_epochs": EPOCHS}
     sets = [(name, seed) for seed in SEEDS[:2] for name in ("cars", "omniglot", "cub", "cifar")]
-    return [Job(name, "mist every", arguments, seed, drift=True) for name, seed in sets[:7]]
+    return [Job(name, "mist every", arguments, seed, drift=True) for name, seed in sets]
 
 
 def parts(results: Results, lr: float, dense_lr: float) -> list[Job]:
@@ -152,24 +140,56 @@ def furthest(results: Results) -> list[str]:
     return sorted(gains, key=lambda name: -gains[name])[:2]
 
 
-def beyond(lr: float) -> list[Job]:
-    """Options for more than the paper, on held-out training images of unseen classes."""
-    variants = {
-        "projection first": first(lr, projection_epochs=10),
-        "drop 0.5, half lr": first(lr / 2, drop_rate=0.5),
-        "20 epochs, half lr": first(lr / 2, tune_epochs=20),
-        "20 epochs": first(lr, tune_epochs=20),
-        "temperature 0.2": first(lr, temperature=0.2),
-        "closer view": first(lr, view={"scale": (0.1, 1.0)}),
-        "ranked globally": first(lr, ranking="global"),
-        "batch 96": first(lr, batch_size=96),
-        "batch 24": first(lr, batch_size=24),
-        "mist, again": first(lr),
+def variants(lr: float) -> dict[str, dict[str, Any]]:
+    """Options for more than the paper, as arguments of a job, by name."""
+    every = {"tune_on": "every", "tune_epochs": EPOCHS}
+    falling = {"tried": {"cosine": True}}
+    return {
+        "mist, again": {"mist": first(lr)},
+        "projection first": {"mist": first(lr, projection_epochs=10)},
+        "20 epochs": {"mist": first(lr, tune_epochs=20)},
+        "20 epochs, half lr": {"mist": first(lr / 2, tune_epochs=20)},
+        "temperature 0.2": {"mist": first(lr, temperature=0.2)},
+        "batch 96, double lr": {"mist": first(2 * lr, batch_size=96)},
+        "closer view": {"mist": first(lr, view={"scale": (0.1, 1.0)})},
+        "more colours": {"mist": first(lr), "tried": {"colours": 0.4}},
+        "layer decay, double lr": {"mist": first(2 * lr), "tried": {"layerwise": 0.8}},
+        "cosine": {"mist": first(lr), **falling},
+        "cosine, double lr": {"mist": first(2 * lr), **falling},
+        "cosine, triple lr": {"mist": first(3 * lr), **falling},
+        "cosine, 20 epochs": {"mist": first(lr, tune_epochs=20), **falling},
+        "cosine, double lr, 20 epochs": {"mist": first(2 * lr, tune_epochs=20), **falling},
+        "ranked globally, cosine, double lr": {"mist": first(2 * lr, ranking="global"), **falling},
+        "every, 1 epoch later": {"mist": {**every, "lr": lr, "later_epochs": 1}, "drift": True},
+        "every, 3 epochs later, a third of lr": {
+            "mist": {**every, "lr": lr / 3, "later_epochs": 3},
+            "drift": True,
+        },
+        "every, 3 epochs later, cosine": {
+            "mist": {**every, "lr": lr, "later_epochs": 3},
+            "drift": True,
+            **falling,
+        },
     }
-    return [
-        Job(name, method, mist, seed, held_out=2)
+
+
+JUDGE = "cars"
+BEST = "projection first"
+
+
+def beyond(lr: float) -> list[Job]:
+    """The options on held-out training images of all classes of cars."""
+    found = [
+        Job(JUDGE, method, seed=seed, held_out=10, **arguments)
         for seed in SEEDS
-        for method, mist in variants.items()
-        for name in TITLES
-        if not (name == "omniglot" and "view" in mist)
+        for method, arguments in variants(lr).items()
     ]
+    found.sort(key=lambda job: (not job.drift, -job.mist["tune_epochs"]))  # the longest first
+    return [*found, *(Job(JUDGE, "frozen", None, seed, held_out=10) for seed in SEEDS)]
+
+
+def confirm(lr: float) -> list[Job]:
+    """The best of them, on the test images of all sets."""
+    sets = ("cars", "cub", "omniglot", "cifar")
+    arguments = variants(lr)[BEST]
+    return [Job(name, BEST, seed=seed, **arguments) for name in sets for seed in SEEDS]

@@ -38,11 +38,12 @@ class Job:
         seed: of tuning and of RanPAC.
         order: of the classes; with ``held_out`` of the first experience.
         drift: strategies with drift compensation too.
-        held_out: 0 for the test images; else measured on held-out training images of the first
-            experience, its classes in this many parts.
+        held_out: 0 for the test images; else measured on held-out training images: of the first
+            experience, its classes in 1 or 2 parts, or of all classes, in 10.
         tune_on: another set whose first experience MIST is tuned on, as a control.
         lora: rank, learning rate and epochs of LoRA on the first experience, instead of MIST.
         probe: a linear probe of all classes of the frozen backbone, and nothing else.
+        tried: of :mod:`tried`, by name.
     """
 
     set: str
@@ -55,6 +56,7 @@ class Job:
     tune_on: str | None = None
     lora: dict[str, Any] | None = field(default=None, hash=False)
     probe: bool = False
+    tried: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def key(self) -> str:
@@ -79,10 +81,39 @@ class _Follow(SupervisedPlugin):
         strategy.model.backbone.load_state_dict(self.leader.state_dict())
 
 
+class _Memo:
+    """Features of images that were seen, of a backbone that moves no more.
+
+    An image is known by its sum and that of its squares; what several strategies with the same
+    backbone ask for, or an evaluation asks for again, is computed once.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[float, float], torch.Tensor] = {}
+
+    def of(self, backbone: nn.Module) -> None:
+        """Let a backbone look here first."""
+        plain = backbone.forward
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            if backbone.training or torch.is_grad_enabled():
+                return plain(x)
+            rows = x.double().flatten(1)
+            keys = [*zip(rows.sum(1).tolist(), rows.square().sum(1).tolist(), strict=True)]
+            new = [i for i, key in enumerate(keys) if key not in self.known]
+            if new:
+                for i, feature in zip(new, plain(x[new]), strict=True):
+                    self.known[keys[i]] = feature
+            return torch.stack([self.known[key] for key in keys])
+
+        backbone.forward = forward
+
+
 def run(job: Job, weights: Path, cache: Path, device: str, precision: str) -> dict[str, Any]:
     """Both strategies on the same tuned backbone; A_T, A_bar and rows of each."""
     import plain
     import sets
+    import tried
 
     start = time.perf_counter()
     if job.held_out:
@@ -101,7 +132,13 @@ def run(job: Job, weights: Path, cache: Path, device: str, precision: str) -> di
     if job.mist is not None:
         view = {"view": {"flip": 0.0}} if job.set == "omniglot" else {}
         quiet = {"verbose": False, "keep_scores": False, "precision": precision}
+        if "colours" in job.tried:
+            view = {"view": tried.Colours(job.tried["colours"], 0.5)}
         mist = MISTPlugin(**{**view, **quiet, "seed": job.seed, **job.mist})
+        if "layerwise" in job.tried:
+            tried.layerwise(mist.method, job.tried["layerwise"])
+        if "cosine" in job.tried:
+            tried.cosine(mist.method)
     lora = None
     if job.lora is not None:
         lora = plain.tune_lora(
@@ -124,7 +161,7 @@ def run(job: Job, weights: Path, cache: Path, device: str, precision: str) -> di
     follow = [_Follow(backbone)] if mist else []
     add("simplecil", SimpleCIL, [mist] if mist else [], criterion=Cosines())
     ranpac = {"n_random_features": RANDOM_FEATURES, "seed": job.seed}
-    if not job.held_out:
+    if job.held_out in (0, 10):
         add("ranpac", RanPAC, follow, **ranpac)
     if job.drift:
         add("simplecil+drift", SimpleCIL, follow, drift_compensation=True)
@@ -150,6 +187,10 @@ def run(job: Job, weights: Path, cache: Path, device: str, precision: str) -> di
             correct[name].append(row)
             if name == "simplecil":
                 found["loss"] = metrics["Loss_Stream/eval_phase/test_stream/Task000"]
+        if t == 0 and (job.mist is None or job.mist["tune_on"] == "first"):
+            memo = _Memo()  # nothing moves from here on, and all have the same backbone
+            for strategy in strategies.values():
+                memo.of(strategy.model.backbone)
     for name, rows in correct.items():
         found[name] = {**summarize(rows, counts), "correct": rows}
     if mist is not None and mist.selection is not None:

@@ -136,10 +136,14 @@ def benchmark(name: str, cache: Path, order: int, n_experiences: int = 10):
 
 
 def held_out(name: str, cache: Path, order: int, seed: int, n_experiences: int):
-    """The first tenth of the classes, from training images alone: a fifth of each is held out."""
+    """From training images alone, a fifth of each class held out: the first tenth of the classes,
+    or all of them, in ten experiences.
+    """
     train, _, names = load(name, cache)
     targets = np.asarray(train.targets)
-    chosen = np.random.RandomState(order).permutation(len(names))[: -(-len(names) // 10)]
+    chosen = np.random.RandomState(order).permutation(len(names))
+    if n_experiences < 10:
+        chosen = chosen[: -(-len(names) // 10)]
     draw = np.random.RandomState(seed)
     kept, out = [], []
     for c in chosen:
@@ -152,7 +156,8 @@ def held_out(name: str, cache: Path, order: int, seed: int, n_experiences: int):
         _Rows(train, rows, np.array([ids[c] for c in targets[rows]]))
         for rows in (np.concatenate(kept), np.concatenate(out))
     ]
-    return _stream(name, parts, [names[c] for c in chosen], n_experiences, seed)
+    again = order if n_experiences == 10 else seed
+    return _stream(name, parts, [names[c] for c in chosen], n_experiences, again)
 
 
 def _stream(name, parts, names, n_experiences, order):
