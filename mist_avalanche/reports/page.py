@@ -9,18 +9,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import matplotlib as mpl
 
 from .._support.disk import replacing
 from .facts import confusion_table, every_setting, how_it_was_made, selection_table
-from .pictures import CONFUSIONS, LAYERS, Picture, pictures
+from .pictures import CONFUSIONS, INK, LAYERS, Picture, pictures
 from .summary import Runs
 from .tables import cost_table, html_table
 from .words import lead
 
-_INK = "#123456"  # what the page's own text colour takes the place of
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 0 auto; padding: 1rem; }
@@ -55,6 +53,7 @@ def write_page(
     columns: str | Sequence[str] | None = None,
     notes: Mapping[str, str] = MappingProxyType({}),
     failed: Sequence[str] = (),
+    drawn: Sequence[Picture] | None = None,
 ) -> None:
     """Write the report.
 
@@ -66,6 +65,7 @@ def write_page(
         columns: of the table of accuracy; None for all.
         notes: a sentence beside some methods, by name.
         failed: a sentence for each run that is missing.
+        drawn: its pictures, where they are there already.
     """
     date = datetime.now().astimezone().isoformat(" ", "minutes")
     parts = [
@@ -75,13 +75,13 @@ def write_page(
         f"<h2>What it costs</h2><div class=wide>{cost_table(methods, 'html')}</div>",
         f"<p>{_COSTS}</p>",
     ]
-    with mpl.rc_context(_colours()):
-        for section, group in itertools.groupby(pictures(methods), lambda p: p.section):
-            found = "".join(_embedded(picture) for picture in group)
-            heading = section or "Figures"
-            tables = {LAYERS: selection_table, CONFUSIONS: confusion_table}
-            table = tables[section](methods) if section in tables else ""
-            parts.append(f"<h2>{html.escape(heading)}</h2>{table}<div class=grid>{found}</div>")
+    drawn = pictures(methods) if drawn is None else drawn
+    for section, group in itertools.groupby(drawn, lambda p: p.section):
+        found = "".join(_embedded(picture) for picture in group)
+        heading = section or "Figures"
+        tables = {LAYERS: selection_table, CONFUSIONS: confusion_table}
+        table = tables[section](methods) if section in tables else ""
+        parts.append(f"<h2>{html.escape(heading)}</h2>{table}<div class=grid>{found}</div>")
     parts.append(f"<h2>How it was made</h2>{how_it_was_made(methods, command, date)}")
     parts.append(every_setting(methods))
     page = (
@@ -93,25 +93,16 @@ def write_page(
         temporary.write_text(page, encoding="utf-8")
 
 
-def _colours() -> Any:
-    """Ink in the page's colour on nothing, so that dark and light both work."""
-    keys = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    return {
-        **dict.fromkeys(keys, _INK),
-        "figure.facecolor": "none",
-        "axes.facecolor": "none",
-        "savefig.facecolor": "none",
-        "svg.fonttype": "none",
-        "svg.hashsalt": "mist_avalanche",
-    }
-
-
 def _embedded(picture: Picture) -> str:
-    """A picture as SVG, with its content in words for those who cannot see it."""
-    out = io.StringIO()
-    picture.figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    """A picture as SVG, with its content in words for those who cannot see it.
+
+    Its ink has the page's colour, on nothing, so that dark and light both work.
+    """
+    out, undated = io.StringIO(), {"Date": None, "Creator": None}
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mist_avalanche"}):
+        picture.figure.savefig(out, format="svg", facecolor="none", metadata=undated)
     svg = out.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     label = html.escape(f"{picture.title}. {picture.text}", quote=True)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     return f"<figure>{svg}<figcaption>{html.escape(picture.title)}</figcaption></figure>"

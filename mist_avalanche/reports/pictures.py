@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
@@ -29,6 +30,12 @@ from .words import in_points
 
 MATRICES, LAYERS = "Accuracy by experience", "Where MIST may move the backbone"
 CONFUSIONS = "What images are taken for, after the last experience"
+INK = "#101112"  # of lines and text around the axes; a page puts its own colour there
+_LOOK: dict[Any, str] = {
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color"), INK),
+    "axes.facecolor": "none",  # the figure's shows, which a page leaves away
+}
 
 
 class Picture(NamedTuple):
@@ -41,8 +48,13 @@ class Picture(NamedTuple):
     file: str
 
 
-def pictures(methods: Mapping[str, Runs]) -> Iterator[Picture]:
+def pictures(methods: Mapping[str, Runs]) -> list[Picture]:
     """Every picture of some methods, name to the results of its seeds, section by section."""
+    with mpl.rc_context(_LOOK):
+        return [*_pictures(methods)]
+
+
+def _pictures(methods: Mapping[str, Runs]) -> Iterator[Picture]:
     means = {display_name(label): mean_and_std(runs) for label, runs in methods.items()}
     yield Picture(
         "",
@@ -108,15 +120,22 @@ def pictures(methods: Mapping[str, Runs]) -> Iterator[Picture]:
             )
 
 
-def write_figures(methods: Mapping[str, Runs], folder: Path, *, board: bool = False) -> None:
+def write_figures(
+    methods: Mapping[str, Runs],
+    folder: Path,
+    *,
+    board: bool = False,
+    drawn: Sequence[Picture] | None = None,
+) -> None:
     """Every picture as PNG, SVG and PDF, in ``figures`` in a folder.
 
     Args:
         methods: name to the results of its seeds.
         folder: where ``figures`` comes to lie.
         board: also as images for TensorBoard, in ``tensorboard`` there.
+        drawn: the :func:`pictures`, where they are there already.
     """
-    drawn = [*pictures(methods)]
+    drawn = pictures(methods) if drawn is None else drawn
     for picture in drawn:
         save_figure(picture.figure, folder, picture.file)
     if board:
@@ -133,7 +152,7 @@ def write_board(methods: Mapping[str, Runs], folder: Path) -> None:
     _add_to_board(pictures(methods), folder)
 
 
-def _add_to_board(drawn: Iterable[Picture], folder: Path) -> None:
+def _add_to_board(drawn: Sequence[Picture], folder: Path) -> None:
     with full_disk_named(folder, "its pictures"), SummaryWriter(str(folder)) as writer:
         for picture in drawn:
             section = picture.section or "Methods"

@@ -23,6 +23,7 @@ from .._support.signals import Terminated, ending_cleanly, follow_parent
 from .._support.warnings import hide_avalanche_warnings
 from ..reports import report
 from ..reports.summary import mean_and_std
+from ..strategies.names import COMPUTED_STRATEGIES
 from .config import SCHEMA, RunConfig
 from .progress import Bar, bar_of
 from .results import check_free, check_same_settings
@@ -205,6 +206,14 @@ def _execute(
     return results
 
 
+def _brief(config: RunConfig) -> tuple[bool, bool]:
+    """For sorting: what trains in every experience is first, then what tunes.
+
+    Long runs that begin early leave no worker idle at the end.
+    """
+    return config.strategy in COMPUTED_STRATEGIES, not config.mist
+
+
 def _side_by_side(
     plan: Sequence[tuple[RunConfig, Path]],
     jobs: int,
@@ -225,8 +234,8 @@ def _side_by_side(
         initargs=(threads, spawn.Value("i", 0), words),
     ) as pool:
         running = {
-            pool.submit(_run_in_worker, i, config, output, go_on): i
-            for i, (config, output) in enumerate(plan)
+            pool.submit(_run_in_worker, i, *plan[i], go_on): i
+            for i in sorted(range(len(plan)), key=lambda i: _brief(plan[i][0]))
         }
         try:
             while running:

@@ -291,3 +291,10 @@ class _Threads(ThreadPoolExecutor):
     def __init__(self, jobs, **settings):
         super().__init__(1)
         experiments._words = settings["initargs"][-1]
+
+
+def test_what_takes_long_begins_first():
+    labels = ["simplecil", "simplecil+mist", "ranpac", "l2p+mist", "replay"]
+    configs = [RunConfig(strategy=n.split("+")[0], mist="+" in n) for n in labels]
+    order = [config.label for config in sorted(configs, key=experiments._brief)]
+    assert order == ["l2p+mist", "replay", "simplecil+mist", "simplecil", "ranpac"]
