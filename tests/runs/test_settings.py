@@ -206,7 +206,9 @@ def test_options_of_mist_without_effect_are_named(options, named, capsys):
 def test_a_default_of_the_backbone_gives_way():
     assert MISTPlugin.for_backbone("embedded", tune_epochs=0).options.lr == MISTPlugin().options.lr
     both = {"tune_on": "first", "drift_compensation": True}
-    assert MISTPlugin.for_backbone("embedded", **both).options.later_epochs is None
+    deit = "deit_tiny_patch16_224"
+    assert MISTPlugin.for_backbone(deit, drift_compensation=True).options.later_epochs == 3
+    assert MISTPlugin.for_backbone(deit, **both).options.later_epochs is None
     config = RunConfig(mist=True, mist_args={"tune_epochs": 0, "lr": 1e-2})  # as in results.json
     check_settings([config])
     assert "lr" not in config.settings()["mist_args"]
