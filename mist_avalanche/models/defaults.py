@@ -90,8 +90,9 @@ _PUBLISHED_TAGS = ("augreg_in21k", "augreg_in21k_ft_in1k", "augreg2_in21k_ft_in1
 # Families have names that start so. Learning rate, epochs and when to tune of DeiT-Tiny are the
 # highest that lose on none of four sets of images, on held-out training images of the first
 # experience (docs/evidence.md). The epochs of later experiences, where drift is compensated, are of
-# held-out training images of Stanford Cars. Those of its strategies are the best of a few on held-out training
-# images of CUB-200 at 128 pixels, but for what lost on those of Stanford Cars (docs/tuned.md).
+# held-out training images of Stanford Cars. Those of its strategies are the best of a few on
+# held-out training images of CUB-200 at 128 pixels, but for what lost on those of Stanford Cars
+# (docs/tuned.md).
 FAMILIES: Mapping[str, BackboneDefaults] = MappingProxyType(
     {
         "deit_tiny": BackboneDefaults(
