@@ -68,13 +68,20 @@ def suggest(
     lrs = [check_rate("lr", lr, "(0, inf)") for lr in lrs]
     device = choose_device(config.device)
     benchmark = BENCHMARKS[config.benchmark](config)
-    dataset, most = benchmark.train_stream[0].dataset, len(benchmark.class_names) // 4
+    dataset = benchmark.train_stream[0].dataset
+    targets = torch.as_tensor(list(dataset.targets))
+    if (classes := len(torch.unique(targets))) < 4:
+        raise ValueError(
+            f"The first experience has {classes} classes, and a learning rate is tried on two "
+            f"halves of two at least. Use at most {len(benchmark.class_names) // 4} experiences "
+            "(--experiences)."
+        )
     backbone = create_backbone(config.backbone, config.weights, image_size=config.image_size)
     given = replace(config, mist=True).settings()["mist_args"]
     found: dict[float | None, list[tuple[float, float]]] = {lr: [] for lr in (None, *lrs)}
     for split in range(n_splits):
         seed = config.seed + split
-        halves = split_classes(torch.as_tensor(list(dataset.targets)), seed, most)
+        halves = split_classes(targets, seed)
         parts = [[dataset.subset(rows.tolist()) for rows in half] for half in halves]
         train, held_out = zip(*parts, strict=True)
         stream = benchmark_from_datasets(train=list(train), test=list(held_out))
@@ -96,21 +103,15 @@ def best(trials: Sequence[Trial]) -> Trial:
     return min(trials, key=lambda t: (-round(t.accuracy, 6), t.loss))
 
 
-def split_classes(targets: Tensor, seed: int, most: int) -> list[tuple[Tensor, Tensor]]:
+def split_classes(targets: Tensor, seed: int) -> list[tuple[Tensor, Tensor]]:
     """Rows to train on and rows held out, of each half of the classes.
 
     Args:
         targets: (n,) class of each row.
         seed: of the halves and of what is held out.
-        most: experiences that leave four classes in each, for the error.
     """
     generator = torch.Generator().manual_seed(seed)
     classes = torch.unique(targets)
-    if len(classes) < 4:
-        raise ValueError(
-            f"The first experience has {len(classes)} classes, and a learning rate is tried on two "
-            f"halves of two at least. Use at most {most} experiences (--experiences)."
-        )
     order = classes[torch.randperm(len(classes), generator=generator)]
     found = []
     for half in (order[: len(order) // 2], order[len(order) // 2 :]):

@@ -10,7 +10,7 @@ from mist_avalanche.runs.suggest import Trial, best, split_classes, suggest
 
 def test_a_fifth_of_each_class_is_held_out_and_no_row_is_lost():
     targets = torch.tensor([3] * 10 + [1] * 5 + [7] * 2 + [0] * 20 + [5] * 11)
-    halves = split_classes(targets, 0, 1)
+    halves = split_classes(targets, 0)
     classes = [set(targets[torch.cat(half)].tolist()) for half in halves]
     assert [len(c) for c in classes] == [2, 3]
     assert not classes[0] & classes[1]
@@ -19,20 +19,18 @@ def test_a_fifth_of_each_class_is_held_out_and_no_row_is_lost():
     out = torch.cat([half[1] for half in halves])
     held = {c: int((targets[out] == c).sum()) for c in (0, 1, 3, 5, 7)}
     assert held == {0: 4, 1: 1, 3: 2, 5: 2, 7: 1}
-    again = split_classes(targets, 0, 1)
+    again = split_classes(targets, 0)
     assert torch.equal(halves[0][0], again[0][0])
 
 
-@pytest.mark.parametrize(
-    ("targets", "what"),
-    [
-        ([0, 0, 1, 1, 2, 2], "3 classes.*at most 5 experiences"),
-        ([0, 0, 1, 1, 2, 2, 9], "one image"),
-    ],
-)
-def test_too_little_to_try_on(targets, what):
-    with pytest.raises(ValueError, match=what):
-        split_classes(torch.tensor(targets), 0, 5)
+def test_too_little_to_try_on(monkeypatch, benchmark_of):
+    with pytest.raises(ValueError, match="one image"):
+        split_classes(torch.tensor([0, 0, 1, 1, 2, 2, 9]), 0)
+    made = benchmark_of(n_classes=6, n_experiences=2, per_class=2)
+    few = SimpleNamespace(train_stream=made.train_stream, class_names=["a"] * 6)
+    monkeypatch.setattr(module, "BENCHMARKS", {"glyphs": lambda _config: few})
+    with pytest.raises(ValueError, match=r"3 classes.*at most 1 experiences"):
+        suggest(RunConfig(), [1e-3])
 
 
 def test_only_the_first_experience_s_training_images_are_seen(monkeypatch, benchmark_of):
