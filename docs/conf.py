@@ -42,7 +42,7 @@ nitpick_ignore_regex = [
     (
         r"py:class",
         r"([\w.]*\.)?(_\w+|Runs|Rows|Transform|View|Source|Batch|Change|Memory|Model|Objective"
-        r"|EvaluationPlugin|SelectionHistory|SubspaceViT)",
+        r"|EvaluationPlugin|SelectionHistory|SubspaceViT|Picture)",
     ),
 ]
 

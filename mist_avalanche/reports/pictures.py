@@ -133,7 +133,7 @@ def write_figures(
         methods: name to the results of its seeds.
         folder: where ``figures`` comes to lie.
         board: also as images for TensorBoard, in ``tensorboard`` there.
-        drawn: the :func:`pictures`, where they are there already.
+        drawn: its pictures, where they are there already.
     """
     drawn = pictures(methods) if drawn is None else drawn
     for picture in drawn:
