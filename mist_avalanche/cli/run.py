@@ -12,7 +12,7 @@ from .._support.disk import only_one
 from .._support.distributed import processes, rank
 from ..reports.columns import chosen
 from ..reports.page import write_page
-from ..reports.pictures import pictures, write_figures
+from ..reports.pictures import write_figures
 from ..reports.tables import cost_table, table, write_tables
 from ..reports.words import lead
 from ..runs.ablations import ablated, sentences
@@ -94,8 +94,7 @@ def carry_out(methods: Mapping[str, RunConfig], args: argparse.Namespace) -> Non
         if not one:
             file = write_tables(finished, output, _FOLDERS[args.command], columns)
             print(f"Tables: {file}, also .csv, .json and .tex, and {file.stem}-costs.*")
-        drawn = pictures(finished)
-        write_figures(finished, output, board=not one, drawn=drawn)
+        drawn = write_figures(finished, output, board=not one)
         what = (
             ", ".join(map(display_name, finished))
             if len(finished) < 5

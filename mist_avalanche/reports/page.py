@@ -65,7 +65,7 @@ def write_page(
         columns: of the table of accuracy; None for all.
         notes: a sentence beside some methods, by name.
         failed: a sentence for each run that is missing.
-        drawn: its pictures, where they are there already.
+        drawn: its pictures, as ``write_figures`` returns them; None draws them.
     """
     date = datetime.now().astimezone().isoformat(" ", "minutes")
     parts = [

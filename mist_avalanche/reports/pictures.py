@@ -32,8 +32,9 @@ MATRICES, LAYERS = "Accuracy by experience", "Where MIST may move the backbone"
 CONFUSIONS = "What images are taken for, after the last experience"
 INK = "#101112"  # of lines and text around the axes; a page puts its own colour there
 _LOOK: dict[Any, str] = {
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
-    **dict.fromkeys(("xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
+    ),
     "axes.facecolor": "none",  # the figure's shows, which a page leaves away
 }
 
@@ -121,25 +122,24 @@ def _pictures(methods: Mapping[str, Runs]) -> Iterator[Picture]:
 
 
 def write_figures(
-    methods: Mapping[str, Runs],
-    folder: Path,
-    *,
-    board: bool = False,
-    drawn: Sequence[Picture] | None = None,
-) -> None:
+    methods: Mapping[str, Runs], folder: Path, *, board: bool = False
+) -> list[Picture]:
     """Every picture as PNG, SVG and PDF, in ``figures`` in a folder.
 
     Args:
         methods: name to the results of its seeds.
         folder: where ``figures`` comes to lie.
         board: also as images for TensorBoard, in ``tensorboard`` there.
-        drawn: its pictures, where they are there already.
+
+    Returns:
+        The pictures, for :func:`~mist_avalanche.reports.write_page`.
     """
-    drawn = pictures(methods) if drawn is None else drawn
+    drawn = pictures(methods)
     for picture in drawn:
         save_figure(picture.figure, folder, picture.file)
     if board:
         _add_to_board(drawn, folder / "tensorboard")
+    return drawn
 
 
 def file_name(label: str) -> str:

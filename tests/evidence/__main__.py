@@ -70,11 +70,11 @@ def main() -> None:
                     file.write(json.dumps(row) + "\n")
             print(f"{name}: {len(todo)} jobs, {time.perf_counter() - begun:.0f} s", flush=True)
 
-        stage("choice", lambda: grid.choice())
+        stage("choice", grid.choice)
         lr, dense = grid.best_lr(rows, "mist"), grid.best_lr(rows, "dense")
         print(f"lr {lr}, dense {dense}", flush=True)
         stage("main", lambda: grid.main(lr))
-        stage("default", lambda: grid.default())
+        stage("default", grid.default)
         stage("suggested", lambda: grid.suggested(rows))
         stage("wide", lambda: grid.every(lr) + grid.parts(rows, lr, dense))
         stage("choice of lora", lambda: grid.choice_lora(rows))

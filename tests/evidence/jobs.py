@@ -133,7 +133,7 @@ def run(job: Job, weights: Path, cache: Path, device: str, precision: str) -> di
         view = {"view": {"flip": 0.0}} if job.set == "omniglot" else {}
         quiet = {"verbose": False, "keep_scores": False, "precision": precision}
         if "colours" in job.tried:
-            view = {"view": tried.Colours(job.tried["colours"], 0.5)}
+            view = {"view": tried.Colours(job.tried["colours"])}
         mist = MISTPlugin(**{**view, **quiet, "seed": job.seed, **job.mist})
         if "layerwise" in job.tried:
             tried.layerwise(mist.method, job.tried["layerwise"])

@@ -19,11 +19,10 @@ class Colours:
 
     Args:
         by: how much contrast and brightness change.
-        flip: as of :class:`~mist_avalanche.method.SecondView`.
     """
 
-    def __init__(self, by: float, flip: float) -> None:
-        self.by, self.view = by, SecondView(grayscale=0.5, flip=flip)
+    def __init__(self, by: float) -> None:
+        self.by, self.view = by, SecondView(grayscale=0.5)
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Another view of a normalised batch (B, 3, H, W)."""
