@@ -1,0 +1,201 @@
+"""What has nothing to do with learning: checks, random numbers, files, warnings."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import random
+import sys
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from numbers import Real
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+T = TypeVar("T", bound=str)
+
+# ---- Checks: the argument, what was expected, what came ------------------------------------------
+
+
+def check_rate(name: str, value: float, interval: str) -> float:
+    """A number inside an interval written like ``"[0, 1)"``, or ValueError."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"Expected `{name}` in {interval}, got {value!r}.") from None
+    above = number >= low if interval[0] == "[" else number > low
+    below = number <= high if interval[-1] == "]" else number < high
+    if not (above and below):
+        raise ValueError(f"Expected `{name}` in {interval}, got {value!r}.")
+    return number
+
+
+def check_integer(name: str, value: Any, minimum: int) -> int:
+    """An integer of at least ``minimum``, or ValueError."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or value % 1 != 0 or value < minimum:
+        raise ValueError(f"Expected an integer `{name}` of at least {minimum}, got {value!r}.")
+    return int(value)
+
+
+def check_choice(name: str, value: T, choices: Collection[str]) -> T:
+    """One of some strings, or ValueError."""
+    if value not in choices:
+        shown = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"Expected `{name}` to be {shown}, got {value!r}.")
+    return value
+
+
+def nearest_first(name: str, known: Collection[str]) -> str:
+    """Known names, separated by commas, those most similar to ``name`` first."""
+
+    def similarity(other: str) -> float:
+        return difflib.SequenceMatcher(None, name, other).ratio()
+
+    return ", ".join(sorted(sorted(known), key=similarity, reverse=True))
+
+
+def classes_of(experience: Any) -> list[int]:
+    """Labels of an experience in order, from its dataset's targets."""
+    dataset = experience.dataset
+    targets = getattr(dataset, "targets", None)
+    if targets is None:  # not every Avalanche benchmark has them
+        targets = [y for _, y, *_ in dataset.eval()]
+    return sorted({int(y) for y in getattr(targets, "uniques", targets)})
+
+
+def check_not_empty(experience: Any) -> None:
+    """ValueError where an experience has no images, which Avalanche's loaders cannot take."""
+    if not len(experience.dataset):
+        raise ValueError(f"Experience {experience.current_experience} has no images. Omit it.")
+
+
+# ---- Random numbers ------------------------------------------------------------------------------
+
+
+def derive_seed(seed: int, *path: int) -> int:
+    """A seed for one purpose: statistically independent for different paths of integers."""
+    state = np.random.SeedSequence([seed % 2**63, *path]).generate_state(1, np.uint64)
+    return int(state[0]) % 2**63
+
+
+@contextmanager
+def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
+    """Python's, numpy's and torch's global generators seeded inside, as they were afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+# ---- Modules -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Training or evaluation mode inside; every module's own mode is back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def state_hash(module: nn.Module) -> bytes:
+    """A hash of all parameters and buffers: their names, dtypes, shapes and bits."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat: Any = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.digest()
+
+
+@contextmanager
+def memory_advice(what: str, fix: str) -> Iterator[None]:
+    """Where memory runs out inside, say what needed it and how to need less.
+
+    Raises:
+        MemoryError: in place of torch's error.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        on_gpu = isinstance(error, torch.OutOfMemoryError)
+        if isinstance(error, RuntimeError) and not on_gpu and "allocate memory" not in str(error):
+            raise
+        raise MemoryError(
+            f"{'GPU memory' if on_gpu else 'Memory'} ran out: {what}. {fix}"
+        ) from error
+
+
+# ---- Files ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """A temporary file to write to, which takes the name ``path`` once it is whole.
+
+    Whatever fails before that leaves what was at ``path``. Missing folders are made.
+
+    Raises:
+        OSError: the folder cannot be written to; the message names the file.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, f"Cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# ---- Warnings ------------------------------------------------------------------------------------
+
+_NO_SOLVER = "no QP solver"  # qpsolvers' warning, which Avalanche imports for GEM
+
+
+def hide_avalanche_warnings() -> None:
+    """Hide warnings raised in Avalanche's own files.
+
+    A filter is not enough: its ``deprecated`` decorator adds another in front at every call.
+    """
+    show = warnings.showwarning
+
+    def showwarning(message: Any, category: Any, filename: str, *args: Any, **kwargs: Any) -> None:
+        if "avalanche" not in Path(filename).parts:
+            show(message, category, filename, *args, **kwargs)
+
+    warnings.showwarning = showwarning
+    warnings.filterwarnings("ignore", message=_NO_SOLVER)
+
+
+def callers_level() -> int:
+    """The ``stacklevel`` of the first frame outside this package and Avalanche.
+
+    Avalanche wraps constructors, so the number of frames is not fixed.
+    """
+    level, frame = 1, sys._getframe(1)
+    packages = {"mist_avalanche", "avalanche"}
+    while frame.f_back and str(frame.f_globals.get("__name__", "")).split(".")[0] in packages:
+        level, frame = level + 1, frame.f_back
+    return level
