@@ -31,11 +31,11 @@ docs: $(VENV)/.docs
 	@echo "Site: build/site/index.html"
 
 bench: $(INSTALLED)
-	$(BIN)/python tests/performance $(if $(IMAGES),--images $(IMAGES))
+	$(BIN)/python studies/performance $(if $(IMAGES),--images $(IMAGES))
 
 # DATA: a folder with real/ (weights and archives of photographs) and omniglot/
 evidence: $(INSTALLED)
-	$(BIN)/python tests/evidence --data $(DATA) --precision bf16 --document docs/evidence.md
+	$(BIN)/python studies/evidence --data $(DATA) --precision bf16 --document docs/evidence.md
 
 wheel: $(INSTALLED)
 	rm -rf build/lib build/bdist.* dist

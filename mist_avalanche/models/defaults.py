@@ -48,7 +48,7 @@ class BackboneDefaults:
 
 
 # MIST's of the embedded backbone are the best of a few learning rates and numbers of epochs on
-# glyphs of its pretraining, which no benchmark has (tests/performance/kinds_of_shift.py). Those of
+# glyphs of its pretraining, which no benchmark has (studies/performance/kinds_of_shift.py). Those of
 # its strategies are of held-out training images of SplitGlyphs, with the upright backbone of
 # docs/small-backbone.md. The paper's, for ViT-B/16, are MISTPlugin's own. RanPAC's M keeps away
 # from the number of training images: where both are equal, a small ridge fits them exactly and

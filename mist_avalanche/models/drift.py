@@ -17,7 +17,7 @@ def turned(x: Tensor) -> list[Tensor]:
     """Images (B, C, H, W) turned and mirrored: 8 views of squares, 4 of others.
 
     Images of the classes at hand are few and alike. These show the map more of the feature space,
-    where classes may lie that are not at hand (``tests/performance/drift_maps.py`` measures it).
+    where classes may lie that are not at hand (``studies/performance/drift_maps.py`` measures it).
     Inputs that are no images come back as they are.
     """
     if x.ndim != 4:

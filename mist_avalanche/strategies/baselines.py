@@ -3,7 +3,7 @@
 All have the same backbone, data, order and passes over the data. Momentum, epochs and batch size
 are those of Avalanche's examples. Of the learning rates 0.01, 0.003 and 0.001, only at 0.003
 neither Naive ends at chance (0.01) nor Replay loses ten points (0.001), on glyphs of the embedded
-backbone's pretraining, drawn hollow on blotted paper (tests/performance/baseline_rates.py). Nothing
+backbone's pretraining, drawn hollow on blotted paper (studies/performance/baseline_rates.py). Nothing
 was tuned on what is reported. Where a setting of a strategy has another source, it stands with it.
 """
 

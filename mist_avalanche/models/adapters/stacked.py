@@ -16,7 +16,7 @@ class StackedAdapters(Adapter):
 
     Each image is in the batch once for each adapter, behind the patch embedding, which is computed
     once. On a GPU this is 1.1 to 4 times as fast as a pass for each, and most where a pass is
-    short; on a CPU it is slower with DeiT-Tiny (``tests/performance/subspaces.py``).
+    short; on a CPU it is slower with DeiT-Tiny (``studies/performance/subspaces.py``).
 
     Args:
         adapters: at least one, in eval mode.

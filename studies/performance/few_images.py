@@ -1,6 +1,6 @@
 """RanPAC's ridge with few images a class: A_T of ways to choose it; the table of docs/ridge.md.
 
-``python tests/performance/few_images.py --dataset-root DIR``
+``python studies/performance/few_images.py --dataset-root DIR``
 """
 
 import argparse

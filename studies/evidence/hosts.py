@@ -1,6 +1,6 @@
 """All hosts on the first five of ten experiences of CUB-100, DeiT-Tiny at 128 pixels.
 
-``python tests/evidence/hosts.py --data DIR``: settings are chosen on training images alone, then
+``python studies/evidence/hosts.py --data DIR``: settings are chosen on training images alone, then
 every host runs without and with MIST. Runs that are finished are kept.
 """
 

@@ -4,7 +4,7 @@
 MIST tunes on ten of them, and a nearest-mean classifier is judged on all 100. The settings of the
 embedded backbone were chosen so, too (``--lrs``, ``--epochs``).
 
-    python tests/performance/kinds_of_shift.py --seeds 5
+    python studies/performance/kinds_of_shift.py --seeds 5
 """
 
 from __future__ import annotations

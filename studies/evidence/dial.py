@@ -1,6 +1,6 @@
 """Gain by MIST against the distance of glyphs from print: runs, table and picture.
 
-    python tests/evidence/dial.py --output results/dial
+    python studies/evidence/dial.py --output results/dial
 
 Runs that are there are kept, so that it goes on where it was stopped.
 """

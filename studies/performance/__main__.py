@@ -104,7 +104,7 @@ def main() -> None:
             "",
             f"## {title}",
             "",
-            f"`python tests/performance/{script} {shown}`".replace(" `", "`"),
+            f"`python studies/performance/{script} {shown}`".replace(" `", "`"),
         ]
         lines += ["", body]
     args.output.write_text("\n".join(lines) + "\n")

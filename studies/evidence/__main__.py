@@ -1,4 +1,4 @@
-"""Runs the study: ``python tests/evidence --data DIR --output FILE``; finished jobs are skipped."""
+"""Runs the study: ``python studies/evidence --data DIR --output FILE``; finished jobs are skipped."""
 
 from __future__ import annotations
 

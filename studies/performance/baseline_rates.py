@@ -2,7 +2,7 @@
 
 The default of ``mist_avalanche/strategies/baselines.py`` was chosen so.
 
-    python tests/performance/baseline_rates.py
+    python studies/performance/baseline_rates.py
 """
 
 from __future__ import annotations
