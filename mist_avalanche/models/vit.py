@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -25,6 +25,12 @@ def vit_blocks(model: nn.Module) -> list[Any]:
             "deit_tiny_patch16_224 or 'embedded'."
         )
     return blocks
+
+
+def vit_size(model: nn.Module) -> tuple[int, int]:
+    """Width D and number of blocks of timm's plain VisionTransformer, or ValueError."""
+    depth, vit = len(vit_blocks(model)), cast(Any, model)
+    return int(vit.embed_dim), depth
 
 
 def run_attached(
