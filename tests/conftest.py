@@ -10,7 +10,6 @@ from torch.utils.data import TensorDataset
 from mist_avalanche.models import defaults
 from mist_avalanche.models.backbones import tiny_vit
 from mist_avalanche.models.defaults import EMBEDDED
-from mist_avalanche.runs import runner
 
 torch.set_num_threads(1)  # a second thread mostly waits for tensors as small as these
 
@@ -59,18 +58,11 @@ def make_benchmark(
     )
 
 
-@pytest.fixture(autouse=True)
-def _no_pictures_for_tensorboard(request, monkeypatch):
-    """They take longer than a small run; tests of them are marked."""
-    if "tensorboard" not in request.keywords:
-        monkeypatch.setattr(runner, "write_board", lambda *_: None)
-
-
 @pytest.fixture
 def short_tuning(monkeypatch):
     """The embedded backbone's defaults, but with a few epochs of tuning."""
     default = defaults.DEFAULTS[EMBEDDED]
-    short = replace(default, mist={**default.mist, "tune_epochs": 4, "projection_epochs": 1})
+    short = replace(default, mist={**default.mist, "tune_epochs": 4})
     monkeypatch.setattr(defaults, "DEFAULTS", {EMBEDDED: short})
 
 

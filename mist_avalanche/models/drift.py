@@ -13,7 +13,7 @@ from torch import Tensor
 from .ridge import choose_ridge, solve_ridge, sums
 
 
-def turned(x: Tensor) -> list[Tensor]:
+def rotations_and_flips(x: Tensor) -> list[Tensor]:
     """Images (B, C, H, W) turned and mirrored: 8 views of squares, 4 of others.
 
     Images of the classes at hand are few and alike. These show the map more of the feature space,

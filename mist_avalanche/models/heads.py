@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from .._support.checks import classes_of
 from .buffers import GrowingBuffers
 from .drift import AffineMap
+from .forward import Forward
 from .memory import Memory
 from .ridge import BLOCK, check_range, choose_ridge, ridge_for_few, solve_ridge, too_few
 from .triangle import add_products, mirror
@@ -286,13 +287,22 @@ class RidgeHead(StatisticsHead):
 
 
 class BackboneWithHead(nn.Module):
-    """A backbone, (B, ...) to (B, D), and a head, (B, D) to (B, C)."""
+    """A backbone, (B, ...) to (B, D), and a head, (B, D) to (B, C).
+
+    Attributes:
+        run_backbone: how the backbone is run (precision, compiled or not).
+    """
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
+        self.run_backbone = Forward()
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head gets of images: features (B, D)."""
+        return self.run_backbone(self.backbone, x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, C)."""
-        logits: Tensor = self.head(self.backbone(x).flatten(1))
+        """Logits (B, C) of images."""
+        logits: Tensor = self.head(self.features(x))
         return logits

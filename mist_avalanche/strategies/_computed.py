@@ -15,7 +15,7 @@ from .._support.checks import check_integer, check_not_empty
 from .._support.distributed import gather_rows, world_size
 from .._support.memory_use import advice
 from ..models.attached import without_classifier
-from ..models.drift import fit_drift, turned
+from ..models.drift import fit_drift, rotations_and_flips
 from ..models.features import in_mode
 from ..models.forward import Forward
 from ..models.heads import BackboneWithHead, StatisticsHead
@@ -196,7 +196,7 @@ class ComputedHeadStrategy(QuietEvaluation, SupervisedTemplate, ABC):
         smaller = "Lower train_mb_size and eval_mb_size; neither changes a result."
 
         def of_views(x: Tensor) -> Tensor:
-            return torch.stack([self._run(view) for view in turned(x)], dim=1)
+            return torch.stack([self._run(view) for view in rotations_and_flips(x)], dim=1)
 
         with in_mode(self.model, training=False), advice("a batch of images", smaller):
             found = collect(batches, self.device, of_views if views else self._run)

@@ -1,98 +1,156 @@
-"""Strategies by the names that the command and results have for them."""
+"""The registry: strategies by the names that the command, results and tables have for them.
+
+A strategy is registered where it is written::
+
+    @register("l2p", title="L2P", paper="arXiv 2112.08654", needs="vit")
+    class L2P(GradientStrategy): ...
+
+One of your own needs no registration: the command takes ``package.module:Class`` and
+``./file.py:Class``.
+"""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
-from importlib import import_module
-from types import MappingProxyType
-from typing import Any
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
 
-import torch
-from avalanche.training.templates import SupervisedTemplate
-from torch import nn
+from ..utils import nearest_first
 
-from .._support.checks import nearest_first
-from . import names
-from ._session import PUBLISHED
-from .baselines import BASELINES, TRAINED_BASELINES, build_baseline
-from .names import COMPUTED_STRATEGIES, STRATEGIES
-
-OWN_STRATEGIES: Mapping[str, Callable[..., SupervisedTemplate]] = MappingProxyType(
-    {name: getattr(import_module(__package__), of) for name, of in names.OWN_STRATEGIES.items()}
-)
+Build = TypeVar("Build", bound=Callable[..., Any])
 
 
-_ELSEWHERE = {
-    "drift_compensation": "--drift-compensation",
-    "device": "--device",
-    "precision": "--precision",
-    "compile": "--compile",
-    "plugins": "--mist",
-    "model": "--backbone",
-}
+@dataclass(frozen=True)
+class StrategyInfo:
+    """What is known of a strategy.
+
+    Args:
+        name: in the command, in results and in tables.
+        title: as people read it.
+        build: makes it: the class, called with ``model=`` and its arguments.
+        paper: its source.
+        needs: ``"vit"`` for timm's VisionTransformer, ``"any"`` for any module from images to
+            features.
+        is_baseline: whether it is one of Avalanche's, built as :mod:`.baselines` says.
+        upper_bound: whether it sees the images of all experiences at once.
+        mist: arguments of MISTPlugin that its model needs.
+    """
+
+    name: str
+    title: str
+    build: Callable[..., Any]
+    paper: str = ""
+    needs: str = "any"
+    is_baseline: bool = False
+    upper_bound: bool = False
+    mist: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tune_on(self) -> str:
+        """Before which experiences MIST tunes unless it is told."""
+        return str(getattr(self.build, "tune_on", "every"))
+
+    @property
+    def follows_tuning(self) -> bool:
+        """Whether MIST may tune before every experience."""
+        return bool(getattr(self.build, "follows_tuning", True))
 
 
-def arguments_of(name: str) -> set[str]:
-    """What a strategy takes besides what the command gives it."""
-    strategy = OWN_STRATEGIES.get(name) or BASELINES[name].strategy
-    taken = {*_ELSEWHERE, "self", "evaluator", "optimizer", "criterion", "kwargs", "base_kwargs"}
-    taken |= {"slda_model", "input_size", "num_classes", "augmentations"}
-    rate = {"lr"} if name in TRAINED_BASELINES else set()
-    return {*inspect.signature(strategy).parameters} - taken | rate
+STRATEGIES: dict[str, StrategyInfo] = {}
 
 
-def check_strategy(name: str, settings: Collection[str] = (), *, drift: bool = False) -> None:
-    """A strategy by its name, with some arguments set and drift compensation or not.
+def register(name: str, *, title: str, **about: Any) -> Callable[[Build], Build]:
+    """Give a strategy a name; arguments are those of :class:`StrategyInfo`."""
+
+    def add(build: Build) -> Build:
+        STRATEGIES[name] = StrategyInfo(name, title, build, **about)
+        return build
+
+    return add
+
+
+def find(name: str) -> StrategyInfo:
+    """A registered strategy, or one's own: ``package.module:Class`` or ``./file.py:Class``.
 
     Raises:
-        ValueError: there is no such strategy, not these arguments, or no drift to follow.
+        ValueError: there is no such strategy; the message names the nearest ones.
     """
-    if name not in STRATEGIES:
-        raise ValueError(f"Unknown strategy {name!r}. Use one of {', '.join(STRATEGIES)}.")
-    for setting in settings:
-        if setting in _ELSEWHERE:
-            raise ValueError(f"{setting!r} is not an argument here. Use {_ELSEWHERE[setting]}.")
-        if setting not in (possible := arguments_of(name)):
-            near = nearest_first(setting, possible)
-            raise ValueError(f"{name!r} has no argument {setting!r}. It has {near}.")
-    if drift and name not in COMPUTED_STRATEGIES:
+    if name in STRATEGIES:
+        return STRATEGIES[name]
+    if ":" not in name:
         raise ValueError(
-            f"{name!r} has no drift to compensate; only {' and '.join(COMPUTED_STRATEGIES)} store "
-            "features."
+            f"Unknown strategy {name!r}. Use one of {nearest_first(name, STRATEGIES)}, or "
+            "package.module:Class for one of your own."
         )
+    build = load(name)
+    for info in STRATEGIES.values():
+        if info.build is build:
+            return info
+    title = getattr(build, "__name__", name)
+    return StrategyInfo(title.lower(), title, build)
 
 
-def takes(name: str, argument: str) -> bool:
-    """Whether one of our strategies has an argument."""
-    strategy = OWN_STRATEGIES.get(name)
-    return strategy is not None and argument in inspect.signature(strategy).parameters
+def load(name: str) -> Any:
+    """The object that ``package.module:name`` or ``./file.py:name`` refers to.
+
+    Raises:
+        ValueError: there is no such file, module or object.
+    """
+    module_name, _, attribute = name.rpartition(":")
+    try:
+        if module_name.endswith(".py"):
+            module = _load_file(Path(module_name))
+        else:
+            module = importlib.import_module(module_name)
+        return getattr(module, attribute)
+    except (ImportError, OSError, AttributeError) as error:
+        raise ValueError(
+            f"Cannot load {name!r}: {error}. Give package.module:name, with the package in this "
+            "folder or installed, or ./file.py:name."
+        ) from error
 
 
-def first_session_epochs(adapter: str) -> int:
-    """Passes over the first experience, as published, of what APER and RanPAC adapt."""
-    return int(PUBLISHED[adapter]["train_epochs"])
+def _load_file(path: Path) -> Any:
+    """A Python file as a module, once per process."""
+    name = f"_mist_avalanche_user_{path.resolve()}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path.resolve())
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
 
 
-def mist_arguments(name: str) -> Mapping[str, Any]:
-    """Arguments of MISTPlugin that a strategy's model needs."""
-    return BASELINES[name].mist if name in BASELINES else {}
-
-
-def build_strategy(
-    name: str,
-    backbone: nn.Module,
+def build(
+    info: StrategyInfo,
+    backbone: Any,
+    *,
     n_features: int,
     n_classes: int,
-    *,
-    device: torch.device,
-    plugins: Sequence[Any],
-    evaluator: Any,
     image_size: int,
-    settings: Mapping[str, Any] = MappingProxyType({}),
-) -> SupervisedTemplate:
-    """A strategy that :func:`check_strategy` passes, with some of its arguments changed."""
-    common = {"device": device, "plugins": list(plugins), "evaluator": evaluator, **settings}
-    if name in OWN_STRATEGIES:
-        return OWN_STRATEGIES[name](model=backbone, **common)
-    return build_baseline(name, backbone, n_features, n_classes, image_size=image_size, **common)
+    **arguments: Any,
+) -> Any:
+    """A strategy around a backbone.
+
+    Args:
+        info: of :func:`find`.
+        backbone: images to features.
+        n_features: width of the features.
+        n_classes: of the whole benchmark; only some of Avalanche's strategies need it.
+        image_size: pixels per side.
+        arguments: of the strategy, with ``device``, ``plugins`` and ``evaluator``.
+    """
+    if info.is_baseline:
+        sizes = {"n_features": n_features, "n_classes": n_classes, "image_size": image_size}
+        return info.build(backbone, **sizes, **arguments)
+    return info.build(model=backbone, **arguments)

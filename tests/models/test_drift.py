@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mist_avalanche.models.drift import AffineMap, fit_drift, turned
+from mist_avalanche.models.drift import AffineMap, fit_drift, rotations_and_flips
 
 
 def features(n=300, width=8, seed=0):
@@ -49,10 +49,10 @@ def test_shapes_must_agree():
 
 def test_turned_views_are_all_different_and_come_from_the_image():
     image = torch.arange(2 * 3 * 4 * 4.0).view(2, 3, 4, 4)
-    views = turned(image)
+    views = rotations_and_flips(image)
     assert len(views) == 8
     assert torch.equal(views[0], image)
     assert not any(torch.equal(a, b) for i, a in enumerate(views) for b in views[:i])
     assert all(torch.equal(v.sort(dim=3)[0].sum((2, 3)), image.sum((2, 3))) for v in views)
-    assert [v.shape for v in turned(image[..., :3])] == [(2, 3, 4, 3)] * 4
-    assert len(turned(image.flatten(1))) == 1
+    assert [v.shape for v in rotations_and_flips(image[..., :3])] == [(2, 3, 4, 3)] * 4
+    assert len(rotations_and_flips(image.flatten(1))) == 1

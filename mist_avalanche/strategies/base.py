@@ -1,0 +1,238 @@
+"""What all strategies here share: a pretrained backbone with a head, cached features, a state."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_origin, get_type_hints
+
+import torch
+from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from avalanche.training.plugins.evaluation import default_evaluator
+from avalanche.training.templates import SupervisedTemplate
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from typing_extensions import Unpack
+
+from ..models.forward import Forward
+from ..models.heads import BackboneWithHead
+from ..utils import check_not_empty, in_mode, memory_advice, nearest_first, state_hash
+
+
+class Common(TypedDict, total=False):
+    """Keyword arguments that every strategy here takes besides its own.
+
+    Args:
+        criterion: loss of logits and labels; None for the cross-entropy.
+        eval_mb_size: images per batch of evaluation; changes no result.
+        device: of the model.
+        plugins: Avalanche plugins, such as :class:`~mist_avalanche.MISTPlugin`.
+        evaluator: Avalanche's evaluation plugin.
+        eval_every: as in Avalanche.
+        precision: of the backbone: ``"32"`` or ``"bf16"`` (autocast; heads and losses in float32).
+        cache: keep features of test images in memory while the backbone stays the same. Give False
+            where the eval transform is random or a plugin changes test images.
+    """
+
+    criterion: nn.Module | None
+    eval_mb_size: int
+    device: str | torch.device
+    plugins: Sequence[SupervisedPlugin] | None
+    evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None
+    eval_every: int
+    precision: Literal["32", "bf16"]
+    cache: bool
+
+
+class Features(NamedTuple):
+    """Features (n, ...), labels (n,) and task labels (n,) of n images."""
+
+    features: Tensor
+    labels: Tensor
+    tasks: Tensor
+
+
+class PretrainedStrategy(SupervisedTemplate, ABC):
+    """An Avalanche strategy around a pretrained backbone.
+
+    No optimizer, number of classes, timeline of classes or task labels are needed.
+
+    Args:
+        model: backbone and head, images to logits.
+        train_mb_size: images per batch of training.
+        train_epochs: passes over the training images of an experience.
+        compile: use ``torch.compile`` for the backbone.
+        common: see :class:`Common`.
+
+    Attributes:
+        tune_on: before which experiences a MISTPlugin tunes unless it is told.
+        follows_tuning: False where what is learned belongs to one state of the backbone, so that
+            a MISTPlugin must not tune before every experience.
+        masks_steps: whether a MISTPlugin masks the steps of the strategy's own training.
+
+    Raises:
+        TypeError: an unknown argument; the message names the nearest ones.
+    """
+
+    tune_on: str = "every"
+    follows_tuning: bool = True
+    masks_steps: bool = True
+
+    model: Any
+    dataloader: Any
+
+    def __init__(
+        self,
+        *,
+        model: BackboneWithHead,
+        train_mb_size: int,
+        train_epochs: int = 1,
+        criterion: nn.Module | None = None,
+        eval_mb_size: int = 64,
+        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = default_evaluator,
+        precision: str = "32",
+        compile: bool = False,
+        cache: bool = True,
+        **common: Any,
+    ) -> None:
+        for name in common.keys() - Common.__annotations__.keys():
+            known = nearest_first(name, arguments_of(type(self)))
+            raise TypeError(f"{type(self).__name__} has no argument {name!r}. It has {known}.")
+        super().__init__(
+            model=model,
+            optimizer=None,
+            criterion=criterion or nn.CrossEntropyLoss(),
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            evaluator=evaluator,
+            **common,
+        )
+        model.run_backbone = Forward(precision, compile=compile)
+        self._cache = FeatureCache() if cache else None
+
+    @property
+    def backbone(self) -> Any:
+        """The pretrained backbone, images to features."""
+        return self.model.backbone
+
+    @property
+    def head(self) -> Any:
+        """The classifier on the features."""
+        return self.model.head
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the strategy has learned, as tensors and plain data."""
+        return {"model": self.model.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of a strategy that was made with the same arguments."""
+        self.model.load_state_dict(state["model"])
+
+    def train_dataset_adaptation(self, **kwargs: Any) -> None:
+        """The experience's training images, or a ValueError where there are none."""
+        check_not_empty(self.experience)
+        super().train_dataset_adaptation(**kwargs)
+
+    def make_optimizer(self, **kwargs: Any) -> None:
+        """Avalanche's optimizer is not used."""
+
+    def _make_empty_loss(self) -> Tensor:
+        """Losses are summed in the model's dtype; Avalanche's sum is in float32."""
+        weights: Tensor = next(self.model.parameters())
+        return weights.new_zeros(1)
+
+    # ---- Features ----------------------------------------------------------------------------
+
+    def extract(
+        self, dataset: Any, run: Callable[[Tensor], Tensor], num_workers: int = 0
+    ) -> Features:
+        """What ``run`` gives for the images of a dataset, in order."""
+        loader = DataLoader(
+            dataset,
+            batch_size=self.eval_mb_size,
+            num_workers=num_workers,
+            pin_memory=self.device.type == "cuda",
+            collate_fn=dataset.collate_fn,
+            generator=torch.Generator(),  # evaluation leaves the global random stream alone
+        )
+        return self.collect(loader, run)
+
+    @torch.no_grad()
+    def collect(self, batches: Iterable[Any], run: Callable[[Tensor], Tensor]) -> Features:
+        """What ``run`` gives for the images of batches (x, y, ...), in evaluation mode."""
+        rows = []
+        advice = "Lower train_mb_size or eval_mb_size."
+        with in_mode(self.model, training=False), memory_advice("a batch of images", advice):
+            for x, y, *rest in batches:
+                tasks = rest[-1] if rest else torch.zeros_like(y)
+                rows.append((run(x.to(self.device)), y.to(self.device), tasks.to(self.device)))
+        return Features(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+
+    def cached(
+        self, dataset: Any, key: Hashable, run: Callable[[Tensor], Tensor], num_workers: int
+    ) -> Features:
+        """:meth:`extract` of a test set, from memory where it was called with this key before."""
+        if self._cache is None:
+            return self.extract(dataset.eval(), run, num_workers)
+        return self._cache.get(dataset, key, lambda: self.extract(dataset.eval(), run, num_workers))
+
+    def _before_eval(self, **kwargs: Any) -> None:
+        """Forget cached features where the backbone has changed."""
+        super()._before_eval(**kwargs)
+        if self._cache is not None:
+            self._cache.begin(self.backbone)
+
+
+class FeatureCache:
+    """Features of test images, in memory for as long as the backbone stays the same."""
+
+    def __init__(self) -> None:
+        self._backbone = b""
+        self._kept: dict[tuple[int, Hashable], tuple[Any, Features]] = {}
+
+    def begin(self, backbone: nn.Module) -> None:
+        """Forget everything unless the backbone is, bit for bit, that of the last call."""
+        now = state_hash(backbone)
+        if now != self._backbone:
+            self._backbone = now
+            self._kept.clear()
+
+    def get(self, dataset: Any, key: Hashable, compute: Callable[[], Features]) -> Features:
+        """The features of a dataset under a key, computed where they are not there."""
+        kept = self._kept.get((id(dataset), key))
+        if kept is None or kept[0] is not dataset:
+            kept = self._kept[id(dataset), key] = dataset, compute()
+        return kept[1]
+
+    def __deepcopy__(self, memo: Any) -> FeatureCache:
+        return FeatureCache()
+
+
+class FeatureBatches:
+    """A loader of batches [features, labels, task labels] that were extracted before."""
+
+    def __init__(self, features: Features, batch_size: int) -> None:
+        self.features, self.batch_size = features, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.features.labels) // self.batch_size)
+
+    def __iter__(self) -> Any:
+        for batch in zip(*(part.split(self.batch_size) for part in self.features), strict=True):
+            yield list(batch)
+
+
+def arguments_of(strategy: Callable[..., Any]) -> set[str]:
+    """Names of a strategy's keyword arguments, those of :class:`Common` included."""
+    names = {
+        p.name
+        for p in inspect.signature(strategy).parameters.values()
+        if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+    }
+    function = strategy.__init__ if isinstance(strategy, type) else strategy  # type: ignore[misc]
+    for hint in get_type_hints(function).values():
+        if get_origin(hint) is Unpack:
+            names |= get_args(hint)[0].__annotations__.keys()
+    return names

@@ -1,0 +1,167 @@
+"""Strategies without gradients: a classifier computed from features of a frozen backbone."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models.drift import fit_drift, rotations_and_flips
+from ..utils import state_hash
+from .base import Common, FeatureBatches, PretrainedStrategy
+
+
+class FeatureCommon(Common, total=False):
+    """Keyword arguments of every feature-based strategy, over those of :class:`Common`.
+
+    Args:
+        train_mb_size: images per batch while features are computed; changes no result.
+        drift_compensation: where a plugin tunes the backbone again, move what is stored of earlier
+            classes by the affine map, fitted on eight views of the current training images, from
+            their features before to those after.
+        compile: use ``torch.compile`` for the backbone.
+    """
+
+    train_mb_size: int
+    drift_compensation: bool
+    compile: bool
+
+
+class FeatureStrategy(PretrainedStrategy):
+    """Extracts the features of an experience once, then calls :meth:`fit`.
+
+    Features are those of the training images under the eval transform. The backbone stays as it is
+    unless a plugin tunes it before an experience. Statistics stored of earlier classes then become
+    stale: there is a warning, or they are moved with ``drift_compensation``. Metrics and plugins
+    see features (B, D) as ``mb_x``.
+
+    Args:
+        model: backbone and head; the head has ``seen``, and ``move(drift)`` if it can follow.
+        common: see :class:`FeatureCommon`.
+
+    Raises:
+        RuntimeError: evaluation before any training.
+        FloatingPointError: the backbone gives NaN or Inf.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        train_mb_size: int = 64,
+        drift_compensation: bool = False,
+        **common: Any,
+    ) -> None:
+        super().__init__(model=model, train_mb_size=train_mb_size, **common)
+        self.drift_compensation = drift_compensation
+        self._fitted_on = b""  # hash of the backbone that the last features came from
+        self._before: nn.Module | None = None  # the backbone before plugins tune it
+        self._warned = False
+
+    @abstractmethod
+    def fit(self, features: Tensor, labels: Tensor) -> None:
+        """Add an experience, features (n, D) of labels (n,), to the head."""
+
+    def first_session(self, **kwargs: Any) -> None:
+        """Adapt the backbone to the first experience, before anything is fitted."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The model, and which backbone the stored statistics belong to."""
+        return {**super().state_dict(), "fitted_on": self._fitted_on.hex()}
+
+    def load_state_dict(self, state: Any) -> None:
+        """Go on from a :meth:`state_dict` of a strategy that was made with the same arguments."""
+        super().load_state_dict(state)
+        self._fitted_on = bytes.fromhex(state["fitted_on"])
+
+    # ---- Training ----------------------------------------------------------------------------
+
+    def train_dataset_adaptation(self, **kwargs: Any) -> None:
+        """Train on the images as they are evaluated."""
+        super().train_dataset_adaptation(**kwargs)
+        self.adapted_dataset = self.experience.dataset.eval()
+
+    def make_train_dataloader(self, **kwargs: Any) -> None:
+        """Every image once, in order."""
+        super().make_train_dataloader(**{**kwargs, "shuffle": False, "drop_last": False})
+
+    def check_model_and_optimizer(self, **kwargs: Any) -> None:
+        """Make room for the experience's classes; plugins come right after."""
+        self.model = self.model_adaptation()
+        if self.drift_compensation and self.head.seen.any():
+            self._before = copy.deepcopy(self.backbone)
+
+    def _before_training_exp(self, **kwargs: Any) -> None:
+        """Let plugins tune the backbone; then what is stored follows its features."""
+        super()._before_training_exp(**kwargs)
+        before, self._before = self._before, None
+        if not self.head.seen.any():
+            self.first_session(**kwargs)
+        elif state_hash(self.backbone) != self._fitted_on:
+            if before is not None:
+                self._follow(before)
+            else:
+                self._warn_of_stale_statistics()
+        self._fitted_on = state_hash(self.backbone)
+
+    def _follow(self, before: nn.Module) -> None:
+        """Move what is stored by the map from features before tuning to features after."""
+        now = self.model.backbone
+
+        def views(x: Tensor) -> Tensor:  # (B, V, D)
+            return torch.stack([self.model.features(view) for view in rotations_and_flips(x)], 1)
+
+        self.model.backbone = before
+        old = self.collect(self.dataloader, views).features
+        self.model.backbone = now
+        new = self.collect(self.dataloader, views).features
+        generator = torch.Generator().manual_seed(self.clock.train_exp_counter)
+        self.head.move(fit_drift(old, new, generator))
+
+    def _warn_of_stale_statistics(self) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"The backbone was tuned after {type(self).__name__} had stored statistics of "
+                "earlier classes. They are stale now and those classes will be recognised less "
+                "well. Use MISTPlugin(tune_on='first') (--mist-arg tune_on=first) or "
+                "drift_compensation=True (--drift-compensation).",
+                stacklevel=2,
+            )
+
+    @torch.no_grad()
+    def training_epoch(self, **kwargs: Any) -> None:
+        """Fit the head; then pass through the features once more for plugins and metrics."""
+        found = self.collect(self.dataloader, self.model.features)
+        self.fit(found.features, found.labels)
+        for self.mbatch in FeatureBatches(found, self.train_mb_size):
+            self._unpack_minibatch()
+            self._before_training_iteration(**kwargs)
+            self._before_forward(**kwargs)
+            self.mb_output = self.head(self.mb_x)
+            self._after_forward(**kwargs)
+            self.loss = self.criterion()
+            self._after_training_iteration(**kwargs)
+
+    # ---- Evaluation --------------------------------------------------------------------------
+
+    def eval(self, exp_list: Any, **kwargs: Any) -> Any:
+        """Accuracy and other metrics, as in Avalanche."""
+        if not self.is_training and not self.head.seen.any():
+            raise RuntimeError(f"{type(self).__name__} has seen no class yet. Train it first.")
+        return super().eval(exp_list, **kwargs)
+
+    def make_eval_dataloader(self, num_workers: int = 0, **kwargs: Any) -> None:
+        """Batches of features."""
+        dataset = self.experience.dataset
+        found = self.cached(dataset, "features", self.model.features, num_workers)
+        self.dataloader = FeatureBatches(found, self.eval_mb_size)
+
+    def forward(self) -> Tensor:
+        """Logits (B, C) of the current features."""
+        logits: Tensor = self.head(self.mb_x)
+        return logits

@@ -1,0 +1,158 @@
+"""Strategies that train on every experience, each time with a new optimizer."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from avalanche.benchmarks.scenarios.online import OnlineCLExperience
+from torch import Tensor, nn
+
+from ..models.heads import BackboneWithHead
+from ..utils import check_integer, classes_of
+from .base import PretrainedStrategy
+
+
+class GradientStrategy(PretrainedStrategy):
+    """Trains on every experience with the cross-entropy over its own classes.
+
+    An experience: grow the head (:meth:`before_experience`), let plugins tune the backbone, choose
+    what trains (:meth:`before_training`, :meth:`trainable_parameters`), train with a new optimizer
+    and schedule, compute statistics (:meth:`after_experience`). Logits of other classes are -inf in
+    training, so rows of earlier classes stay as they are.
+
+    Args:
+        model: backbone and head.
+        common: see :class:`~mist_avalanche.strategies.base.Common`, with ``train_mb_size`` and
+            ``train_epochs``.
+
+    Raises:
+        ValueError: part of an online stream: these strategies need an experience as a whole.
+    """
+
+    masks_steps = False  # the backbone is frozen as a whole or trained as a whole
+
+    optimizer: Any
+
+    def __init__(
+        self, *, model: BackboneWithHead, train_mb_size: int, train_epochs: int, **common: Any
+    ) -> None:
+        check_integer("train_epochs", train_epochs, 1)
+        super().__init__(
+            model=model, train_mb_size=train_mb_size, train_epochs=train_epochs, **common
+        )
+        self._tunable = [p for p in model.backbone.parameters() if p.requires_grad]
+        self._classes: list[int] = []  # of the present experience
+        self._rates: list[float] = []  # of the optimizer's groups, before the schedule
+
+    # ---- What a strategy defines -------------------------------------------------------------
+
+    def before_experience(self) -> None:
+        """Grow; plugins, which tune a backbone that requires gradients, come next."""
+
+    def before_training(self) -> None:
+        """Freeze or attach what the strategy does; plugins have tuned the backbone."""
+
+    @abstractmethod
+    def trainable_parameters(self) -> Iterable[Any]:
+        """Parameters that train in this experience, or groups of them with their ``lr``."""
+
+    @abstractmethod
+    def make_new_optimizer(self, parameters: Iterable[Any]) -> torch.optim.Optimizer:
+        """The optimizer of an experience."""
+
+    def schedule(self, epoch: int) -> float:
+        """Share of the learning rates in an epoch, counted from 0."""
+        return 1.0
+
+    def training_logits(self, x: Tensor) -> Tensor:
+        """Logits (B, C) of images in training."""
+        logits: Tensor = self.model(x)
+        return logits
+
+    def extra_loss(self) -> Tensor | float:
+        """What is added to the cross-entropy of the current mini-batch."""
+        return 0.0
+
+    def after_experience(self, dataset: Any, num_workers: int) -> None:
+        """Statistics of the experience's training images under the eval transform."""
+
+    # ---- An experience -----------------------------------------------------------------------
+
+    def check_model_and_optimizer(self, **kwargs: Any) -> None:
+        """Grow, and let plugins see a backbone that can train."""
+        if isinstance(self.experience, OnlineCLExperience):
+            raise ValueError(
+                f"{type(self).__name__} trains several epochs on a whole experience and cannot "
+                "take parts of an online stream. Train on the benchmark's own train_stream."
+            )
+        self._classes = classes_of(self.experience)
+        for p in self._tunable:
+            p.requires_grad_(True)
+        self.model = self.model_adaptation()
+        self.before_experience()
+
+    def _before_training_exp(self, **kwargs: Any) -> None:
+        """Let plugins tune the backbone; then make the optimizer of what trains."""
+        super()._before_training_exp(**kwargs)
+        self.before_training()
+        self.model.to(self.device)
+        self.optimizer = self.make_new_optimizer(self.trainable_parameters())
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    def _before_training_epoch(self, **kwargs: Any) -> None:
+        share = self.schedule(self.clock.train_exp_epochs)
+        for group, lr in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = lr * share
+        super()._before_training_epoch(**kwargs)
+
+    def forward(self) -> Tensor:
+        """Logits (B, C) of the mini-batch, in training those of the experience's classes."""
+        if not self.is_training:
+            return self.evaluation_logits(self.mb_x)
+        return mask_other_classes(self.training_logits(self.mb_x), self._classes, self.mb_y)
+
+    def evaluation_logits(self, x: Tensor) -> Tensor:
+        """Logits (B, C) of a mini-batch of evaluation."""
+        logits: Tensor = self.model(x)
+        return logits
+
+    def criterion(self) -> Tensor:
+        """Cross-entropy, in training plus :meth:`extra_loss`."""
+        loss: Tensor = super().criterion()
+        return loss + self.extra_loss() if self.is_training else loss
+
+    def _after_training_exp(self, num_workers: int = 0, **kwargs: Any) -> None:
+        self.optimizer.zero_grad()
+        self.after_experience(self.experience.dataset.eval(), num_workers)
+        super()._after_training_exp(num_workers=num_workers, **kwargs)
+        self.optimizer = None
+
+
+def mask_other_classes(logits: Tensor, classes: list[int], labels: Tensor) -> Tensor:
+    """Logits (B, C) with -inf for all classes but those of the experience.
+
+    Labels that a plugin has put into the batch, such as replayed ones, take part as well.
+    """
+    others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+    others[classes] = False
+    others[labels] = False
+    return logits.masked_fill(others, -math.inf)
+
+
+def cosine_schedule(epoch: int, epochs: int) -> float:
+    """Share of a learning rate that falls on a cosine from 1 to 0, by epochs counted from 0."""
+    return (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def plain_sgd(parameters: Iterable[Any], lr: float, weight_decay: float) -> torch.optim.SGD:
+    """SGD with momentum 0.9."""
+    return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=weight_decay)
+
+
+def trainable(*modules: nn.Module) -> list[nn.Parameter]:
+    """Parameters of some modules that require gradients."""
+    return [p for module in modules for p in module.parameters() if p.requires_grad]
