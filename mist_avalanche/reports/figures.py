@@ -1,26 +1,26 @@
-"""Figures of runs, as wide as a paper's column, each with its content in words."""
+"""Figures of runs, as wide as a paper's column."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..utils import atomic_write
 from .labels import display_name
-from .summary import Methods, Runs, gains, mean_and_std
+from .summary import Gain, Methods, Runs, gains
 
 INK = "#101112"  # of text and axes; the page replaces it by its own text colour
 STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.facecolor": "none",
@@ -33,16 +33,15 @@ STYLE: dict[Any, Any] = {
     ),
 }
 _WIDTH, _LINE = 3.3, 0.17  # inches: a column, a line of text
-_TAB20 = colormaps["tab20"].colors  # type: ignore[attr-defined]
+_TAB20 = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
 _COLOURS = [*_TAB20[::2], *_TAB20[1::2]]
 
 
 class Drawing(NamedTuple):
-    """A figure, the section of the page it belongs to, its title, its content in words."""
+    """A figure, the section of the page that it belongs to, its caption, and its file's stem."""
 
     section: str
-    title: str
-    text: str
+    caption: str
     file: str
     figure: Figure
 
@@ -70,116 +69,84 @@ def write_figures(methods: Methods, folder: Path) -> list[Drawing]:
 @mpl.rc_context(STYLE)
 def drawings(methods: Methods) -> list[Drawing]:
     """Every figure that the results have the numbers for, section by section."""
-    drawn = [_accuracy(methods)]
-    if gains(methods):
-        drawn.append(_gain(methods))
-    drawn += [_matrix(label, runs) for label, runs in methods.items()]
+    drawn = [Drawing("Figures", "Accuracy on all classes seen", "accuracy", _curves(methods))]
+    if found := gains(methods):
+        drawn.append(Drawing("Figures", "Gain of MIST", "gain", _gains(found)))
+    files = {label: re.sub(r"[^\w+.-]", "_", label) for label in methods}
     for label, runs in methods.items():
-        if all("confusion" in run for run in runs):  # old results lack it
-            drawn.append(_confusion(label, runs))
+        name, file = display_name(label), f"matrix-{files[label]}"
+        drawn.append(Drawing("Accuracy by experience", name, file, _matrix(runs)))
     for label, runs in methods.items():
-        if runs[0].get("mist", {}).get("layers"):
-            drawn.append(_selection(label, runs))
+        if rows := runs[0].get("mist", {}).get("layers"):
+            share = f"{100 * runs[0]['mist']['selected_fraction']:.2f} % of all entries"
+            name, file = f"{display_name(label)}: {share}", f"selection-{files[label]}"
+            section = "Where MIST may change the backbone"
+            drawn.append(Drawing(section, name, file, selection_figure(rows)))
+    for drawing in drawn:  # the layout is fixed here; every format would compute it again
+        drawing.figure.draw_without_rendering()
+        drawing.figure.set_layout_engine("none")
     return drawn
 
 
-def _accuracy(methods: Methods) -> Drawing:
+def _curves(methods: Methods) -> Figure:
     """Accuracy on all classes seen after each experience; bands are one standard deviation."""
     figure, axes = _empty(2.3)
     hosts = [*dict.fromkeys(label.removesuffix("+mist") for label in methods)]
-    ends = []
     for label, runs in methods.items():
         curves = np.array([_curve(run) for run in runs])
         classes, mean = runs[0]["classes_seen"], curves.mean(axis=0)
-        colour = _COLOURS[hosts.index(label.removesuffix("+mist")) % len(_COLOURS)]
         line = "o-" if "+" in label else "o--"
-        name = _plain(label)
-        axes.plot(classes, mean, line, color=colour, label=name, markersize=2.5, linewidth=1.2)
+        colour = _COLOURS[hosts.index(label.removesuffix("+mist")) % len(_COLOURS)]
+        axes.plot(classes, mean, line, c=colour, ms=2.5, lw=1.2, label=display_name(label))
         if len(curves) > 1:
             std = curves.std(axis=0, ddof=1)
             axes.fill_between(classes, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
-        ends.append(f"{display_name(label)} ends at {mean_and_std(runs)['A_T']['mean']:.1f} %")
     axes.set(xlabel="classes seen", ylabel="top-1 accuracy (%)")
-    axes.set_ylim(0, min(102, 1.05 * axes.get_ylim()[1]))
-    _add_legend(figure)
-    title = "Accuracy on all classes seen"
-    return Drawing("Figures", title, "; ".join(ends), "accuracy", _laid_out(figure))
+    _add_legend(figure, axes)
+    return figure
 
 
-def _curve(run: Any) -> list[float]:
-    """Accuracy over all test images of the classes seen, after each experience."""
+def _curve(run: Mapping[str, Any]) -> list[float]:
+    """Accuracy over the test images of all classes seen, after each experience."""
     images = run["test_images"]
     return [float(np.average(row, weights=images[: len(row)])) for row in run["accuracy"]]
 
 
-def _gain(methods: Methods) -> Drawing:
+def _gains(found: Sequence[Gain]) -> Figure:
     """What MIST adds to each host: a point per seed, the mean, and its 95 % interval."""
-    found = gains(methods)
     figure, axes = _empty(0.75 + 0.34 * len(found))
     axes.axvline(0, color="0.5", linewidth=1)
     for y, gain in enumerate(found):
-        seed = "one seed" if y == 0 else None
-        mean = "mean, 95 % interval" if y == 0 else None
-        seeds = gain.differences
-        axes.plot(seeds, [y + 0.22] * len(seeds), "o", color="0.5", markersize=3.5, label=seed)
-        whisker = gain.half_width
-        axes.errorbar(gain.mean, y - 0.1, xerr=whisker, fmt="D", ms=4.5, capsize=3, label=mean)
-    axes.set_yticks(range(len(found)), [_plain(gain.label) for gain in found])
+        seeds, height = gain.differences, [y + 0.22] * len(gain.differences)
+        bar, mean = gain.half_width, gain.mean
+        dots = axes.plot(seeds, height, "o", color="0.5", ms=3.5)[0]
+        diamond = axes.errorbar(mean, y - 0.1, xerr=bar, fmt="C0D", ms=4.5, capsize=3)
+    dots.set_label("one seed")
+    diamond.set_label("mean" if bar is None else "mean, 95 % interval")
+    axes.set_yticks(range(len(found)), [display_name(gain.label) for gain in found])
     axes.set(ylim=(len(found) - 0.5, -0.5), xlabel="gain in $A_T$ (points)")
-    _add_legend(figure)
-    text = "; ".join(f"{display_name(g.label)}: {g.mean:+.1f} points ({g.interval})" for g in found)
-    return Drawing("Figures", "Gain of MIST", text, "gain", _laid_out(figure))
+    _add_legend(figure, axes)
+    return figure
 
 
-def _matrix(label: str, runs: Runs) -> Drawing:
+def _matrix(runs: Runs) -> Figure:
     """Accuracy on the classes of each experience after each experience, mean over seeds."""
     n = len(runs[0]["accuracy"])
-    rows = [[row + [np.nan] * (n - len(row)) for row in run["accuracy"]] for run in runs]
+    rows = [[[*row, *[np.nan] * (n - len(row))] for row in run["accuracy"]] for run in runs]
     matrix = np.mean(rows, axis=0)
-    text = f"After the last experience: {_percentages(matrix[-1])}"
-    figure = _heat_map(matrix, "accuracy (%)", "classes of experience", "after experience")
-    file = f"matrix-{_file_name(label)}"
-    return Drawing("Accuracy by experience", display_name(label), text, file, figure)
-
-
-def _confusion(label: str, runs: Runs) -> Drawing:
-    """The share of each experience's images predicted as classes of each, mean over seeds."""
-    counts = np.array([run["confusion"]["experiences"] for run in runs], dtype=np.float64)
-    images = np.array([run["test_images"] for run in runs], dtype=np.float64)
-    matrix = 100 * (counts / images[:, :, None]).mean(axis=0)
-    text = f"Predicted as a class of their own experience: {_percentages(matrix.diagonal())}"
-    figure = _heat_map(matrix, "images (%)", "predicted class of experience", "class of experience")
-    section = "Confusion after the last experience"
-    return Drawing(section, display_name(label), text, f"confusion-{_file_name(label)}", figure)
-
-
-def _heat_map(matrix: Any, what: str, xlabel: str, ylabel: str) -> Figure:
-    """A square of percentages by experience."""
-    figure, axes = _empty(2.9)
+    figure, axes = _empty(2.7)
     image = axes.imshow(matrix, vmin=0, vmax=100, cmap="viridis")
     ticks = range(0, len(matrix), -(-len(matrix) // 10))
     axes.set_xticks(ticks, [str(i + 1) for i in ticks])
     axes.set_yticks(ticks, [str(i + 1) for i in ticks])
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set(xlabel="classes of experience", ylabel="after experience")
     axes.grid(visible=False)
     if len(matrix) <= 10:
-        for t, i in zip(*np.nonzero(np.isfinite(matrix)), strict=True):
+        for t, i in np.argwhere(np.isfinite(matrix)):
             ink = "black" if matrix[t, i] > 60 else "white"
             axes.text(i, t, f"{matrix[t, i]:.0f}", ha="center", va="center", color=ink)
-    figure.colorbar(image, label=what, shrink=0.9)
-    return _laid_out(figure)
-
-
-def _selection(label: str, runs: Runs) -> Drawing:
-    """What MIST may change, of the first seed."""
-    mist = runs[0]["mist"]
-    selected, total = (sum(row[i] for row in mist["layers"]) for i in (1, 2))
-    text = f"{selected:,} of {total:,} entries, {100 * selected / total:.2f} %"
-    if overlaps := mist.get("overlaps"):
-        shared = _percentages([100 * overlap for overlap in overlaps])
-        text += f"; shared with the selection before: {shared}"
-    section, file = "Where MIST may change the backbone", f"selection-{_file_name(label)}"
-    return Drawing(section, display_name(label), text, file, selection_figure(mist["layers"]))
+    figure.colorbar(image, label="accuracy (%)", shrink=0.9)
+    return figure
 
 
 @mpl.rc_context(STYLE)
@@ -210,8 +177,9 @@ def selection_figure(rows: Sequence[Sequence[Any]]) -> Figure:
         axes.bar_label(bars, [f"{selected:,}" for selected, _ in groups.values()], padding=2)
         axes.set_yticks(range(len(shares)), list(groups))
         axes.set(xlim=(0, 1.3 * max(shares) or 1), ylim=(len(shares) - 0.4, -0.6))
+        axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 100])
     panels[-1].set_xlabel("entries that may change (%)")
-    return _laid_out(figure)
+    return figure
 
 
 def _empty(height: float) -> tuple[Figure, Axes]:
@@ -219,29 +187,9 @@ def _empty(height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _laid_out(figure: Figure) -> Figure:
-    """The figure with a fixed layout, which every format would otherwise compute again."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    return figure
-
-
-def _add_legend(figure: Figure) -> None:
+def _add_legend(figure: Figure, axes: Axes) -> None:
     """A legend below the axes, where it hides nothing; the figure grows by its height."""
-    names = figure.axes[0].get_legend_handles_labels()[1]
+    names = axes.get_legend_handles_labels()[1]
     columns = 2 if max(map(len, names)) <= 22 else 1
     figure.set_figheight(figure.get_figheight() + _LINE * -(-len(names) // columns))
     figure.legend(loc="outside lower center", frameon=False, ncols=columns, columnspacing=1)
-
-
-def _plain(label: str) -> str:
-    """A method's name, in which matplotlib finds no formula."""
-    return display_name(label).replace("$", r"\$")
-
-
-def _percentages(values: Any) -> str:
-    return ", ".join(f"{value:.0f} %" for value in values)
-
-
-def _file_name(label: str) -> str:
-    return re.sub(r"[^\w+.-]", "_", label)

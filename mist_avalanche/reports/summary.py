@@ -1,7 +1,8 @@
-"""What runs say, in numbers and in a sentence: means, ranks, costs, the gain of MIST."""
+"""What runs say, in numbers and in a sentence."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -47,23 +48,18 @@ def ranks(methods: Methods, metric: str) -> dict[str, int]:
 
 
 def costs(runs: Runs) -> dict[str, float | None]:
-    """Means over seeds of seconds, bytes and updated entries; None where a run lacks the value."""
-    measured: dict[str, list[float | None]] = {}
+    """Seconds, bytes and updated entries, means over seeds; None where a run lacks the value."""
+    rows = []
     for run in runs:
         parameters = run.get("parameters", {})
         updated = parameters.get("updated")
         size = parameters.get("backbone", parameters.get("total"))  # old results lack the backbone
-        values = {
-            "seconds": run.get("timing", {}).get("total"),
-            "peak memory (MiB)": run["memory"] / 2**20 if run.get("memory") else None,
-            "updated": updated,
-            "updated (%)": 100 * updated / size if size else None,
-        }
-        for name, value in values.items():
-            measured.setdefault(name, []).append(value)
+        share = updated / size if size else None
+        rows.append((run.get("timing", {}).get("total"), run.get("memory"), updated, share))
+    names = ("seconds", "memory", "updated", "updated_share")
     return {
-        name: None if None in values else statistics.fmean(v for v in values if v is not None)
-        for name, values in measured.items()
+        name: None if None in values else statistics.fmean(values)
+        for name, values in zip(names, zip(*rows, strict=True), strict=True)
     }
 
 
@@ -85,7 +81,8 @@ class Gain(NamedTuple):
         n = len(self.differences)
         if n < 3:
             return None
-        return float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(self.differences) / n**0.5
+        quantile = float(stats.t.ppf(0.975, n - 1))
+        return quantile * statistics.stdev(self.differences) / math.sqrt(n)
 
     @property
     def interval(self) -> str:
@@ -113,20 +110,21 @@ def gains(methods: Methods) -> list[Gain]:
 
 
 def lead(methods: Methods) -> str:
-    """The point of a comparison: which method is best, and what MIST adds. "" for no methods."""
-    if not methods:
-        return ""
+    """The point of a comparison: which method is best, and what MIST adds."""
     best = [label for label, rank in ranks(methods, "A_T").items() if rank == BEST]
     label = best[0] if best else next(iter(methods))
     runs = methods[label]
-    config, a_t = runs[0]["config"], mean_and_std(runs)["A_T"]
-    sentence = f"{display_name(label)} has {'the highest' if best else 'an'} A_T"
-    sentence += ", level with others" if len(best) > 1 else ""
-    sentence += f": {a_t['mean']:.1f}" + (f" ± {a_t['std']:.1f}" if len(runs) > 1 else "")
-    sentence += f" % over {_counted(len(runs), 'seed')}"
-    if config.get("first") is not None:
-        sentence += f", after {config['first']} of {config['experiences']} experiences"
-    sentences = [f"{sentence}."]
+    a_t = mean_and_std(runs)["A_T"]
+    claim = "has the highest A_T" if best else "has an A_T"
+    if best and any(map(is_upper_bound, methods)):
+        claim += " below the upper bound"
+    if len(best) > 1:
+        claim += ", level with others"
+    spread = f" ± {a_t['std']:.1f}" if len(runs) > 1 else ""
+    over = _counted(len(runs), "seed")
+    if runs[0]["config"].get("first") is not None:
+        over += " after {first} of {experiences} experiences".format_map(runs[0]["config"])
+    sentences = [f"{display_name(label)} {claim}: {a_t['mean']:.1f}{spread} % over {over}."]
     for gain in gains(methods):
         if gain.label.split("+")[1] == "mist":  # and not an ablation
             host = display_name(gain.host)

@@ -7,9 +7,8 @@ import html
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
@@ -17,28 +16,25 @@ from ..utils import atomic_write, check_choice
 from .labels import display_name
 from .summary import METRICS, Methods, costs, mean_and_std, ranks
 
-# How each format shows a cell that is unranked, best, second. Markdown has no underline but HTML's.
+# How a format shows a mean that is unranked, best, second. Markdown underlines by HTML alone.
 _MARKS = {
     "pipe": ("{}", "**{}**", "<ins>{}</ins>"),
     "html": ("{}", "<b>{}</b>", "<u>{}</u>"),
     "latex": ("{}", r"\textbf{{{}}}", r"\underline{{{}}}"),
+}
+_COST_FORMATS = {
+    "seconds": ("seconds", 1, "{:,.0f}"),
+    "memory": ("peak memory (MiB)", 1 / 2**20, "{:,.0f}"),
+    "updated": ("updated", 1, "{:,.0f}"),
+    "updated_share": ("updated (%)", 100, "{:.2f}"),
 }
 _LATEX_HEADS = {"A_T": "$A_T$", "A_bar": r"$\bar A$", "A_new": r"$A_\mathrm{new}$"}
 _LATEX_CHARACTERS = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
-
-
-class Cell(NamedTuple):
-    """A name or a number, its rank (1 best, 2 second), and the spread, which is never marked."""
-
-    text: str
-    rank: int = 0
-    spread: str = ""
 
 
 def table(
@@ -57,15 +53,18 @@ def table(
         ValueError: an unknown column.
     """
     metrics = check_columns(columns)
+    places = {metric: ranks(methods, metric) for metric in metrics}
+    marks = _MARKS.get(style, ("{}", "{}", "{}"))
+    plus_minus = r"$\pm$" if style == "latex" else "±"
     rows = []
     for label, runs in methods.items():
-        row = [Cell(display_name(label)), Cell(str(len(runs)))]
+        found, row = mean_and_std(runs), []
         for metric in metrics:
-            found = mean_and_std(runs)[metric]
-            spread = f" ± {found['std']:.1f}" if len(runs) > 1 else ""
-            row.append(Cell(f"{found['mean']:.1f}", ranks(methods, metric).get(label, 0), spread))
+            mark = marks[places[metric].get(label, 0)]
+            spread = f" {plus_minus} {found[metric]['std']:.1f}" if len(runs) > 1 else ""
+            row.append(mark.format(f"{found[metric]['mean']:.1f}") + spread)
         rows.append(row)
-    return _written(style, ["method", "seeds", *metrics], rows)
+    return _written(methods, style, metrics, rows)
 
 
 def cost_table(methods: Methods, style: str = "simple") -> str:
@@ -75,24 +74,23 @@ def cost_table(methods: Methods, style: str = "simple") -> str:
         methods: label to the results of its seeds.
         style: as of :func:`table`.
     """
-    heads, rows = ["method", "seeds"], []
-    for label, runs in methods.items():
-        found = costs(runs)
-        heads[2:] = found
-        numbers = [
-            "" if value is None else f"{value:.2f}" if "%" in name else f"{value:,.0f}"
-            for name, value in found.items()
-        ]
-        rows.append([Cell(text) for text in (display_name(label), str(len(runs)), *numbers)])
-    return _written(style, heads, rows)
+    rows = []
+    for runs in methods.values():
+        found, row = costs(runs), []
+        for name, (_, factor, pattern) in _COST_FORMATS.items():
+            value = found[name]
+            row.append("" if value is None else pattern.format(factor * value))
+        rows.append(row)
+    return _written(methods, style, [head for head, *_ in _COST_FORMATS.values()], rows)
 
 
 def write_tables(
     methods: Methods, folder: Path, name: str, columns: str | Sequence[str] | None = None
 ) -> Path:
-    """Write accuracy as ``NAME.md, .tex, .csv, .json`` and costs as ``NAME-costs.*``.
+    """Write ``NAME.md`` and ``.tex`` (accuracy), ``NAME-costs.md`` and ``.tex``, and all numbers.
 
-    CSV and JSON have every metric in full precision, by label.
+    The numbers are ``NAME.csv`` and ``NAME.json``: every metric and cost in full precision, by
+    label. Seconds, bytes, and shares of 1; accuracies are in percent.
 
     Args:
         methods: label to the results of its seeds.
@@ -103,22 +101,27 @@ def write_tables(
     Returns:
         The path of the Markdown table of accuracy.
     """
-    metrics = {label: mean_and_std(runs) for label, runs in methods.items()}
-    spent = {label: costs(runs) for label, runs in methods.items()}
-    seeds = {label: {"seeds": len(runs)} for label, runs in methods.items()}
+    numbers = {}
+    for label, runs in methods.items():
+        numbers[label] = {"name": display_name(label), "seeds": len(runs)}
+        for metric, found in mean_and_std(runs).items():
+            numbers[label] |= {metric: found["mean"], f"{metric}_std": found["std"]}
+        numbers[label] |= costs(runs)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["method", *next(iter(numbers.values()), {})], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({"method": label, **row} for label, row in numbers.items())
     files = {
-        f"{name}.md": table(methods, "pipe", columns) + "\n",
+        f"{name}.md": table(methods, "pipe", columns),
         f"{name}.tex": table(methods, "latex", columns),
-        f"{name}.csv": _csv({k: {**seeds[k], **_flat(metrics[k])} for k in methods}),
-        f"{name}.json": _json({k: {**seeds[k], "metrics": metrics[k]} for k in methods}),
-        f"{name}-costs.md": cost_table(methods, "pipe") + "\n",
+        f"{name}-costs.md": cost_table(methods, "pipe"),
         f"{name}-costs.tex": cost_table(methods, "latex"),
-        f"{name}-costs.csv": _csv({k: {**seeds[k], **spent[k]} for k in methods}),
-        f"{name}-costs.json": _json({k: {**seeds[k], **spent[k]} for k in methods}),
+        f"{name}.json": json.dumps(numbers, indent=1),
+        f"{name}.csv": out.getvalue().rstrip(),
     }
     for file, text in files.items():
         with atomic_write(folder / file) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(f"{text}\n", encoding="utf-8")
     return folder / f"{name}.md"
 
 
@@ -132,56 +135,32 @@ def check_columns(columns: str | Sequence[str] | None) -> list[str]:
     return [check_choice("columns", name.strip(), METRICS) for name in names]
 
 
-def _written(style: str, heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    escape = {"html": html.escape, "latex": _latex_text, "pipe": _markdown_text}.get(style, str)
-    patterns = _MARKS.get(style, ("{}", "{}", "{}"))
-    texts = [
-        [patterns[cell.rank].format(escape(cell.text)) + escape(cell.spread) for cell in row]
-        for row in rows
-    ]
+def _written(
+    methods: Methods, style: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> str:
+    """Rows in one of the formats, after each method's name and number of seeds."""
+    escapes: dict[str, Callable[[str], str]] = {"html": html.escape, "latex": _latex_text}
+    escape = escapes.get(style, str)
+    heads = ["method", "seeds", *columns]
     if style == "latex":
-        return _latex(heads, texts)
+        heads = [_LATEX_HEADS.get(head, escape(head[0].upper() + head[1:])) for head in heads]
     written: str = tabulate(
-        texts,
+        [
+            [escape(display_name(label)), len(runs), *row]
+            for (label, runs), row in zip(methods.items(), rows, strict=True)
+        ],
         heads,
-        tablefmt="unsafehtml" if style == "html" else style,  # the cells are escaped above
+        tablefmt={"html": "unsafehtml", "latex": "latex_raw"}.get(style, style),  # escaped above
         disable_numparse=True,
         colalign=["left", *["right"] * (len(heads) - 1)] if rows else None,
     )
+    if style == "latex":
+        for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
+            written = written.replace(r"\hline", rule, 1)
+        written = f"% needs \\usepackage{{booktabs}}\n{written}"
     return written
 
 
-def _latex(heads: Sequence[str], texts: Sequence[Sequence[str]]) -> str:
-    names = [_LATEX_HEADS.get(head, _latex_text(head[0].upper() + head[1:])) for head in heads]
-    body = "".join(f"{' & '.join(row)} \\\\\n" for row in texts)
-    return (
-        "% needs \\usepackage{booktabs}\n"
-        f"\\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}\n\\toprule\n"
-        f"{' & '.join(names)} \\\\\n\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n"
-    )
-
-
 def _latex_text(text: str) -> str:
-    return re.sub(r"[\\~^±&%$#_{}]", lambda found: _LATEX_CHARACTERS[found[0]], text)
-
-
-def _markdown_text(text: str) -> str:
-    return text.replace("|", r"\|")  # a bar would end the cell
-
-
-def _flat(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    means = {name: found["mean"] for name, found in metrics.items()}
-    return {**means, **{f"{name}_std": found["std"] for name, found in metrics.items()}}
-
-
-def _csv(numbers: Mapping[str, Mapping[str, Any]]) -> str:
-    out = io.StringIO()
-    rows = [{"method": k, "name": display_name(k), **row} for k, row in numbers.items()]
-    writer = csv.DictWriter(out, rows[0] if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def _json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=1) + "\n"
+    """Text in which LaTeX finds no command."""
+    return re.sub(r"[\\~^&%$#_{}]", lambda found: _LATEX_CHARACTERS[found[0]], text)
