@@ -13,7 +13,8 @@ from typing_extensions import Unpack
 from ..models.attached import without_classifier
 from ..models.heads import BackboneWithHead
 from ..models.linear_head import GrowingLinear
-from ..models.prompts import PromptedViT, PromptModule
+from ..models.prompts.base import PromptModule
+from ..models.prompts.prompted_vit import PromptedViT
 from ..utils import check_choice, check_rate
 from .base import Common
 from .gradient_based import GradientStrategy, trainable
