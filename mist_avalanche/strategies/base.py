@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_type_hints
 
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
@@ -13,7 +13,6 @@ from avalanche.training.plugins.evaluation import default_evaluator
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from typing_extensions import Unpack
 
 from ..models.classifier import without_classifier
 from ..models.forward import Forward
@@ -258,11 +257,12 @@ def arguments_of(strategy: Any) -> set[str]:
     names = set[str]()
     for function in functions:
         parameters = inspect.signature(function).parameters.values()
-        passed_on = [p.name for p in parameters if p.kind is p.VAR_KEYWORD]
-        names |= {p.name for p in parameters} - {"self", *passed_on}
-        hint = get_type_hints(function).get(passed_on[0]) if passed_on else None
-        if get_origin(hint) is Unpack:
-            names |= get_args(hint)[0].__annotations__.keys()
-        if not passed_on or get_origin(hint) is Unpack:
+        named = (p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
+        names |= {p.name for p in named} - {"self"}
+        passed_on = [p for p in parameters if p.kind is p.VAR_KEYWORD]
+        if passed_on and "Unpack" in str(passed_on[0].annotation):
+            (typed,) = get_args(get_type_hints(function)[passed_on[0].name])
+            return names | {*typed.__annotations__}
+        if not passed_on:
             break
     return names

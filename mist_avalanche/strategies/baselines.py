@@ -9,7 +9,6 @@ Nothing was tuned on what is reported. A setting from elsewhere stands with its 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +33,7 @@ from torchvision.transforms import v2
 
 from ..models.heads import BackboneWithHead
 from ..utils import check_rate
+from .base import arguments_of
 from .registry import register
 
 LR, MOMENTUM, EPOCHS, BATCH_SIZE, MEMORY = 0.003, 0.9, 10, 32, 200
@@ -80,7 +80,9 @@ class _StreamingLDA(StreamingLDA):
         """Go on from a :meth:`state_dict`."""
         self.model.load_state_dict(state["model"])
         for name in self._learned:
-            setattr(self, name, state[name])
+            value = state[name]
+            is_tensor = isinstance(value, torch.Tensor)
+            setattr(self, name, value.clone().to(self.device) if is_tensor else value)
 
 
 @dataclass(frozen=True)
@@ -102,17 +104,16 @@ class Baseline:
     @property
     def is_trained(self) -> bool:
         """Whether it has an optimizer."""
-        return "optimizer" in inspect.signature(self.strategy).parameters
+        return self.strategy is not _StreamingLDA
 
     @property
     def arguments(self) -> set[str]:
         """Names of the arguments that may be changed."""
-        strategy = StreamingLDA if self.strategy is _StreamingLDA else self.strategy
-        parameters = inspect.signature(strategy).parameters.values()
-        names = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
         chosen_here = {"optimizer", "criterion", "augmentations"}
-        chosen_here |= {"slda_model", "input_size", "num_classes"}
-        return names - chosen_here | ({"lr"} if self.is_trained else set())
+        if self.is_trained:
+            return arguments_of(self.strategy) - chosen_here | {"lr"}
+        chosen_here |= {"slda_model", "input_size", "num_classes", "output_layer_name"}
+        return arguments_of(self.strategy) - chosen_here - {"train_epochs"}
 
     def __call__(
         self,
