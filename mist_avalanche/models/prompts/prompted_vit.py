@@ -1,17 +1,16 @@
 """A ViT with prompts and a classifier, seen as one model from images to logits.
 
-Prompts are attached to timm's VisionTransformer by hooks, for one pass at a time: outside of it the
-ViT is the plain one. Prompt tokens are joined to those of the image behind ``norm_pre``. A prefix
-(P_K, P_V) of length L lets a block attend to L more keys and values: L zero tokens in front of the
-attention's input make room, their rows of ``qkv``'s output become [0 | P_K | P_V], and their
-outputs are dropped. So timm's own attention computes, fused or not, and prefixes pass through no
-projection (docs of L2P, DualPrompt and CODA-Prompt: arXiv 2112.08654, 2204.04799, 2211.13218).
+Prompts are attached to timm's VisionTransformer by hooks, for one pass at a time; outside of it the
+ViT is the plain one. Prompt tokens join those of the image behind ``norm_pre``. A prefix (P_K, P_V)
+of length L gives the attention of a block L more keys and values: L zero tokens in front of its
+input make room, their rows of ``qkv``'s output become [0 | P_K | P_V], and their outputs are
+dropped. So timm's own attention computes, fused or not, and prefixes pass through no projection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -66,19 +65,19 @@ class PromptedViT(BackboneWithHead):
         return self.run_backbone(partial(self._with_prompts, self.output), x)
 
     def _with_prompts(self, output: PromptOutput, x: Tensor) -> Tensor:
+        """Features (B, D) of images with these prompts."""
         vit: Any = self.backbone
 
-        def run(x: Tensor) -> Tensor:
-            if output.tokens is None:
-                features: Tensor = vit(x)
-                return features
-            first = vit.num_prefix_tokens
-            last = first + output.tokens.shape[1]
-            of_tokens: Tensor = vit.forward_features(x)[:, first:last].mean(1)
-            features = vit.fc_norm(of_tokens)
-            return features
+        def attach() -> AbstractContextManager[None]:
+            return prompts_attached(vit, output)
 
-        return run_attached(vit, x, lambda: prompts_attached(vit, output), run=run)
+        if output.tokens is None:
+            return run_attached(vit, x, attach)
+        tokens = run_attached(vit, x, attach, run=vit.forward_features)
+        first = vit.num_prefix_tokens
+        last = first + output.tokens.shape[1]
+        features: Tensor = vit.fc_norm(tokens[:, first:last].mean(1))
+        return features
 
     def train(self, mode: bool = True) -> PromptedViT:
         """As in torch, but the ViT stays in evaluation mode."""
