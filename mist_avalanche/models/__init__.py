@@ -4,11 +4,13 @@ from .backbones import create_backbone as create_backbone
 from .backbones import input_statistics as input_statistics
 from .defaults import BackboneDefaults as BackboneDefaults
 from .defaults import backbone_defaults as backbone_defaults
+from .heads import BackboneWithHead as BackboneWithHead
 from .heads import PrototypeHead as PrototypeHead
 from .heads import RidgeHead as RidgeHead
 
 __all__ = [
     "BackboneDefaults",
+    "BackboneWithHead",
     "PrototypeHead",
     "RidgeHead",
     "backbone_defaults",

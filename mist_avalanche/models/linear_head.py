@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..utils import classes_of
-from .heads import UNSEEN
 
 
 class GrowingLinear(IncrementalClassifier):
@@ -33,7 +32,7 @@ class GrowingLinear(IncrementalClassifier):
     classifier: nn.Linear
 
     def __init__(self, n_features: int, std: float | None = None) -> None:
-        super().__init__(n_features, initial_out_features=1, mask_value=UNSEEN)
+        super().__init__(n_features, initial_out_features=1)
         self.std, self._n_logits = std, 1
         self._start(self.classifier, 0)
 
@@ -65,7 +64,7 @@ class GrowingLinear(IncrementalClassifier):
         """Logits (B, C) of features (B, D); -1000 for classes without data."""
         logits: Tensor = super().forward(x)
         more = self._n_logits - logits.shape[1]
-        return F.pad(logits, (0, more), value=UNSEEN) if more > 0 else logits
+        return F.pad(logits, (0, more), value=self.mask_value) if more > 0 else logits
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any

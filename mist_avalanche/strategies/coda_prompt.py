@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import nn
 from typing_extensions import Unpack
 
-from ..models.prompts import ComponentPrompts, choose_blocks
+from ..models.prompts.base import choose_blocks
+from ..models.prompts.components import ComponentPrompts
 from ..models.vit import vit_size
 from .base import Common
 from .prompt_based import PromptStrategy, Schedule

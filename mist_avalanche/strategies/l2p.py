@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from typing_extensions import Unpack
 
-from ..models.prompts import PromptPool
+from ..models.prompts.pool import PromptPool
 from ..models.vit import vit_size
 from .base import Common
 from .prompt_based import PromptStrategy, Schedule

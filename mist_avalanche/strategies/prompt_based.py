@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ..models.attached import without_classifier
 from ..models.heads import BackboneWithHead
 from ..models.linear_head import GrowingLinear
-from ..models.prompts import PromptedViT, PromptModule
+from ..models.prompts.base import PromptModule
+from ..models.prompts.prompted_vit import PromptedViT
 from ..utils import check_choice, check_rate
 from .base import Common
 from .gradient_based import GradientStrategy, trainable
@@ -30,8 +30,7 @@ class PromptStrategy(GradientStrategy):
     MISTPlugin tunes it before the first experience only.
 
     Args:
-        model: timm's VisionTransformer, images (B, C, H, W) to features (B, D). A classifier that
-            it still has is removed, with a warning.
+        model: timm's VisionTransformer, images (B, C, H, W) to features (B, D).
         prompts: of the ViT's width, for blocks that it has.
         head_std: of the classifier's start; see
             :class:`~mist_avalanche.models.linear_head.GrowingLinear`.
@@ -66,7 +65,6 @@ class PromptStrategy(GradientStrategy):
         self.clip_grad_norm = clip_grad_norm
         if clip_grad_norm is not None:
             check_rate("clip_grad_norm", clip_grad_norm, "(0, inf)")
-        without_classifier(model, type(self).__name__)
         like = next(model.parameters())
         head = GrowingLinear(prompts.n_features, head_std).to(like)
         super().__init__(
