@@ -173,7 +173,8 @@ def align(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
         drawn, losses = gaussians.draw(samples, generator), []
-        for rows in torch.randperm(len(drawn), generator=generator).split(samples):
+        order = torch.randperm(len(drawn), generator=generator)
+        for rows in torch.split(order, samples):
             x, y = drawn[rows].to(w), labels[rows].to(w.device)
             with torch.enable_grad():
                 logits = F.linear(x, w, b)

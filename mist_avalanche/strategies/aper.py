@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ..models.adapters import AdaptedBackbone
-from ..models.attached import without_classifier
 from ..models.heads import BackboneWithHead, PrototypeHead
 from ..utils import check_integer
 from .base import Common
@@ -33,8 +32,7 @@ class APER(FeatureStrategy):
 
     Args:
         model: timm's VisionTransformer, images (B, C, H, W) to features (B, D); with
-            ``adapter="finetune"`` any backbone. A classifier that it still has is removed, with a
-            warning.
+            ``adapter="finetune"`` any backbone.
         adapter: ``"adapter"`` (AdaptFormer), ``"ssf"`` (scales and shifts), ``"vpt_deep"`` or
             ``"vpt_shallow"`` (prompt tokens), or ``"finetune"`` (a copy of the whole backbone).
         seed: of everything random in the first session.
@@ -82,13 +80,10 @@ class APER(FeatureStrategy):
             dropout=dropout,
             n_prompts=n_prompts,
         )
-        without_classifier(model, "APER")
         make = partial(new_adapter, **self.session)
         super().__init__(
             model=AdaptedBackbone(model, PrototypeHead(), make, both=True),
             train_mb_size=self.session["train_mb_size"],
-            drift_compensation=False,
-            compile=False,
             **common,
         )
         self.model_to_tune = BackboneWithHead(model, PrototypeHead())  # without the adapter

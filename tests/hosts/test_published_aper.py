@@ -19,9 +19,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from conftest import Images
 from timm.models.vision_transformer import VisionTransformer
 
-from mist_avalanche.strategies import first_session
-from mist_avalanche.strategies.aper import APER
-from mist_avalanche.strategies.ranpac import RanPAC
+from mist_avalanche.strategies import APER, RanPAC, first_session
 
 ROOT = os.environ.get("HOSTS_REFERENCE_DIR") or Path(__file__).parent / "golden"
 DIRECTORY = Path(ROOT) / "tuned"

@@ -17,7 +17,7 @@ from tuned_reference import (
     vit,
 )
 
-from mist_avalanche.strategies.ease import EASE
+from mist_avalanche.strategies import EASE
 
 S = settings_of("ease")
 PUBLISHED = arrays("ease")

@@ -8,9 +8,8 @@ from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from tuned_reference import Comparison, arrays, experiences, seen_test_images, settings_of, vit
 
 from mist_avalanche.models import alignment
-from mist_avalanche.strategies import slca
+from mist_avalanche.strategies import SLCA, slca
 from mist_avalanche.strategies.gradient_based import cosine_schedule
-from mist_avalanche.strategies.slca import SLCA
 
 S = settings_of("slca")
 PARAMETERS = ("cls_token", "blocks.0.attn.qkv.bias", "blocks.1.mlp.fc1.bias", "norm.weight")
