@@ -76,7 +76,7 @@ def _adapted(path: Path) -> dict[str, Any]:
     if path.is_dir():
         from ..runs import load_run
 
-        return dict(load_run(path).model.backbone.state_dict())
+        return dict(load_run(path).model.get_submodule("backbone").state_dict())
     return _read(path)
 
 
