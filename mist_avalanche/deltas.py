@@ -15,7 +15,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,25 +31,6 @@ _FORMAT = "mist_avalanche delta 2"
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-@dataclass(frozen=True)
-class DeltaInfo:
-    """What a delta says about itself.
-
-    Attributes:
-        changed: number of entries that differ.
-        total: number of entries of the base, buffers included.
-        settings: how the adapted model was made, or None.
-        license: of the base, or None.
-        source: of the base, such as a timm name or a URL, or None.
-    """
-
-    changed: int
-    total: int
-    settings: dict[str, Any] | None = None
-    license: str | None = None
-    source: str | None = None
-
-
 def save_delta(
     adapted: Model,
     base: Model,
@@ -59,7 +39,7 @@ def save_delta(
     settings: Mapping[str, Any] | None = None,
     license: str | None = None,
     source: str | None = None,
-) -> DeltaInfo:
+) -> None:
     """Write what differs between a model and its base, in parameters and saved buffers.
 
     Args:
@@ -76,26 +56,27 @@ def save_delta(
     after, before = _tensors_of(adapted), _tensors_of(base)
     _check_pair(after, before)
     vectors: dict[str, Tensor] = {}
-    changed = 0
     for name, tensor in after.items():
         xor = _bits(before[name]).flatten().cpu() ^ _bits(tensor).flatten().cpu()
         index = xor.nonzero().flatten()
         if len(index):
             vectors[f"{name}:index"] = index.to(torch.int32)
             vectors[f"{name}:xor"] = xor[index]
-            changed += len(index)
-    total = sum(tensor.numel() for tensor in after.values())
-    plain_settings = None if settings is None else dict(settings)
-    info = DeltaInfo(changed, total, plain_settings, license, source)
+    info = {
+        "changed": sum(len(vector) for vector in vectors.values()) // 2,
+        "total": sum(tensor.numel() for tensor in after.values()),
+        "settings": None if settings is None else dict(settings),
+        "license": license,
+        "source": source,
+    }
     metadata = {
         "format": _FORMAT,
-        "info": json.dumps(vars(info)),
+        "info": json.dumps(info),
         "base": json.dumps({name: _fingerprint(tensor) for name, tensor in before.items()}),
         "adapted": json.dumps({name: _fingerprint(tensor) for name, tensor in after.items()}),
     }
     with atomic_write(path) as temporary:
         save_file(vectors, temporary, metadata)
-    return info
 
 
 def apply_delta(model: Model, path: str | Path) -> None:
@@ -123,15 +104,20 @@ def revert_delta(model: Model, path: str | Path) -> None:
     _change(model, path, revert=True)
 
 
-def read_info(path: str | Path) -> DeltaInfo:
+def read_info(path: str | Path) -> dict[str, Any]:
     """What a delta says about itself.
+
+    Returns:
+        ``changed`` and ``total``, numbers of entries; ``settings``, ``license`` and ``source`` as
+        given to :func:`save_delta`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a delta.
     """
     with _opened(path) as (_, metadata):
-        return DeltaInfo(**json.loads(metadata["info"]))
+        info: dict[str, Any] = json.loads(metadata["info"])
+    return info
 
 
 def _change(model: Model, path: str | Path, *, revert: bool) -> None:
@@ -144,7 +130,8 @@ def _change(model: Model, path: str | Path, *, revert: bool) -> None:
         if found != start:
             if found == end:
                 raise ValueError(f"{path} is already {'reverted' if revert else 'applied'}.")
-            name = min(n for n in {*found, *start} if found.get(n) != start.get(n))
+            missing = found.keys() ^ start.keys()
+            name = min(missing or [name for name in start if found[name] != start[name]])
             raise ValueError(
                 f"{path} belongs to another model: {name!r} is {found.get(name, 'missing')}, "
                 f"expected {start.get(name, 'no such tensor')}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add("--weights", metavar="FILE", help="weights of a named base, instead of timm's hub")
         add("--image-size", type=int, metavar="PIXELS", help="of a named base")
     add = extract.add_argument
-    add("--adapted", type=Path, required=True, metavar="FILE.safetensors")
+    add("--adapted", type=Path, required=True, help="a .safetensors file, or the folder of a run")
     add("--settings", type=Path, metavar="FILE.json", help="how the model was made")
     add("--license", help="of the base")
     add("--source", help="of the base (default: its name)")
@@ -37,43 +38,56 @@ def execute(args: argparse.Namespace) -> None:
         OSError: a file is missing, or cannot be read or written.
         ValueError: a file is not what it should be, or belongs to another base.
     """
-    from safetensors.torch import save_file
-
-    from ..deltas import apply_delta, read_info, save_delta
-    from ..utils import atomic_write
+    from ..deltas import read_info, save_delta
 
     if args.action == "extract":
-        info = save_delta(
-            _read(args.adapted),
+        save_delta(
+            _adapted(args.adapted),
             _base(args),
             args.output,
             settings=json.loads(args.settings.read_text()) if args.settings else None,
             license=args.license,
             source=args.source or Path(args.base).name,
         )
-        print(f"{args.output}: {info.changed:,} of {info.total:,} entries changed")
-        return
-    info = read_info(args.delta)
-    if args.action == "info":
-        print(json.dumps(vars(info), indent=1))
-        return
+        info = read_info(args.output)
+    else:
+        info = read_info(args.delta)
+        if args.action == "apply":
+            _apply(args, info)
+    print(json.dumps(info, indent=1))
+
+
+def _apply(args: argparse.Namespace, info: Mapping[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    from ..deltas import apply_delta
+    from ..utils import atomic_write
+
     tensors = _base(args)
     apply_delta(tensors, args.delta)
-    metadata = {key: text for key in ("license", "source") if (text := getattr(info, key))}
+    metadata = {key: info[key] for key in ("license", "source") if info[key]}
     with atomic_write(args.output) as temporary:
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, temporary, {"format": "pt", **metadata})
-    print(f"{args.output}: {info.changed:,} of {info.total:,} entries changed")
+
+
+def _adapted(path: Path) -> dict[str, Any]:
+    """The tensors of a file, or of the backbone of a finished run."""
+    if path.is_dir():
+        from ..runs import load_run
+
+        return dict(load_run(path).model.get_submodule("backbone").state_dict())
+    return _read(path)
 
 
 def _base(args: argparse.Namespace) -> dict[str, Any]:
     """The tensors of a file or of a named backbone."""
-    from ..models.backbones import create_backbone
-
     if args.base.endswith(".safetensors"):
         if args.weights or args.image_size:
             raise ValueError(f"--weights and --image-size need a named base, got {args.base}.")
         return _read(args.base)
+    from ..models.backbones import create_backbone
+
     model = create_backbone(args.base, args.weights, image_size=args.image_size)
     return dict(model.state_dict())
 

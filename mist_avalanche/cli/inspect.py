@@ -21,12 +21,9 @@ def execute(args: argparse.Namespace) -> None:
     """
     from ..method.selection import LayerShare, share_table
     from ..reports import selection_figure
+    from ..runs.folder import run_folder
 
-    file = args.run / "results.json" if args.run.is_dir() else args.run
-    if not file.is_file():
-        seeds = sorted(file.parent.glob("*/results.json"))
-        hint = f" Give one of its runs, such as {seeds[0].parent}." if seeds else ""
-        raise FileNotFoundError(f"There is no {file}.{hint}")
+    file = run_folder(args.run) / "results.json"
     rows = json.loads(file.read_text()).get("mist", {}).get("layers")
     if not rows:
         raise ValueError(f"{file} is of a run without MISTPlugin.")

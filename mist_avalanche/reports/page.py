@@ -101,7 +101,7 @@ def _confused(methods: Methods) -> dict[str, str]:
     for label, (run, *_) in methods.items():
         names, pairs = run.get("class_names", []), run.get("confusion", {}).get("classes", [])[:5]
         if pairs:
-            said = "; ".join(f"{names[i]} taken for {names[j]} ({n} times)" for i, j, n in pairs)
+            said = "; ".join(f"{names[i]} taken for {names[j]} ({n}×)" for i, j, n in pairs)
             found[label] = f"{said}."
     return found
 

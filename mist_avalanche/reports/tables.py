@@ -70,9 +70,7 @@ def table(
 def cost_table(methods: Methods, style: str = "simple") -> str:
     """Seconds, peak memory and updated entries, means over seeds; empty where not measured.
 
-    Args:
-        methods: label to the results of its seeds.
-        style: as of :func:`table`.
+    Arguments are those of :func:`table`.
     """
     rows = []
     for runs in methods.values():
