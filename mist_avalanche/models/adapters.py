@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from ..utils import check_integer, check_rate
-from .heads import UNSEEN, BackboneWithHead
+from .backbone_with_head import UNSEEN, BackboneWithHead
 from .vit import run_attached, vit_blocks
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..utils import classes_of
-from .heads import UNSEEN
+from .backbone_with_head import UNSEEN
 
 STD = 0.02
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .adapters import Adapter
-from .heads import UNSEEN, BackboneWithHead, StatisticsHead
+from .backbone_with_head import UNSEEN, BackboneWithHead
+from .heads import StatisticsHead
 
 COMPLEMENTS = ("all", "newest")
 

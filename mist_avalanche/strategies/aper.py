@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ..models.adapters import AdaptedBackbone
-from ..models.heads import BackboneWithHead, PrototypeHead
+from ..models.backbone_with_head import BackboneWithHead
+from ..models.heads import PrototypeHead
 from ..utils import check_integer
 from .base import Common
 from .feature_based import FeatureStrategy

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ..models.adapters import Adapter, CosineHead
-from ..models.heads import BackboneWithHead, PrototypeHead
+from ..models.backbone_with_head import BackboneWithHead
+from ..models.heads import PrototypeHead
 from ..models.subspaces import COMPLEMENTS, SubspaceHead, SubspaceViT
 from ..utils import check_choice, check_integer, check_rate, derive_seed, isolated_rng
 from .base import Common, FeatureBatches

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ..models.heads import BackboneWithHead
+from ..models.backbone_with_head import BackboneWithHead
 from ..models.linear_head import GrowingLinear
 from ..models.prompts.base import PromptModule
 from ..models.prompts.prompted_vit import PromptedViT

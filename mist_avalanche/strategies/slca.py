@@ -11,8 +11,8 @@ from torch import nn
 from typing_extensions import Unpack
 
 from ..models.alignment import ClassGaussians, align
+from ..models.backbone_with_head import BackboneWithHead
 from ..models.experience_head import ExperienceLinear
-from ..models.heads import BackboneWithHead
 from ..utils import check_integer, check_rate, in_mode
 from .base import Common
 from .gradient_based import GradientStrategy, plain_sgd

@@ -14,12 +14,12 @@ from avalanche.models import (
 from torch import nn
 
 from mist_avalanche.models.attached import attached_classifier, take_off_classifier
+from mist_avalanche.models.backbone_with_head import BackboneWithHead
 from mist_avalanche.models.features import (
     FeatureExtractor,
     always_selected,
     find_classifier,
 )
-from mist_avalanche.models.heads import BackboneWithHead
 
 
 class Growing(nn.Module):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..heads import BackboneWithHead
+from ..backbone_with_head import BackboneWithHead
 from ..vit import run_attached, vit_blocks
 from .base import PromptModule, PromptOutput
 
