@@ -1,5 +1,6 @@
 """Models: backbones, their features and defaults, and heads on features."""
 
+from .backbone_with_head import BackboneWithHead as BackboneWithHead
 from .backbones import create_backbone as create_backbone
 from .backbones import input_statistics as input_statistics
 from .defaults import BackboneDefaults as BackboneDefaults
@@ -9,6 +10,7 @@ from .heads import RidgeHead as RidgeHead
 
 __all__ = [
     "BackboneDefaults",
+    "BackboneWithHead",
     "PrototypeHead",
     "RidgeHead",
     "backbone_defaults",

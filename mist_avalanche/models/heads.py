@@ -1,4 +1,4 @@
-"""Classifiers computed from sums of features, and a backbone with a classifier.
+"""Classifiers computed from sums of features.
 
 They keep sums and counts over all images seen, so that results do not depend on how the data was
 batched, and a class that returns adds to its statistics.
@@ -10,38 +10,14 @@ from typing import Any
 
 import torch
 from avalanche.models import DynamicModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..utils import classes_of
+from .backbone_with_head import UNSEEN
 from .drift import AffineMap
-from .forward import Forward
 from .memory import FeatureMemory, GrowingBuffers
 from .ridge import BLOCK, choose_ridge, ridge_for_few, solve_ridge, too_few
-
-UNSEEN = -1000.0  # the logit of a class without data, as in Avalanche's IncrementalClassifier
-
-
-class BackboneWithHead(nn.Module):
-    """A backbone, images (B, ...) to features (B, D), and a head, features to logits (B, C).
-
-    Attributes:
-        run_backbone: how the backbone is run (precision, compiled or not).
-    """
-
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.head = backbone, head
-        self.run_backbone = Forward()
-
-    def features(self, x: Tensor) -> Tensor:
-        """What the head gets for images: features (B, D)."""
-        return self.run_backbone(self.backbone, x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of images."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
 
 
 class StatisticsHead(GrowingBuffers, DynamicModule):

@@ -25,7 +25,8 @@ from ..models.adapters import ADAPTERS, AdaptedBackbone
 from ..models.backbones import create_backbone
 from ..models.defaults import backbone_defaults
 from ..models.features import in_mode
-from ..models.heads import BackboneWithHead, PrototypeHead, RidgeHead
+from ..models.backbone_with_head import BackboneWithHead
+from ..models.heads import PrototypeHead, RidgeHead
 from ..models.prompts import PROMPTS, PromptedViT
 from ..models.subspace_head import SubspaceHead
 from ..models.subspaces import SubspaceViT

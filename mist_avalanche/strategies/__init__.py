@@ -5,9 +5,24 @@ from .aper import APER as APER
 from .coda_prompt import CODAPrompt as CODAPrompt
 from .dualprompt import DualPrompt as DualPrompt
 from .ease import EASE as EASE
+from .feature_based import FeatureStrategy as FeatureStrategy
+from .gradient_based import GradientStrategy as GradientStrategy
 from .l2p import L2P as L2P
 from .ranpac import RanPAC as RanPAC
+from .registry import register as register
 from .simplecil import SimpleCIL as SimpleCIL
 from .slca import SLCA as SLCA
 
-__all__ = ["APER", "EASE", "L2P", "SLCA", "CODAPrompt", "DualPrompt", "RanPAC", "SimpleCIL"]
+__all__ = [
+    "APER",
+    "EASE",
+    "L2P",
+    "SLCA",
+    "CODAPrompt",
+    "DualPrompt",
+    "FeatureStrategy",
+    "GradientStrategy",
+    "RanPAC",
+    "SimpleCIL",
+    "register",
+]

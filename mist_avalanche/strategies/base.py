@@ -14,9 +14,9 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..models.backbone_with_head import BackboneWithHead
 from ..models.classifier import without_classifier
 from ..models.forward import Forward
-from ..models.heads import BackboneWithHead
 from ..utils import check_not_empty, in_mode, memory_advice, nearest_first, state_hash
 
 

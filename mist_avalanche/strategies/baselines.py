@@ -31,7 +31,7 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 from torchvision.transforms import v2
 
-from ..models.heads import BackboneWithHead
+from ..models.backbone_with_head import BackboneWithHead
 from ..utils import check_rate
 from .base import arguments_of
 from .registry import register

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from ..models.backbone_with_head import BackboneWithHead
 from ..models.drift import fit_drift, rotations_and_flips
-from ..models.heads import BackboneWithHead
 from ..utils import state_hash
 from .base import Common, FeatureBatches, PretrainedStrategy
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ..models.heads import BackboneWithHead, RidgeHead
+from ..models.backbone_with_head import BackboneWithHead
+from ..models.heads import RidgeHead
 from ..models.memory import FeatureMemory
 from ..utils import check_choice, check_integer, derive_seed
 from .feature_based import FeatureCommon, FeatureStrategy

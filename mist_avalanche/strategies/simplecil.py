@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ..models.heads import BackboneWithHead, PrototypeHead
+from ..models.backbone_with_head import BackboneWithHead
+from ..models.heads import PrototypeHead
 from .feature_based import FeatureCommon, FeatureStrategy
 from .registry import register
 

@@ -4,6 +4,7 @@ import math
 import pytest
 import timm
 import torch
+from mist_avalanche.models.cosine_head import CosineHead
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -15,7 +16,6 @@ from mist_avalanche.models.adapters import (
     ScaleShift,
     StackedAdapters,
 )
-from mist_avalanche.models.cosine_head import CosineHead
 
 MAKERS = {
     "adapter": lambda vit: Adapter(vit, 4, dropout=0.0),

@@ -13,6 +13,7 @@ from avalanche.models import (
 )
 from torch import nn
 
+from mist_avalanche.models.backbone_with_head import BackboneWithHead
 from mist_avalanche.models.classifier import (
     FeatureExtractor,
     always_selected,
@@ -20,7 +21,6 @@ from mist_avalanche.models.classifier import (
     find_classifier,
     take_off_classifier,
 )
-from mist_avalanche.models.heads import BackboneWithHead
 
 
 class Growing(nn.Module):

@@ -4,8 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from mist_avalanche.models.backbone_with_head import UNSEEN
 from mist_avalanche.models.drift import AffineMap
-from mist_avalanche.models.heads import UNSEEN, PrototypeHead, RidgeHead
+from mist_avalanche.models.heads import PrototypeHead, RidgeHead
 from mist_avalanche.models.memory import FeatureMemory
 from mist_avalanche.models.ridge import choose_ridge
 

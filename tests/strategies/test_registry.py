@@ -3,7 +3,8 @@ from torch import nn
 from typing_extensions import Unpack
 
 from mist_avalanche.models import create_backbone
-from mist_avalanche.models.heads import BackboneWithHead, PrototypeHead
+from mist_avalanche.models.backbone_with_head import BackboneWithHead
+from mist_avalanche.models.heads import PrototypeHead
 from mist_avalanche.strategies import RanPAC, SimpleCIL
 from mist_avalanche.strategies.base import arguments_of as all_arguments_of
 from mist_avalanche.strategies.feature_based import FeatureCommon, FeatureStrategy
@@ -17,7 +18,8 @@ from mist_avalanche.strategies.registry import (
 )
 
 OWN = """
-from mist_avalanche.models.heads import BackboneWithHead, PrototypeHead
+from mist_avalanche.models.backbone_with_head import BackboneWithHead
+from mist_avalanche.models.heads import PrototypeHead
 from mist_avalanche.strategies.feature_based import FeatureStrategy
 
 class Mine(FeatureStrategy):
