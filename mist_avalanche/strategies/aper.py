@@ -52,6 +52,7 @@ class APER(FeatureStrategy):
 
     tune_on = "first"
     follows_tuning = False  # the adapter and the class means belong to one backbone
+    masks_steps = False  # the first session leaves the backbone as it is
 
     def __init__(
         self,

@@ -86,6 +86,7 @@ class RanPAC(FeatureStrategy):
                 self.tune_on = "first"  # the adapter belongs to the backbone of its time
             self._session = session_settings(first_session, **(first_session_args or {}))
             self.model_to_tune = with_head  # without the adapter
+            self.masks_steps = False  # "finetune" trains the whole backbone
             make = partial(new_adapter, **self._session)
             with_head = AdaptedBackbone(model, head, make, both=False)
         super().__init__(model=with_head, **common)
