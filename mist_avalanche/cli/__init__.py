@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     level = logging.WARNING if getattr(args, "quiet", False) else logging.INFO
     logging.getLogger("mist_avalanche").setLevel(level)
     sys.path.append(os.getcwd())  # for strategies and benchmarks of one's own
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         return args.execute(args) or 0
     except KeyboardInterrupt:
@@ -64,5 +64,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _ERRORS as error:
         print(f"mist-avalanche: {error}", file=sys.stderr)
         return 1
-    finally:
-        signal.signal(signal.SIGTERM, before)

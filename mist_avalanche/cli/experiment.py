@@ -18,10 +18,11 @@ from ..reports.summary import lead
 from ..reports.tables import check_columns
 from ..runs import RunConfig, run_methods
 from ..runs.checks import check_runs
+from ..runs.folder import check_free
 from ..runs.many import check_folders, default_jobs, error_of, runs_of
 from ..strategies.registry import find
 
-_SHOWN = ("tune_on", "lr", "tune_epochs", "batch_size")  # of MISTPlugin, in a plan
+_OF_A_METHOD = ("strategy", "strategy_args", "mist", "mist_args", "drift_compensation")
 
 
 def run_and_report(
@@ -61,7 +62,7 @@ def run_and_report(
         if args.resume:
             check_folders(runs, **options)
         return
-    check_folders([(methods[0], output)], resume=False, overwrite=args.resume or args.overwrite)
+    check_free(output, **options)
     jobs = default_jobs(methods[0].device) if args.jobs is None else args.jobs
     found = run_methods(
         places,
@@ -100,40 +101,28 @@ def run_and_report(
 
 
 def plan(methods: Sequence[RunConfig], n_seeds: int, output: Path) -> str:
-    """What is about to run, in a few lines."""
-    first, inputs = methods[0], methods[0].inputs
-    experiences = f"{first.experiences} experiences"
-    if first.first is not None:
-        experiences = f"the first {first.first} of {experiences}"
-    root = f", from {first.dataset_root}" if first.dataset_root else ""
-    scale = "images in [0, 1]"
-    if inputs["mean"] is not None:
-        scale = ", ".join(_listed({name: inputs[name]}) for name in ("mean", "std"))
-    rows = [
-        ("benchmark", _joined(first.benchmark, _listed(first.benchmark_args), experiences) + root),
-        ("backbone", _joined(first.backbone, first.weights)),
-        ("inputs", f"{inputs['image_size']} pixels, {inputs['normalize']}: {scale}"),
-        ("seeds", ", ".join(str(first.seed + i) for i in range(n_seeds))),
-        ("output", output),
-    ]
+    """What is about to run: the settings that all methods share, then a line per method."""
+    first = methods[0]
+    shared = {name: v for name, v in first.settings().items() if name not in _OF_A_METHOD}
+    shared |= first.inputs
+    shared["seed"] = ", ".join(str(first.seed + i) for i in range(n_seeds))
+    rows = [(name, value) for name, value in shared.items() if value not in (None, {}, False)]
+    rows.append(("output", output))
     for config in methods:
         settings = config.settings()
-        mist = f"MIST: {_listed(_shown_of_mist(config))}" if config.mist else ""
-        rows.append((config.label, _joined(_listed(settings["strategy_args"]), mist)))
+        own = {**settings["strategy_args"]}
+        if config.mist:
+            own["MIST"] = _listed({**_defaults_of_mist(config), **settings["mist_args"]})
+        rows.append((config.label, _listed(own)))
     return f"{tabulate(rows, tablefmt='plain', disable_numparse=True)}\n"
 
 
-def _shown_of_mist(config: RunConfig) -> dict[str, Any]:
-    """The most important arguments of MISTPlugin, and those that are not its defaults."""
-    defaults = inspect.signature(MISTPlugin).parameters
-    most = {name: defaults[name].default for name in _SHOWN}
-    most["tune_on"] = find(config.strategy).tune_on
-    return {**most, **config.settings()["mist_args"]}
+def _defaults_of_mist(config: RunConfig) -> dict[str, Any]:
+    """The most important arguments of MISTPlugin, as they are unless they are given."""
+    parameters = inspect.signature(MISTPlugin).parameters
+    found = {name: parameters[name].default for name in ("lr", "tune_epochs", "batch_size")}
+    return {"tune_on": find(config.strategy).tune_on, **found}
 
 
 def _listed(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in settings.items())
-
-
-def _joined(*parts: str | None) -> str:
-    return ", ".join(part for part in parts if part)

@@ -2,7 +2,7 @@
 
 from .checkpoint import Checkpoint
 from .config import RunConfig
-from .many import run_methods, run_seeds
+from .many import run_methods
 from .metrics import accuracy_rows, summarize
 from .one import run
 from .predict import Classifier, load_run
@@ -15,6 +15,5 @@ __all__ = [
     "load_run",
     "run",
     "run_methods",
-    "run_seeds",
     "summarize",
 ]

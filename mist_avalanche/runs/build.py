@@ -1,4 +1,4 @@
-"""What the settings of a run stand for: its device, benchmark, strategy and MISTPlugin."""
+"""What the settings of a run stand for: its device, benchmark, MISTPlugin and strategy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from ..benchmarks import BENCHMARKS
-from ..models import create_backbone
 from ..plugin import MISTPlugin
 from ..strategies.base import arguments_of
 from ..strategies.registry import build, find, load
@@ -18,21 +17,6 @@ from ..utils import in_mode, nearest_first
 
 if TYPE_CHECKING:
     from .config import RunConfig
-
-# arguments of strategies that have an option of the command
-OPTIONS = {
-    "model": "--backbone",
-    "plugins": "--mist",
-    "device": "--device",
-    "precision": "--precision",
-    "compile": "--compile",
-    "drift_compensation": "--drift-compensation",
-}
-
-
-def accepts(build: Callable[..., Any], argument: str) -> bool:
-    """Whether a strategy has an argument."""
-    return argument in arguments_of(build)
 
 
 def choose_device(name: str) -> torch.device:
@@ -54,19 +38,17 @@ def find_benchmark(name: str) -> Callable[..., Any]:
     Raises:
         ValueError: there is none; the message names the nearest ones.
     """
-    if name in BENCHMARKS:
-        return BENCHMARKS[name]
-    if ":" in name:
-        function: Callable[..., Any] = load(name)
-        return function
-    raise ValueError(
-        f"Unknown benchmark {name!r}. Use one of {nearest_first(name, BENCHMARKS)}, or "
-        "package.module:function for one of your own."
-    )
+    if name not in BENCHMARKS and ":" not in name:
+        raise ValueError(
+            f"Unknown benchmark {name!r}. Use one of {nearest_first(name, BENCHMARKS)}, or "
+            "package.module:function for one of your own."
+        )
+    function: Callable[..., Any] = BENCHMARKS[name] if name in BENCHMARKS else load(name)
+    return function
 
 
 def make_benchmark(config: RunConfig) -> Any:
-    """The benchmark of a run; data folder and inputs go to functions that have these arguments."""
+    """The benchmark of a run; data folder and inputs go to functions with these arguments."""
     function, inputs = find_benchmark(config.benchmark), config.inputs
     offered = {
         "dataset_root": config.dataset_root,
@@ -79,17 +61,9 @@ def make_benchmark(config: RunConfig) -> Any:
 
 
 def names_of_classes(benchmark: Any) -> list[str]:
-    """Names of the classes by label; numbers where the benchmark has none."""
-    names = getattr(benchmark, "class_names", None)
-    if names is None:
-        labels = {y for e in benchmark.train_stream for y in e.classes_in_this_experience}
-        names = range(max(labels) + 1)
-    return [str(name) for name in names]
-
-
-def make_backbone(config: RunConfig) -> nn.Module:
-    """The backbone with its pretrained weights."""
-    return create_backbone(config.backbone, config.weights, image_size=config.image_size)
+    """Names of the classes by label; numbers where the benchmark has no names."""
+    labels = {y for e in benchmark.train_stream for y in e.classes_in_this_experience}
+    return [str(name) for name in getattr(benchmark, "class_names", range(max(labels) + 1))]
 
 
 def make_mist(config: RunConfig, *, verbose: bool) -> MISTPlugin:
@@ -98,6 +72,7 @@ def make_mist(config: RunConfig, *, verbose: bool) -> MISTPlugin:
     return MISTPlugin(**{**common, "verbose": verbose, **config.settings()["mist_args"]})
 
 
+@torch.no_grad()
 def make_strategy(
     config: RunConfig,
     backbone: nn.Module,
@@ -107,25 +82,19 @@ def make_strategy(
     plugins: Sequence[Any] = (),
     evaluator: Any = None,
 ) -> Any:
-    """The strategy of a run around a backbone.
-
-    Args:
-        config: of the run.
-        backbone: images to features.
-        n_classes: of the whole benchmark.
-        device: of the model.
-        plugins: Avalanche plugins.
-        evaluator: Avalanche's; None for none.
-    """
+    """The strategy of a run around a backbone, for a benchmark of ``n_classes``."""
     info, size = find(config.strategy), config.inputs["image_size"]
+    with in_mode(backbone, training=False):  # timm's num_features may be of another layer
+        n_features = backbone(torch.zeros(1, 3, size, size)).flatten(1).shape[1]
     offered = {"precision": config.precision, "compile": config.compile}
     if config.drift_compensation:
         offered["drift_compensation"] = True
-    given = {name: value for name, value in offered.items() if accepts(info.build, name)}
+    taken = arguments_of(info.build)
+    given = {name: value for name, value in offered.items() if name in taken}
     return build(
         info,
         backbone,
-        n_features=_width(backbone, size),
+        n_features=n_features,
         n_classes=n_classes,
         image_size=size,
         device=device,
@@ -133,11 +102,3 @@ def make_strategy(
         evaluator=evaluator,
         **{**given, **config.settings()["strategy_args"]},
     )
-
-
-@torch.no_grad()
-def _width(backbone: nn.Module, image_size: int) -> int:
-    """D, measured: timm's ``num_features`` differs from it where the head has layers."""
-    with in_mode(backbone, training=False):
-        features: torch.Tensor = backbone(torch.zeros(1, 3, image_size, image_size))
-    return features.flatten(1).shape[1]

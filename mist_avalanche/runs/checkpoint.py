@@ -1,18 +1,16 @@
 """Checkpoints: a run goes on after the last experience that it finished.
 
-A run folder has one file, ``checkpoint.pt``, of tensors and plain data. It is read with
-``weights_only=True``, so nothing in it is executed. It is written under a temporary name and then
-renamed, so a run that is stopped while it writes keeps the file before.
-
-On a CPU a resumed run ends with the same numbers as one that was never stopped, given the same
-versions and the same number of threads.
+A folder has one file, ``checkpoint.pt``, of tensors and plain data. Reading it executes nothing
+(``weights_only=True``). It is written under a temporary name and renamed, so that a run that is
+stopped meanwhile keeps the one before. On a CPU a resumed run ends with the numbers of one that was
+never stopped, given the same versions and number of threads.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -31,10 +29,9 @@ _UNREADABLE = (RuntimeError, EOFError, KeyError, ValueError, TypeError, Unpickli
 class Checkpoint:
     """Saves a strategy after each experience, and restores it.
 
-    Make it right after the strategy, and the strategy with the same arguments each time. The
-    strategy needs ``state_dict`` and ``load_state_dict``, as all in
-    :mod:`mist_avalanche.strategies` have. Its MISTPlugin is saved along with it; other plugins
-    start anew.
+    Make it right after the strategy, which has ``state_dict`` and ``load_state_dict`` (all in
+    :mod:`mist_avalanche.strategies` do) and is made with the same arguments each time. A MISTPlugin
+    is saved along with its strategy; other plugins start anew.
 
     Args:
         folder: of the file; made where it is missing.
@@ -42,7 +39,7 @@ class Checkpoint:
         settings: plain data; a checkpoint with other settings is refused.
 
     Attributes:
-        done: number of experiences that are finished.
+        done: number of finished experiences.
 
     Raises:
         TypeError: the strategy has no ``state_dict`` and ``load_state_dict``.
@@ -60,22 +57,19 @@ class Checkpoint:
         self, folder: str | Path, strategy: Any, *, settings: Mapping[str, Any] | None = None
     ) -> None:
         if not can_resume(strategy):
-            raise TypeError(
-                f"{type(strategy).__name__} has no state_dict and load_state_dict, which a "
-                "checkpoint needs."
-            )
-        self.file = Path(folder) / NAME
-        self.strategy = strategy
-        self.settings = as_json(settings or {})
+            raise TypeError(f"{type(strategy).__name__} has no state_dict and load_state_dict.")
+        self.file, self.strategy = Path(folder) / NAME, strategy
         self.done = 0
         plugins = (p for p in strategy.plugins if isinstance(p, MISTPlugin))
         self._mist: MISTPlugin | None = next(plugins, None)
+        about = {"strategy": type(strategy).__name__, "mist": self._mist is not None}
+        self.settings = as_json({**about, **(settings or {})})
 
     def load(self, default: Any = None) -> Any:
-        """Restore what was saved last.
+        """Restore the strategy.
 
         Returns:
-            The values that were given to :meth:`save`; ``default`` where there is no checkpoint.
+            The values that :meth:`save` was given last; ``default`` where there is no checkpoint.
 
         Raises:
             ValueError: the checkpoint has other settings, is of an earlier version, or cannot be
@@ -85,8 +79,6 @@ class Checkpoint:
             return default
         saved = read(self.file)
         refuse_other_settings(self.file.parent, saved["settings"], self.settings)
-        if (saved["mist"] is None) != (self._mist is None):
-            raise ValueError(f"{self.file} and this strategy differ in having a MISTPlugin.")
         self.strategy.load_state_dict(saved["strategy"])
         if self._mist is not None:
             self._mist.load_state_dict(saved["mist"])
@@ -99,7 +91,7 @@ class Checkpoint:
         """Save the strategy after an experience.
 
         Args:
-            values: plain data, which :meth:`load` gives back.
+            values: plain data that :meth:`load` gives back.
 
         Raises:
             TypeError: JSON cannot hold the values.
@@ -119,8 +111,8 @@ class Checkpoint:
 
 
 def can_resume(strategy: Any) -> bool:
-    """Whether a strategy can be saved and restored. Most of Avalanche's own cannot."""
-    return all(callable(getattr(strategy, n, None)) for n in ("state_dict", "load_state_dict"))
+    """Whether a strategy can be saved and restored. Avalanche's own cannot."""
+    return hasattr(strategy, "state_dict") and hasattr(strategy, "load_state_dict")
 
 
 def write(file: Path, **content: Any) -> None:
@@ -130,20 +122,20 @@ def write(file: Path, **content: Any) -> None:
 
 
 def read(file: Path, *, mmap: bool = False) -> dict[str, Any]:
-    """The content of a checkpoint; with ``mmap`` tensors are read from disk when they are used.
+    """The content of a checkpoint; with ``mmap`` tensors are read when they are used.
 
     Raises:
         ValueError: it is of an earlier version, or no checkpoint.
     """
-    again = "Start anew with --overwrite (overwrite=True), or in another folder."
     try:
         content: dict[str, Any] = torch.load(file, "cpu", weights_only=True, mmap=mmap)
-        version = content["format"]
+        if content["format"] == FORMAT:
+            return content
     except _UNREADABLE as error:
-        raise ValueError(f"{file} is not a checkpoint that can be read. {again}") from error
-    if version != FORMAT:
-        raise ValueError(f"{file} was written by another version of mist_avalanche. {again}")
-    return content
+        raise ValueError(f"{file} cannot be read. Start anew with --overwrite.") from error
+    raise ValueError(
+        f"{file} was written by another version of mist_avalanche. Start anew with --overwrite."
+    )
 
 
 def as_json(content: Any) -> Any:
@@ -153,39 +145,36 @@ def as_json(content: Any) -> Any:
 
 def refuse_other_settings(folder: Path, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """ValueError that names what differs between the run in a folder and the one to be resumed."""
-    there, here = _flat(saved), _flat(as_json(given))
+    there, here = dict(_flat(saved)), dict(_flat(as_json(given)))
     different = [
-        f"{name}: {there.get(name, 'unset')!s:.60} there, {here.get(name, 'unset')!s:.60} here"
+        f"{name}: {there.get(name, 'unset')} there, {here.get(name, 'unset')} here"
         for name in sorted(there.keys() | here.keys())
         if there.get(name, "unset") != here.get(name, "unset")
     ]
     if different:
-        more = f" and {len(different) - 6} more" if len(different) > 6 else ""
         raise ValueError(
-            f"{folder} holds a run with other settings ({'; '.join(different[:6])}{more}). Choose "
-            "another folder (--output), or replace the run (--overwrite, without --resume)."
+            f"{folder} holds a run with other settings ({'; '.join(different)}). Choose another "
+            "folder (--output), or replace the run (--overwrite, without --resume)."
         )
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as ``outer.inner``."""
-    found: dict[str, Any] = {}
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings under names such as ``mist_args.lr``."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            found.update(_flat(value, f"{prefix}{name}."))
+            yield from _flat(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = value
-    return found
+            yield f"{prefix}{name}", value
 
 
 def _random_state() -> dict[str, Any]:
     """State of the global generators of Python, numpy and torch, as plain data and tensors."""
-    name, keys, *rest = np.random.get_state()
+    numpy: Any = np.random.get_state()
     return {
         "python": random.getstate(),
-        "numpy": (name, keys.tolist(), *rest),
+        "numpy": (numpy[0], numpy[1].tolist(), *numpy[2:]),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
 
 

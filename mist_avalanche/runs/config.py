@@ -8,8 +8,8 @@ from typing import Any
 
 from ..benchmarks.transforms import IMAGENET, statistics_for
 from ..models.defaults import EMBEDDED, backbone_defaults
+from ..strategies.base import arguments_of
 from ..strategies.registry import find
-from .build import accepts
 
 _CHANGE_NO_NUMBER = ("name", "num_workers")
 
@@ -69,6 +69,11 @@ class RunConfig:
     num_workers: int = 0
     name: str | None = None
 
+    @classmethod
+    def from_results(cls, results: Mapping[str, Any]) -> RunConfig:
+        """The settings of a run, from the content of its results.json."""
+        return cls(**{name: v for name, v in results["config"].items() if name != "split"})
+
     @property
     def label(self) -> str:
         """Name of the method in tables and folders, such as ``ranpac+mist+drift``."""
@@ -91,7 +96,7 @@ class RunConfig:
         info, defaults = find(self.strategy), backbone_defaults(self.backbone)
         mist = defaults.mist_for(drift_compensation=self.drift_compensation)
         strategy = defaults.strategy_for(info.name)
-        if accepts(info.build, "seed"):
+        if "seed" in arguments_of(info.build):
             strategy["seed"] = self.seed
         found = {
             **asdict(self),

@@ -1,4 +1,4 @@
-"""What the folder of a run holds: finished results, a checkpoint, or nothing yet."""
+"""What the folder of a run holds: results, a checkpoint, or nothing yet."""
 
 from __future__ import annotations
 
@@ -22,6 +22,22 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
         temporary.write_text(f"{text}\n", encoding="utf-8")
 
 
+def read_results(file: Path) -> dict[str, Any]:
+    """The content of a results.json.
+
+    Raises:
+        ValueError: it is none, or has another schema.
+    """
+    try:
+        results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        schema = results["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} holds no results of a run.") from error
+    if schema != SCHEMA:
+        raise ValueError(f"{file} has schema {schema}; this version writes {SCHEMA}.")
+    return results
+
+
 def check_free(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """ValueError where finished runs, or their tables and figures, would be replaced unasked."""
     if any((folder / name).exists() for name in _FINISHED) and not (resume or overwrite):
@@ -32,54 +48,35 @@ def check_free(folder: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def check_resumable(config: RunConfig, folder: Path) -> dict[str, Any] | None:
-    """The results in a folder; None where the run is not finished.
+    """The results in a folder, or None where the run is not finished.
 
     Raises:
-        ValueError: the folder holds a run with other settings, finished or stopped, or one of an
-            earlier version.
+        ValueError: a run with other settings is there, or one of an earlier version.
     """
-    settings = config.settings()
-    file = folder / "results.json"
-    if file.exists():
-        results = read_results(file)
+    results, saved = None, None
+    if (folder / "results.json").exists():
+        results = read_results(folder / "results.json")
         saved = {k: v for k, v in results["config"].items() if k != "split"}
-        checkpoint.refuse_other_settings(folder, saved, settings)
-        return results
-    if any((folder / "checkpoints").glob("experience-*.pt")):
-        raise ValueError(
-            f"{folder / 'checkpoints'} is of an earlier version of mist_avalanche and cannot be "
-            "resumed. Start anew with --overwrite."
-        )
-    if (folder / checkpoint.NAME).exists():
+    elif (folder / checkpoint.NAME).exists():
         saved = checkpoint.read(folder / checkpoint.NAME, mmap=True)["settings"]
-        checkpoint.refuse_other_settings(folder, saved, settings)
-    return None
-
-
-def read_results(file: Path) -> dict[str, Any]:
-    """The content of a results.json.
-
-    Raises:
-        ValueError: it is none, or has another schema.
-    """
-    try:
-        results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        schema, _, _ = results["schema"], results["config"]["strategy"], results["metrics"]["A_T"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} holds no results of a run ({error}).") from error
-    if schema != SCHEMA:
-        raise ValueError(f"{file} has schema {schema}; this version writes {SCHEMA}.")
+    elif (folder / "checkpoints").exists():
+        raise ValueError(
+            f"{folder / 'checkpoints'} was written by an earlier version of mist_avalanche and "
+            "cannot be resumed. Start anew with --overwrite."
+        )
+    if saved is not None:
+        checkpoint.refuse_other_settings(folder, saved, config.settings())
     return results
 
 
 def remove(folder: Path) -> None:
     """Remove what an earlier run left, so that a new one starts from the beginning."""
-    for name in ("results.json", checkpoint.NAME, "error.txt"):
+    for name in ("results.json", "error.txt", checkpoint.NAME):
         (folder / name).unlink(missing_ok=True)
 
 
 def run_folder(path: str | Path) -> Path:
-    """The folder of one finished run, from itself or from its results.json.
+    """The folder of a finished run, from itself or from its results.json.
 
     Raises:
         FileNotFoundError: it has no results.json; the message names a seed's folder if it has one.

@@ -27,13 +27,6 @@ Run: TypeAlias = tuple[RunConfig, Path]  # settings and folder
 Results: TypeAlias = dict[str, Any]
 
 
-def run_seeds(
-    config: RunConfig, output: str | Path, n_seeds: int, **options: Any
-) -> list[Results]:
-    """One method with the seeds ``config.seed``, ``config.seed + 1``, …; see :func:`run_methods`."""
-    return run_methods([(config, Path(output))], n_seeds, **options)[0]
-
-
 def run_methods(
     methods: Sequence[Run],
     n_seeds: int = 1,
@@ -44,7 +37,7 @@ def run_methods(
     overwrite: bool = False,
     progress: bool = True,
 ) -> list[list[Results]]:
-    """Every method with the same seeds.
+    """Every method with the same seeds, counted up from the ``seed`` of its settings.
 
     A single seed is written to the method's folder itself, several to ``seed-S`` within it, beside
     a ``summary.json`` with mean and standard deviation of every metric.

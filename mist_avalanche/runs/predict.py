@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from ..benchmarks.transforms import prepare
 from ..method.losses import TEMPERATURE
-from ..models.heads import BackboneWithHead
+from ..models import create_backbone
+from ..models.heads import BackboneWithHead, PrototypeHead
 from ..utils import check_integer, in_mode
 from . import checkpoint
-from .build import make_backbone, make_strategy
+from .build import make_strategy
 from .config import RunConfig
 from .folder import read_results, run_folder
 
@@ -65,28 +66,24 @@ class Classifier:
             OSError: a file does not exist.
         """
         check_integer("k", k, 1)
-        temperature = TEMPERATURE if gives_cosines(self.model) else 1.0
+        cosines = isinstance(getattr(self.model, "head", None), PrototypeHead)
         device = next(self.model.parameters()).device
         predictions = []
         for start in range(0, len(files), batch_size):
             batch = [self.prepare(file) for file in files[start : start + batch_size]]
-            probabilities = (self.logits(torch.stack(batch).to(device)) / temperature).softmax(1)
-            top = probabilities.topk(min(k, len(self.class_names)))
+            logits = self.logits(torch.stack(batch).to(device))
+            logits = logits / TEMPERATURE if cosines else logits
+            top = logits.softmax(1).topk(min(k, logits.shape[1]))
             for values, labels in zip(top.values.tolist(), top.indices.tolist(), strict=True):
                 pairs = zip(labels, values, strict=True)
                 predictions.append([Prediction(self.class_names[y], p) for y, p in pairs])
         return predictions
 
 
-def gives_cosines(model: nn.Module) -> bool:
-    """Whether the logits of a model are cosine similarities."""
-    return bool(getattr(getattr(model, "head", None), "gives_cosines", False))
-
-
 def save_classifier(strategy: Any, folder: Path, settings: Mapping[str, Any]) -> None:
     """Replace the last checkpoint of a finished run with what predictions need.
 
-    Nothing is saved for models that classify in their own way, such as SCR's.
+    Models that classify in their own way, such as SCR's, are not saved.
     """
     if checkpoint.can_resume(strategy):
         state = strategy.state_dict()
@@ -94,12 +91,11 @@ def save_classifier(strategy: Any, folder: Path, settings: Mapping[str, Any]) ->
         state = {"model": strategy.model.state_dict()}
     else:
         return
-    kept = {k: v for k, v in state["model"].items() if not k.startswith(_FOR_TRAINING)}
-    checkpoint.write(
-        folder / checkpoint.NAME,
-        settings=checkpoint.as_json(settings),
-        strategy={**state, "model": kept},
-    )
+    if "model" in state:
+        kept = {k: v for k, v in state["model"].items() if not k.startswith(_FOR_TRAINING)}
+        state = {**state, "model": kept}
+    settings = checkpoint.as_json(settings)
+    checkpoint.write(folder / checkpoint.NAME, settings=settings, strategy=state)
 
 
 def load_run(
@@ -116,49 +112,34 @@ def load_run(
         FileNotFoundError: the run is not finished, or keeps no classifier.
         ValueError: a file cannot be read.
     """
-    folder = run_folder(folder)
+    folder, device = run_folder(folder), torch.device(device)
     results = read_results(folder / "results.json")
-    file = folder / checkpoint.NAME
-    if not file.is_file():
+    config = RunConfig.from_results(results)
+    if not (folder / checkpoint.NAME).is_file():
         raise FileNotFoundError(
-            f"{folder} has no {file.name}: an earlier version wrote it, or its strategy "
-            f"({results['config']['strategy']}) keeps no classifier, as streaming_lda and scr."
+            f"{folder} has no {checkpoint.NAME}. Either an earlier version wrote it, or "
+            f"{config.strategy} keeps no classifier, as streaming_lda and scr."
         )
-    config = replace(config_of(results), device=str(device))
     if weights is not None:
         config = replace(config, weights=str(weights))
-    names = results["class_names"]
-    strategy = make_strategy(config, make_backbone(config), len(names), device=torch.device(device))
-    _load(strategy, checkpoint.read(file)["strategy"], file)
-    inputs = results["inputs"]
+    backbone = create_backbone(config.backbone, config.weights, image_size=config.image_size)
+    names, inputs = results["class_names"], results["inputs"]
+    strategy = make_strategy(config, backbone, len(names), device=device)
+    state = checkpoint.read(folder / checkpoint.NAME)["strategy"]
+    if checkpoint.can_resume(strategy):
+        strategy.load_state_dict(state)
+    else:
+        _load_grown(strategy.model, state["model"])
     statistics = None if inputs["mean"] is None else (inputs["mean"], inputs["std"])
     prepared = prepare(config.benchmark, inputs["image_size"], statistics)
     return Classifier(strategy.model.to(device).eval(), names, prepared)
 
 
-def config_of(results: Mapping[str, Any]) -> RunConfig:
-    """The settings of a run, from its results.
-
-    Raises:
-        ValueError: there are settings that this version does not know.
-    """
-    config = {name: value for name, value in results["config"].items() if name != "split"}
-    if unknown := config.keys() - {f.name for f in fields(RunConfig)}:
-        raise ValueError(f"The results have the unknown setting {min(unknown)!r}.")
-    return RunConfig(**config)
-
-
-def _load(strategy: Any, state: Mapping[str, Any], file: Path) -> None:
-    """Restore a strategy of ours, or the model of one of Avalanche's."""
-    try:
-        if checkpoint.can_resume(strategy):
-            strategy.load_state_dict(state)
-            return
-        for name, module in strategy.model.named_modules():
-            if isinstance(module, IncrementalClassifier):
-                weight = state["model"][f"{name}.classifier.weight"]
-                module.classifier = nn.Linear(weight.shape[1], weight.shape[0])
-                module.active_units = torch.zeros(len(weight), dtype=torch.int8)
-        strategy.model.load_state_dict(state["model"])
-    except (RuntimeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} does not fit the run beside it: {error}") from error
+def _load_grown(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a model of Avalanche's strategies, whose classifier has grown with the classes."""
+    for name, module in model.named_modules():
+        if isinstance(module, IncrementalClassifier):
+            weight = state[f"{name}.classifier.weight"]
+            module.classifier = nn.Linear(weight.shape[1], len(weight))
+            module.active_units = torch.zeros(len(weight), dtype=torch.int8)
+    model.load_state_dict(state)

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..method.losses import TEMPERATURE
+from ..models import create_backbone
 from ..plugin import MISTPlugin
 from ..strategies import SimpleCIL
 from ..utils import check_integer, check_rate
-from .build import choose_device, make_backbone, make_benchmark, make_mist
+from .build import choose_device, make_benchmark, make_mist
 from .config import RunConfig
 
 LRS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -73,7 +74,7 @@ def suggest(
             f"The first experience has {classes} classes; `suggest` needs at least four. Use fewer "
             "experiences (--experiences)."
         )
-    backbone = make_backbone(config)
+    backbone = create_backbone(config.backbone, config.weights, image_size=config.image_size)
     found: dict[float | None, list[tuple[float, float]]] = {lr: [] for lr in (None, *lrs)}
     for split in range(n_splits):
         seed = config.seed + split
@@ -153,5 +154,5 @@ class Cosines(nn.Module):
     """Cross-entropy of cosines divided by MIST's temperature."""
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean over the batch."""
+        """Mean over the batch, of logits (B, C) and labels (B,)."""
         return nn.functional.cross_entropy(logits / TEMPERATURE, labels)
