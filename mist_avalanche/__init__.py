@@ -1,16 +1,19 @@
 """Mutual Information-guided Sparse Tuning (MIST) for every Avalanche strategy."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ._support.lazy import lazily
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .plugin import MISTPlugin as MISTPlugin
-else:
-    __getattr__, __dir__ = lazily(
-        __name__,
-        MISTPlugin="plugin",
-    )
 
 __all__ = ["MISTPlugin", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """MISTPlugin, imported when it is asked for: the command's help does not wait for torch."""
+    if name == "MISTPlugin":
+        from .plugin import MISTPlugin
+
+        return MISTPlugin
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

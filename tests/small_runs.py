@@ -1,6 +1,5 @@
 """A ViT of few weights, streams of few images, and what tests look at of a strategy."""
 
-import pytest
 import torch
 from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.benchmarks.scenarios.online import split_online_stream
@@ -8,8 +7,6 @@ from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.benchmarks.utils.transform_groups import TransformGroups
 from conftest import Images
 from timm.models.vision_transformer import VisionTransformer
-
-from mist_avalanche.runs.checkpoint import Checkpoint
 
 
 def small(depth=3, **settings):
@@ -53,49 +50,3 @@ def everything(experiences):
     """Images and labels of experiences under the eval transform."""
     items = [item for e in experiences for item in e.dataset.eval()]
     return torch.stack([x for x, *_ in items]), torch.tensor([y for _, y, *_ in items])
-
-
-def check_goes_on_at_an_epoch(made, benchmark, folder, stop):
-    """A run that is stopped before an epoch (experience, epoch) goes on with it, to the same bits.
-
-    Args:
-        made: makes the strategy.
-        benchmark: of a few images.
-        folder: for the checkpoints.
-        stop: where.
-    """
-    epochs = []
-
-    def run(name, stopped):
-        strategy = made()
-        checkpoint = Checkpoint(folder / name, strategy, benchmark, every=0)
-        checkpoint._too_soon = lambda: False  # however slow the disk is
-        found, trained = checkpoint.load([]), strategy.training_epoch
-
-        def training_epoch(**kwargs):
-            now = strategy.clock.train_exp_counter, strategy.clock.train_exp_epochs
-            if stopped and now == stop:
-                raise KeyboardInterrupt
-            epochs.append(now)
-            trained(**kwargs)
-
-        strategy.training_epoch = training_epoch
-        for experience in benchmark.train_stream[checkpoint.done :]:
-            strategy.train(experience, eval_streams=[])
-            found.append(accuracy(strategy, benchmark.test_stream[: checkpoint.done + 1]))
-            checkpoint.save(found)
-        return state(strategy), found
-
-    torch.manual_seed(5)
-    whole, found = run("whole", stopped=False)
-    every = list(epochs)
-    torch.manual_seed(5)
-    epochs.clear()
-    with pytest.raises(KeyboardInterrupt):
-        run("parts", stopped=True)
-    torch.manual_seed(99)
-    again, found_again = run("parts", stopped=False)
-    assert same(whole, again)
-    assert found == found_again
-    assert epochs == every  # none was trained twice
-    assert not list((folder / "parts").glob("tuning-*"))

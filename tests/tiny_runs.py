@@ -1,40 +1,37 @@
-"""Runs of half a second: a few random images in the place of glyphs, and no pictures."""
+"""Runs of half a second: a benchmark of a few random images, and results that are made up."""
 
-import gc
 from contextlib import contextmanager
 from unittest import mock
 
 from conftest import make_benchmark
 
-from mist_avalanche.cli import run as cli_run
-from mist_avalanche.runs import runner
+from mist_avalanche.benchmarks import BENCHMARKS
+from mist_avalanche.runs import RunConfig
 
-MIST = {"tune_epochs": 2, "projection_epochs": 0, "batch_size": 8}
+TINY = "tiny_runs:tiny"  # as the command takes it
+MIST = {"tune_epochs": 2, "batch_size": 8}
 
 
-def tiny(config, n_experiences=3):
-    """Experiences of two classes, built anew as every process would."""
-    n_classes = 2 * n_experiences
-    made = make_benchmark(n_classes, n_experiences, per_class=4)
-    made.class_names, made.split_name = [f"class {i}" for i in range(n_classes)], "tiny"
+def tiny(n_experiences=3, *, seed=0, per_class=4):
+    """Experiences of two classes."""
+    made = make_benchmark(2 * n_experiences, n_experiences, per_class=per_class, seed=seed)
+    made.class_names = [f"class {i}" for i in range(2 * n_experiences)]
+    made.split_name = "tiny"
     return made
 
 
+def config(strategy="simplecil", **settings):
+    """Settings of a tiny run."""
+    if settings.get("mist"):
+        settings["mist_args"] = {**MIST, **settings.get("mist_args", {})}
+    return RunConfig(**{"benchmark": TINY, "experiences": 3, "strategy": strategy, **settings})
+
+
 @contextmanager
-def tiny_benchmark(made=tiny):
-    """Let glyphs be tiny, and draw nothing."""
-    gc.freeze()  # else a collection at every start takes as long as the run
-    with (
-        mock.patch.object(runner, "BENCHMARKS", {"glyphs": made}),
-        mock.patch.object(runner.report, "plot_accuracy"),
-        mock.patch.object(runner, "write_board"),
-        mock.patch.object(cli_run, "write_page"),
-        mock.patch.object(cli_run, "write_figures"),
-    ):
-        try:
-            yield
-        finally:
-            gc.unfreeze()
+def tiny_benchmark():
+    """Let glyphs be tiny."""
+    with mock.patch.dict(BENCHMARKS, glyphs=tiny):
+        yield
 
 
 def results(t=4, mist=False, seed=0, a_t=75.0):

@@ -1,15 +1,66 @@
-"""The command ``mist-avalanche``, one file a subcommand.
+"""The command ``mist-avalanche``, one file per subcommand.
 
-Nothing here learns. The parsers need no torch; what they run is imported when it runs.
+Only the module of the chosen subcommand is imported, so help does not wait for torch.
 """
 
 from __future__ import annotations
 
+import argparse
+import logging
+import os
+import shlex
+import signal
+import sys
 from collections.abc import Sequence
+from importlib import import_module
+
+from .._version import __version__
+
+COMMANDS = {
+    "run": "one strategy",
+    "compare": "several strategies, with and without MIST",
+    "ablate": "what each part of MIST contributes",
+    "suggest": "learning rates of MIST, tried on training images of the first experience",
+    "predict": "classify images with a finished run",
+    "inspect": "where MIST may change the backbone in a run",
+    "data": "find, download and check the image datasets",
+    "delta": "what tuning changed in a backbone, as a small file",
+}
+_ERRORS = (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError, ImportError)
+
+
+def parser_for(command: str) -> argparse.ArgumentParser:
+    """The parser with the options of one subcommand; of the others it has the names alone."""
+    parser = argparse.ArgumentParser(
+        "mist-avalanche", description="Continual learning with pretrained models, and MIST."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, about in COMMANDS.items():
+        options = commands.add_parser(name, help=about, description=f"{about.capitalize()}.")
+        if name == command:
+            module = import_module(f".{name}", __name__)
+            module.add_arguments(options)
+            options.set_defaults(execute=module.execute)
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    from .command import main as run
-
-    return run(arguments)
+    """Run the command. Returns its exit code; an error of the user is one line and exit code 1."""
+    given = [*(sys.argv[1:] if arguments is None else arguments)]
+    args = parser_for(given[0] if given else "").parse_args(given)
+    args.command_line = shlex.join(["mist-avalanche", *given])
+    logging.basicConfig(format="%(message)s")
+    level = logging.WARNING if getattr(args, "quiet", False) else logging.INFO
+    logging.getLogger("mist_avalanche").setLevel(level)
+    sys.path.append(os.getcwd())  # for strategies and benchmarks of one's own
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    try:
+        return args.execute(args) or 0
+    except KeyboardInterrupt:
+        resume = " --resume goes on." if hasattr(args, "resume") else ""
+        print(f"mist-avalanche: stopped.{resume}", file=sys.stderr)
+        return 130
+    except _ERRORS as error:
+        print(f"mist-avalanche: {error}", file=sys.stderr)
+        return 1

@@ -1,4 +1,4 @@
-"""``mist-avalanche predict``: the classes of images, by a finished run."""
+"""``mist-avalanche predict``: classify images with a finished run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,23 @@ import json
 
 from tabulate import tabulate
 
-from ..runs.prediction import load_run
-from ..runs.runner import choose_device
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``predict``."""
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="image files")
+    add("--run", required=True, metavar="DIR", help="folder of the run; of several seeds, of one")
+    add("--top", type=int, default=5, metavar="K", help="classes per image (default: 5)")
+    add("--weights", metavar="FILE", help="of the backbone, where the run's file is gone")
+    add("--device", default="auto", help="auto (default), cpu or cuda")
+    add("--json", action="store_true", help="print JSON")
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Print the likeliest classes of every image."""
+    """Print the most likely classes of every image."""
+    from ..runs import load_run
+    from ..runs.build import choose_device
+
     classifier = load_run(args.run, weights=args.weights, device=choose_device(args.device))
     found = dict(zip(args.images, classifier.predict(args.images, args.top), strict=True))
     if args.json:

@@ -1,4 +1,4 @@
-"""``mist-avalanche suggest``: learning rates tried on the first experience's training images."""
+"""``mist-avalanche suggest``: learning rates tried on training images of the first experience."""
 
 from __future__ import annotations
 
@@ -7,28 +7,35 @@ from dataclasses import replace
 
 from tabulate import tabulate
 
-from ..runs.config import LRS
-from ..runs.settings_check import check_settings
-from ..runs.suggest import best, suggest
-from .run import config_of
+from .options import add_settings, config_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``suggest``."""
+    add_settings(parser)
+    add = parser.add_argument
+    add("--lrs", metavar="LR,…", help="default: 0.0003,0.001,0.003,0.01,0.03")
+    add("--splits", type=int, default=1, metavar="N", help="draws to average")
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Print accuracy and loss of every learning rate, and the choice."""
-    config = replace(config_of(args), mist=True)
-    check_settings([config])
+    """Print accuracy and loss of every learning rate, and the best one."""
+    from ..runs.checks import check_runs
+    from ..runs.suggest import LRS, best, suggest
+
+    (config,) = check_runs([replace(config_of(args), mist=True)])
     lrs = [float(lr) for lr in args.lrs.split(",")] if args.lrs else LRS
     trials = suggest(config, lrs, args.splits, progress=not args.quiet)
-    chosen = best(trials)
     rows = [
         ("frozen" if t.lr is None else f"{t.lr:g}", f"{t.accuracy:.1f}", f"{t.loss:.3f}")
         for t in trials
     ]
     print(tabulate(rows, ("lr", "accuracy", "loss"), disable_numparse=True))
+    chosen = best(trials)
     if chosen.lr is None:
         print(
             "\nNo learning rate does better than the frozen backbone on these held-out images. "
-            "--splits 5 looks at more of them."
+            "--splits 5 tries more of them."
         )
     else:
         print(f"\nUse --lr {chosen.lr:g}")

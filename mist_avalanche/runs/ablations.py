@@ -1,41 +1,41 @@
-"""The ablations of the paper's Table 2: what each part of MIST is worth."""
+"""The ablations of the paper's Table 2: what each part of MIST contributes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ..method.options import merged_options
-from ..strategies.names import ABLATIONS
+from ..method.ablations import ABLATIONS
 from .config import RunConfig
 
 _WHOLE = "mist"
 
 
 def ablated(config: RunConfig) -> dict[str, RunConfig]:
-    """The strategy without MIST, with it, and with every ablation, by name.
+    """A strategy without MIST, with it, and with each ablation of it, by label.
 
     Args:
-        config: of the run with MIST whole; ``mist`` is set here.
+        config: settings that all share; ``mist`` is set here.
     """
-    methods = {config.strategy: replace(config, mist=False)}
+    plain = replace(config, mist=False)
+    methods = {plain.label: plain}
     changes = {_WHOLE: {}, **{name: ablation.mist_args for name, ablation in ABLATIONS.items()}}
-    for name, of_mist in changes.items():
-        mist_args = merged_options(config.mist_args, of_mist)
-        label = f"{config.strategy}+{name}"
+    for name, changed in changes.items():
+        label = f"{plain.label}+{name}"
+        mist_args = {**config.mist_args, **changed}
         methods[label] = replace(config, mist=True, mist_args=mist_args, name=label)
     return methods
 
 
 def sentences(labels: Iterable[str]) -> dict[str, str]:
-    """What each method changes, by its label."""
+    """What is different in each method, by label."""
     found = {}
     for label in labels:
         _, plus, name = label.partition("+")
         if not plus:
             found[label] = "The strategy without MIST."
         elif name == _WHOLE:
-            found[label] = "MIST whole, with the settings below."
+            found[label] = "The full method, with the settings below."
         else:
             found[label] = ABLATIONS[name].changes
     return found

@@ -1,4 +1,4 @@
-"""What test images are taken for after the last experience."""
+"""Which classes test images are mistaken for after the last experience."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PAIRS = 20  # that are kept
 
 
 class Confusion(StreamConfusionMatrix):
-    """Avalanche's confusion matrix of the newest evaluation, which no logger gets.
+    """Avalanche's confusion matrix of the latest evaluation, without a log entry.
 
     Args:
         n_classes: of the benchmark.
@@ -25,14 +25,7 @@ class Confusion(StreamConfusionMatrix):
         self.update(strategy.mb_y.cpu(), strategy.mb_output.cpu())
 
     def after_eval(self, strategy: Any) -> None:
-        """Log nothing: the whole matrix as an image a run is for nobody."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: every evaluation begins anew."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The counterpart of :meth:`state_dict`."""
+        """Log nothing: an image of the whole matrix is too large to read."""
 
     def summary(self, experiences: Sequence[Iterable[int]]) -> dict[str, list[list[int]]]:
         """As in results.json.
@@ -42,9 +35,8 @@ class Confusion(StreamConfusionMatrix):
 
         Returns:
             ``experiences``: row i, column j: images of the classes of experience i that were taken
-            for one of experience j; what was taken for a class of none is not counted.
-            ``classes``: the pairs that were confused most often, as true class, predicted class
-            and number of images.
+            for a class of experience j. ``classes``: the pairs of classes that were confused most
+            often, as true class, predicted class and number of images.
         """
         matrix = self.result()
         groups = [[*classes] for classes in experiences]

@@ -1,4 +1,4 @@
-"""The four figures of a class-incremental run, from its accuracy matrix (pure)."""
+"""The four metrics of a class-incremental run, from its matrix of correct predictions (pure)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def summarize(correct: Sequence[Sequence[int]], counts: Sequence[int]) -> dict[s
 
     Returns:
         ``A_T``: over all test images of classes seen, after the last experience. ``A_bar``: mean of
-        that figure after each experience. ``A_new``: mean accuracy on the newest classes.
-        ``forgetting``: mean over the earlier experiences of the best accuracy on their classes less
-        the last (Chaudhry et al., arXiv 1801.10112); 0 for one experience.
+        that accuracy after each experience. ``A_new``: mean accuracy on the newest classes.
+        ``forgetting``: mean over the earlier experiences of the best accuracy on their classes
+        minus the last (Chaudhry et al., arXiv 1801.10112); 0 for one experience.
     """
     n = np.asarray(counts, dtype=np.float64)
     after = [sum(row) / n[: len(row)].sum() for row in correct]

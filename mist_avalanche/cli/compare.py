@@ -1,0 +1,60 @@
+"""``mist-avalanche compare``: several strategies, with and without MIST."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from .options import add_experiment, config_of
+
+if TYPE_CHECKING:
+    from ..runs import RunConfig
+
+_DEFAULT = (
+    "simplecil,simplecil+mist,ranpac,ranpac+mist,"
+    "naive,replay,ewc,lwf,er_ace,der,scr,streaming_lda,joint"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``compare``."""
+    add_experiment(parser)
+    parser.add_argument(
+        "--strategies",
+        default=_DEFAULT,
+        help="comma-separated; '+mist' adds MISTPlugin, '+drift' drift compensation; your own as "
+        "package.module:Class or ./file.py:Class (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--columns",
+        metavar="A,B,…",
+        help="of the table of accuracy (default: A_T,A_bar,A_new,forgetting, which are all)",
+    )
+
+
+def execute(args: argparse.Namespace) -> None:
+    """Run every method, and compare them in tables, figures and one page."""
+    from .experiment import run_and_report
+
+    base = config_of(args)
+    methods = [method(name.strip(), base) for name in args.strategies.split(",")]
+    run_and_report(methods, args, "comparison")
+
+
+def method(name: str, base: RunConfig) -> RunConfig:
+    """The settings of a method such as ``ranpac+mist+drift``.
+
+    Raises:
+        ValueError: something else than ``+mist`` or ``+drift`` is added.
+    """
+    place, colon, last = name.rpartition(":")  # a path may have a plus sign
+    strategy, *additions = last.split("+")
+    if unknown := {*additions} - {"mist", "drift"}:
+        raise ValueError(f"Unknown addition '+{min(unknown)}' in {name!r}. Use '+mist', '+drift'.")
+    return replace(
+        base,
+        strategy=place + colon + strategy,
+        mist="mist" in additions,
+        drift_compensation="drift" in additions,
+    )

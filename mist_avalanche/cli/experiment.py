@@ -1,0 +1,128 @@
+"""What run, compare and ablate do with their methods: show the plan, run them, report."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from tabulate import tabulate
+
+from ..plugin import MISTPlugin
+from ..reports import cost_table, table, write_figures, write_page, write_tables
+from ..reports.labels import display_name
+from ..reports.summary import lead
+from ..reports.tables import check_columns
+from ..runs import RunConfig, run_methods
+from ..runs.checks import check_runs
+from ..runs.folder import check_free
+from ..runs.many import check_folders, default_jobs, error_of, runs_of
+from ..strategies.registry import find
+
+_OF_A_METHOD = ("strategy", "strategy_args", "mist", "mist_args", "drift_compensation")
+
+
+def run_and_report(
+    methods: Sequence[RunConfig],
+    args: argparse.Namespace,
+    kind: str | None,
+    *,
+    notes: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Run methods, then write tables, figures and one page.
+
+    Args:
+        methods: their settings.
+        args: options of :func:`~mist_avalanche.cli.options.add_experiment`.
+        kind: names the tables and the folder: ``"comparison"``; None for one method alone, which
+            has no table and whose runs are in the output folder itself.
+        notes: a sentence about some methods, by label.
+
+    Raises:
+        ValueError: the settings do not fit together.
+        RuntimeError: a run failed.
+    """
+    methods = check_runs(methods)
+    labels = [config.label for config in methods]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"There are several methods with the label {label!r}.")
+    columns = check_columns(getattr(args, "columns", None))
+    benchmark = methods[0].benchmark.rpartition(":")[2]
+    output = Path(args.output or f"results/{benchmark}-{kind or labels[0]}")
+    places = [(c, output / c.label if kind else output) for c in methods]
+    options = {"resume": args.resume, "overwrite": args.overwrite}
+    runs = [r for p in places for r in runs_of(*p, args.seeds, vary_order=args.vary_order)]
+    if args.dry_run or not args.quiet:
+        print(plan(methods, args.seeds, output))
+    if args.dry_run:
+        if args.resume:
+            check_folders(runs, **options)
+        return
+    check_free(output, **options)
+    jobs = default_jobs(methods[0].device) if args.jobs is None else args.jobs
+    found = run_methods(
+        places,
+        args.seeds,
+        vary_order=args.vary_order,
+        jobs=min(jobs, len(runs)),
+        progress=not args.quiet,
+        **options,
+    )
+
+    finished = {label: results for label, results in zip(labels, found, strict=True) if results}
+    failed = [
+        f"{display_name(config.label)}, seed {config.seed}, failed: {error_of(folder)}"
+        for config, folder in runs
+        if (folder / "error.txt").exists()
+    ]
+    print("\n".join(["", *failed, lead(finished), "", table(finished, columns=columns)]))
+    print(f"\n{cost_table(finished)}\n")
+    if kind:
+        print(f"Tables: {write_tables(finished, output, kind, columns)}, also .csv, .json and .tex")
+    names = [display_name(label) for label in finished]
+    title = ", ".join(names) if len(names) < 5 else f"{len(names)} methods"
+    write_page(
+        finished,
+        output / "report.html",
+        f"{benchmark}: {title}",
+        command=args.command_line,
+        columns=columns,
+        notes=notes,
+        failed=failed,
+        drawn=write_figures(finished, output),
+    )
+    print(f"Report: {output / 'report.html'}")
+    if failed:
+        raise RuntimeError(f"{len(failed)} run(s) failed; --resume runs them again, and no other.")
+
+
+def plan(methods: Sequence[RunConfig], n_seeds: int, output: Path) -> str:
+    """What is about to run: the settings that all methods share, then a line per method."""
+    first = methods[0]
+    shared = {name: v for name, v in first.settings().items() if name not in _OF_A_METHOD}
+    shared |= first.inputs
+    shared["seed"] = ", ".join(str(first.seed + i) for i in range(n_seeds))
+    rows = [(name, value) for name, value in shared.items() if value not in (None, {}, False)]
+    rows.append(("output", output))
+    for config in methods:
+        settings = config.settings()
+        own = {**settings["strategy_args"]}
+        if config.mist:
+            own["MIST"] = _listed({**_defaults_of_mist(config), **settings["mist_args"]})
+        rows.append((config.label, _listed(own)))
+    return f"{tabulate(rows, tablefmt='plain', disable_numparse=True)}\n"
+
+
+def _defaults_of_mist(config: RunConfig) -> dict[str, Any]:
+    """The most important arguments of MISTPlugin, as they are unless they are given."""
+    parameters = inspect.signature(MISTPlugin).parameters
+    found = {name: parameters[name].default for name in ("lr", "tune_epochs", "batch_size")}
+    return {"tune_on": find(config.strategy).tune_on, **found}
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())

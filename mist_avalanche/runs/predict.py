@@ -1,0 +1,145 @@
+"""The classifier of a finished run: kept as its last checkpoint, loaded again to be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from avalanche.models import IncrementalClassifier
+from torch import Tensor, nn
+
+from ..benchmarks.transforms import prepare
+from ..method.losses import TEMPERATURE
+from ..models import create_backbone
+from ..models.heads import BackboneWithHead, PrototypeHead
+from ..utils import check_integer, in_mode
+from . import checkpoint
+from .build import make_strategy
+from .config import RunConfig
+from .folder import read_results, run_folder
+
+# RanPAC needs these to learn more classes, not to predict
+_FOR_TRAINING = ("head.gram", "head.cross", "head.memory.")
+
+
+class Prediction(NamedTuple):
+    """A class and its probability; see :class:`Classifier`."""
+
+    label: str
+    probability: float
+
+
+class Classifier:
+    """A trained model with the names of its classes.
+
+    Probabilities are the softmax of the logits; cosines are divided by the temperature of MIST's
+    objective first. They rank the classes and are not calibrated.
+
+    Args:
+        model: images (B, 3, H, H) to logits (B, C).
+        class_names: by label.
+        prepare: reads an image file as a tensor (3, H, H), as the test images of the run were.
+    """
+
+    def __init__(
+        self, model: nn.Module, class_names: Sequence[str], prepare: Callable[[str | Path], Tensor]
+    ) -> None:
+        self.model, self.class_names, self.prepare = model, list(class_names), prepare
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of prepared images (B, 3, H, H)."""
+        with in_mode(self.model, training=False):
+            found: Tensor = self.model(images)
+        return found[:, : len(self.class_names)]
+
+    def predict(
+        self, files: Sequence[str | Path], k: int = 5, batch_size: int = 64
+    ) -> list[list[Prediction]]:
+        """The k most likely classes of each image file, the most likely first.
+
+        Raises:
+            ValueError: a file is not an image, or k is below 1.
+            OSError: a file does not exist.
+        """
+        check_integer("k", k, 1)
+        cosines = isinstance(getattr(self.model, "head", None), PrototypeHead)
+        device = next(self.model.parameters()).device
+        predictions = []
+        for start in range(0, len(files), batch_size):
+            batch = [self.prepare(file) for file in files[start : start + batch_size]]
+            logits = self.logits(torch.stack(batch).to(device))
+            logits = logits / TEMPERATURE if cosines else logits
+            top = logits.softmax(1).topk(min(k, logits.shape[1]))
+            for values, labels in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+                pairs = zip(labels, values, strict=True)
+                predictions.append([Prediction(self.class_names[y], p) for y, p in pairs])
+        return predictions
+
+
+def save_classifier(strategy: Any, folder: Path, settings: Mapping[str, Any]) -> None:
+    """Replace the last checkpoint of a finished run with what predictions need.
+
+    Models that classify in their own way, such as SCR's, are not saved.
+    """
+    if checkpoint.can_resume(strategy):
+        state = strategy.state_dict()
+    elif isinstance(strategy.model, BackboneWithHead):
+        state = {"model": strategy.model.state_dict()}
+    else:
+        return
+    if "model" in state:
+        kept = {k: v for k, v in state["model"].items() if not k.startswith(_FOR_TRAINING)}
+        state = {**state, "model": kept}
+    settings = checkpoint.as_json(settings)
+    checkpoint.write(folder / checkpoint.NAME, settings=settings, strategy=state)
+
+
+def load_run(
+    folder: str | Path, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
+) -> Classifier:
+    """The classifier of a finished run.
+
+    Args:
+        folder: with ``results.json`` and ``checkpoint.pt``; of several seeds, that of one.
+        weights: file with the weights of the backbone, where the run's file is gone.
+        device: of the model.
+
+    Raises:
+        FileNotFoundError: the run is not finished, or keeps no classifier.
+        ValueError: a file cannot be read.
+    """
+    folder, device = run_folder(folder), torch.device(device)
+    results = read_results(folder / "results.json")
+    config = RunConfig.from_results(results)
+    if not (folder / checkpoint.NAME).is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {checkpoint.NAME}. Either an earlier version wrote it, or "
+            f"{config.strategy} keeps no classifier, as streaming_lda and scr."
+        )
+    if weights is not None:
+        config = replace(config, weights=str(weights))
+    backbone = create_backbone(config.backbone, config.weights, image_size=config.image_size)
+    names, inputs = results["class_names"], results["inputs"]
+    strategy = make_strategy(config, backbone, len(names), device=device)
+    state = checkpoint.read(folder / checkpoint.NAME)["strategy"]
+    if checkpoint.can_resume(strategy):
+        strategy.load_state_dict(state)
+    else:
+        _load_grown(strategy.model, state["model"])
+    statistics = None if inputs["mean"] is None else (inputs["mean"], inputs["std"])
+    prepared = prepare(config.benchmark, inputs["image_size"], statistics)
+    return Classifier(strategy.model.to(device).eval(), names, prepared)
+
+
+def _load_grown(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a model of Avalanche's strategies, whose classifier has grown with the classes."""
+    for name, module in model.named_modules():
+        if isinstance(module, IncrementalClassifier):
+            weight = state[f"{name}.classifier.weight"]
+            module.classifier = nn.Linear(weight.shape[1], len(weight))
+            module.active_units = torch.zeros(len(weight), dtype=torch.int8)
+    model.load_state_dict(state)

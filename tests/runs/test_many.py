@@ -1,0 +1,93 @@
+"""Methods and seeds: the same numbers side by side, and failures that leave the others."""
+
+import json
+from unittest import mock
+
+import numpy as np
+import pytest
+from tiny_runs import config
+
+from mist_avalanche.runs import many, run, run_methods
+from mist_avalanche.strategies import SimpleCIL
+
+OWN = """
+from mist_avalanche.strategies import SimpleCIL
+
+class Failing(SimpleCIL):
+    def fit(self, features, labels):
+        if labels.max() > 2:
+            raise ValueError("no more\\nthan two classes")
+        super().fit(features, labels)
+"""
+
+
+def test_seeds_have_folders_and_a_summary(tmp_path):
+    methods = [(config(), tmp_path / "a"), (config(mist=True), tmp_path / "b")]
+    found = run_methods(methods, 2, vary_order=True)
+    for results, name in zip(found, "ab", strict=True):
+        assert [r["config"]["seed"] for r in results] == [0, 1]
+        assert [r["config"]["order_seed"] for r in results] == [1993, 1994]
+        assert json.loads((tmp_path / name / "seed-1" / "results.json").read_text()) == results[1]
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        a_t = [r["metrics"]["A_T"] for r in results]
+        assert summary["metrics"]["A_T"]["mean"] == pytest.approx(np.mean(a_t))
+        assert summary["metrics"]["A_T"]["std"] == pytest.approx(np.std(a_t, ddof=1))
+    again = run_methods(methods, 2, vary_order=True, resume=True)
+    assert again == found
+
+
+def test_side_by_side_with_a_strategy_of_ones_own_that_fails(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    settings = [config(mist=True), config("./mine.py:Failing")]
+    methods = [(one, tmp_path / one.label) for one in settings]
+    found = run_methods(methods, jobs=2)
+    assert [len(results) for results in found] == [1, 0]
+    assert many.error_of(tmp_path / "failing") == "ValueError: no more\nthan two classes"
+    assert "Traceback" in (tmp_path / "failing" / "error.txt").read_text()
+    alone = run(settings[0], tmp_path / "alone")
+    assert found[0][0]["accuracy"] == alone["accuracy"]
+    assert found[0][0]["mist"] == alone["mist"]
+
+
+def test_where_all_fail_the_first_error_is_raised(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="no images"):
+        patched.setattr(SimpleCIL, "fit", mock.Mock(side_effect=ValueError("no images")))
+        run_methods([(config(), tmp_path)], 2)
+    assert len([*tmp_path.rglob("error.txt")]) == 2
+    run_methods([(config(), tmp_path)], 2, resume=True)
+    assert not [*tmp_path.rglob("error.txt")]
+
+
+def test_nothing_starts_where_one_run_cannot(tmp_path, monkeypatch):
+    methods = [(config(mist=mist), tmp_path / str(mist)) for mist in (False, True)]
+    run(methods[1][0], methods[1][1])
+    monkeypatch.setattr(many, "attempt", None)
+    with pytest.raises(ValueError, match="finished run"):
+        run_methods(methods)
+    changed = [methods[0], (config(mist=True, mist_args={"tune_epochs": 1}), methods[1][1])]
+    with pytest.raises(ValueError, match=r"mist_args\.tune_epochs"):
+        run_methods(changed, resume=True)
+    for n_seeds, jobs in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match="at least one seed and one job"):
+            run_methods(methods, n_seeds, jobs=jobs)
+    assert 1 <= many.default_jobs("cpu") <= 8
+
+
+def test_stopping_ends_the_workers(tmp_path, monkeypatch):
+    pools = []
+
+    class Pool(many.ProcessPoolExecutor):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            pools.append(self)
+
+        def submit(self, *arguments, **options):
+            super().submit(*arguments, **options)
+            self.workers = list(self._processes.values())
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(many, "ProcessPoolExecutor", Pool)
+    with pytest.raises(KeyboardInterrupt):
+        run_methods([(config(), tmp_path / name) for name in "ab"], jobs=2)
+    assert not any(worker.is_alive() for worker in pools[0].workers)

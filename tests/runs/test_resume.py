@@ -1,0 +1,157 @@
+"""A stopped run goes on after its last finished experience, with the same numbers."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from avalanche.training.supervised import Naive
+from small_runs import accuracy
+from tiny_runs import config, tiny
+
+from mist_avalanche import MISTPlugin
+from mist_avalanche.models import create_backbone
+from mist_avalanche.runs import Checkpoint, one, run
+from mist_avalanche.runs.checkpoint import FORMAT, read
+from mist_avalanche.strategies import SimpleCIL
+
+RUNS = {
+    "simplecil+mist": config(mist=True, mist_args={"tune_on": "every", "score_on": "every"}),
+    "simplecil+mist+drift": config(mist=True, drift_compensation=True),
+    "ranpac+mist": config("ranpac", mist=True, strategy_args={"n_random_features": 50}),
+    "ranpac+mist+drift": config(
+        "ranpac", mist=True, drift_compensation=True, strategy_args={"n_random_features": 50}
+    ),
+    "slca": config("slca", strategy_args={"train_epochs": 2, "samples_per_class": 4}),
+    "slca+mist": config(
+        "slca", mist=True, strategy_args={"train_epochs": 1, "samples_per_class": 4}
+    ),
+    "l2p+mist": config("l2p", mist=True, strategy_args={"train_epochs": 2}),
+    "naive+mist": config("naive", mist=True, strategy_args={"train_epochs": 1}),
+}
+pytestmark = pytest.mark.filterwarnings("ignore:The backbone", "ignore:`drift_compensation`")
+
+
+class Stop(Exception):
+    """In place of Ctrl-C."""
+
+
+def run_and_stop(settings, folder, monkeypatch, experiences=2):
+    """A run that is stopped once so many experiences are done."""
+    correct = one._correct
+
+    def stopping(metrics, experience, count):
+        if experience == experiences:
+            raise Stop
+        return correct(metrics, experience, count)
+
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(one, "_correct", stopping)
+        run(settings, folder)
+
+
+def without_time(results):
+    return {k: v for k, v in results.items() if k not in ("timing", "memory")}
+
+
+@pytest.mark.parametrize("label", RUNS)
+def test_the_numbers_are_those_of_a_run_that_was_not_stopped(label, tmp_path, monkeypatch):
+    whole = run(RUNS[label], tmp_path / "whole")
+    run_and_stop(RUNS[label], tmp_path / "stopped", monkeypatch)
+    assert not (tmp_path / "stopped" / "results.json").exists()
+    torch.manual_seed(99)
+    resumed = run(RUNS[label], tmp_path / "stopped", resume=True)
+    assert without_time(resumed) == without_time(whole)
+    one_model, other = (
+        read(tmp_path / name / "checkpoint.pt")["strategy"]["model"]
+        for name in ("whole", "stopped")
+    )
+    assert one_model.keys() == other.keys()
+    assert all(torch.equal(value, other[name]) for name, value in one_model.items())
+
+
+def test_finished_experiences_are_not_repeated(tmp_path, monkeypatch):
+    run_and_stop(config(), tmp_path, monkeypatch)
+    trained = []
+    monkeypatch.setattr(SimpleCIL, "fit", lambda _self, _x, y: trained.append(y.unique().tolist()))
+    run(config(), tmp_path, resume=True)
+    assert trained == [[4, 5]]
+
+
+def test_other_settings_are_refused_by_name(tmp_path, monkeypatch):
+    settings = config(mist=True)
+    run_and_stop(settings, tmp_path, monkeypatch)
+    for _ in range(2):  # stopped, then finished
+        for other, named in (
+            (replace(settings, mist_args={"tune_epochs": 1}), "mist_args.tune_epochs: 2 there"),
+            (replace(settings, seed=3), "seed: 0 there, 3 here"),
+        ):
+            with pytest.raises(ValueError, match=named):
+                run(other, tmp_path, resume=True)
+        run(settings, tmp_path, resume=True)
+
+
+def test_a_finished_run_stays_unless_it_is_to_be_replaced(tmp_path):
+    first = run(config(), tmp_path)
+    written = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(ValueError, match="finished run"):
+        run(config(seed=1), tmp_path)
+    assert run(config(), tmp_path, resume=True)["timing"] == first["timing"]
+    assert (tmp_path / "results.json").read_bytes() == written
+    assert run(config(seed=1), tmp_path, overwrite=True)["config"]["seed"] == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", {"format": FORMAT - 1}, {}])
+def test_checkpoints_that_cannot_be_read(content, tmp_path):
+    file = tmp_path / "checkpoint.pt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt .*--overwrite"):
+        run(config(), tmp_path, resume=True)
+
+
+def test_checkpoints_of_earlier_versions(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="earlier version"):
+        run(config(), tmp_path, resume=True)
+
+
+# ---- In one's own loop ---------------------------------------------------------------------------
+
+
+def loop(folder, benchmark, experiences, settings=None):
+    strategy = SimpleCIL(
+        model=create_backbone(),
+        plugins=[MISTPlugin(tune_epochs=1, batch_size=8, seed=0, verbose=False)],
+    )
+    checkpoint = Checkpoint(folder, strategy, settings=settings)
+    found = checkpoint.load([])
+    for experience in benchmark.train_stream[checkpoint.done : experiences]:
+        strategy.train(experience)
+        found.append(accuracy(strategy, benchmark.test_stream))
+        checkpoint.save(found)
+    return found
+
+
+def test_a_loop_of_ones_own(tmp_path):
+    whole = loop(tmp_path / "whole", tiny(), 3)
+    part = loop(tmp_path / "parts", tiny(), 2)
+    assert loop(tmp_path / "parts", tiny(), 3) == whole
+    assert whole[:2] == part
+    with pytest.raises(ValueError, match="lr: unset there, 1 here"):
+        loop(tmp_path / "parts", tiny(), 3, {"lr": 1})
+
+
+def test_strategies_without_a_state_are_refused(tmp_path):
+    naive = Naive(model=torch.nn.Linear(1, 1), optimizer=None)
+    with pytest.raises(TypeError, match="Naive has no state_dict"):
+        Checkpoint(tmp_path, naive)
+
+
+def test_values_have_to_be_plain(tmp_path):
+    strategy = SimpleCIL(model=create_backbone())
+    with pytest.raises(TypeError):
+        Checkpoint(tmp_path, strategy).save(copy.copy)
+    assert not any(tmp_path.iterdir())
