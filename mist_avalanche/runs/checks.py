@@ -16,23 +16,20 @@ from .build import find_benchmark, make_mist
 from .config import RunConfig
 
 # arguments that have an option of the command
-_OF_STRATEGIES = {
+_OPTIONS = {
     "model": "--backbone",
+    "backbone": "--backbone",
     "plugins": "--mist",
     "device": "--device",
     "precision": "--precision",
     "compile": "--compile",
     "drift_compensation": "--drift-compensation",
-}
-_OF_BENCHMARKS = {
     "n_experiences": "--experiences",
     "dataset_root": "--dataset-root",
-    "seed": "--order-seed",
     "image_size": "--image-size",
     "normalize": "--normalize",
-    "backbone": "--backbone",
 }
-_OF_MIST = {"precision": "--precision", "compile": "--compile"}
+_OF_BENCHMARKS = {**_OPTIONS, "seed": "--order-seed"}
 _NOT_TO_BE_SET = {"evaluator", "eval_every", "criterion", "optimizer"}
 
 
@@ -50,7 +47,7 @@ def check_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
     infos = [find(config.strategy) for config in configs]
     for name in {name: None for config in configs for name in config.strategy_args}:
         if not any(name in settable(info) for info in infos):
-            _refuse(name, infos[0].title, settable(infos[0]), _OF_STRATEGIES)
+            _refuse(name, infos[0].title, settable(infos[0]))
     for config in configs:
         if config.mist_args and not any(c.mist for c in configs):
             raise ValueError(
@@ -68,7 +65,7 @@ def check_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
 
 def settable(info: StrategyInfo) -> set[str]:
     """Arguments of a strategy that may be given as ``strategy_args``."""
-    return arguments_of(info.build) - _OF_STRATEGIES.keys() - _NOT_TO_BE_SET
+    return arguments_of(info.build) - _OPTIONS.keys() - _NOT_TO_BE_SET
 
 
 def _check(config: RunConfig, info: StrategyInfo) -> None:
@@ -93,7 +90,7 @@ def _check(config: RunConfig, info: StrategyInfo) -> None:
         return
     known = {*inspect.signature(MISTPlugin).parameters}
     for name in config.mist_args:
-        _refuse(name, "MISTPlugin", known - _OF_MIST.keys(), _OF_MIST)
+        _refuse(name, "MISTPlugin", known - _OPTIONS.keys())
     make_mist(config, verbose=False)  # which checks the ranges
     if config.settings()["mist_args"].get("tune_on") == "every" and not info.follows_tuning:
         raise ValueError(
@@ -102,7 +99,9 @@ def _check(config: RunConfig, info: StrategyInfo) -> None:
         )
 
 
-def _refuse(name: str, what: str, known: Collection[str], options: Mapping[str, str]) -> None:
+def _refuse(
+    name: str, what: str, known: Collection[str], options: Mapping[str, str] = _OPTIONS
+) -> None:
     """ValueError for an argument that is not known, or has an option of its own."""
     if name in options:
         raise ValueError(f"{name!r} is not an argument here. Use {options[name]}.")
