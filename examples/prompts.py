@@ -22,4 +22,4 @@ for t, experience in enumerate(benchmark.train_stream[:3]):
     print(f"after {t + 1} experiences: {accuracy:.1%}")
 
 prompts = sum(p.numel() for p in strategy.prompts.parameters())
-print(f"experts: {strategy.prompts.n_experiences}; {prompts} numbers in prompts and keys")
+print(f"experts: {len(strategy.prompts.experts)}; {prompts} numbers in prompts and keys")

@@ -1,11 +1,11 @@
-"""MIST as an Avalanche plugin: when the method of :mod:`mist_avalanche.method` does what."""
+"""MIST as an Avalanche plugin: which of the method's steps happens in which hook."""
 
 from __future__ import annotations
 
-import inspect
+import warnings
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from avalanche.benchmarks.scenarios.online import OnlineCLExperience
@@ -13,90 +13,143 @@ from avalanche.evaluation.metric_results import MetricValue
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
-from ._support.checks import check_not_empty, nearest_first
-from ._support.memory_use import advice
-from .method.epochs import Keeper
-from .method.guard import StepGuard
-from .method.history import SelectionHistory
-from .method.objective import Objective
-from .method.options import OPTIONS, MISTOptions, merged_options, refuse_idle_options
+from .method.freezing import FrozenEntries
+from .method.losses import TEMPERATURE
+from .method.mist import MIST
+from .method.options import MISTOptions
 from .method.selection import Selection
-from .method.sparse_tuning import HOST, SparseTuning
+from .method.views import View
+from .models.backbones import check_backbone
+from .models.classifier import FeatureExtractor, feature_extractor
 from .models.defaults import backbone_defaults
-from .models.features import FeatureExtractor, feature_extractor, model_to_tune
-
-_SMALLER = "Lower chunk_size (the same gradient) or batch_size, or use precision='bf16'."
+from .utils import check_not_empty, classes_of, derive_seed, memory_advice
 
 
-class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
+class MISTPlugin(SupervisedPlugin):
     """Mutual Information-guided Sparse Tuning (arXiv 2505.19943) for any Avalanche strategy.
 
     Before an experience it scores how sensitive every backbone weight is to the MI objective,
-    selects at most ``select_rate`` of them, and tunes those with SGD, most of them resting in
-    every step. While the strategy trains, it gives the strategy's own backbone gradients the same
-    mask. An entry that is not selected never changes by a bit, whatever optimizer the strategy has
-    and whatever other plugins do (``docs/sparsity.md``). A plugin belongs to one strategy.
+    selects at most ``select_rate`` of them, and tunes those with SGD, most of them dropped in every
+    step. While the strategy trains, the strategy's own backbone gradients get the same mask. An
+    entry that is not selected never changes by a bit, whatever optimizer the strategy has
+    (``docs/sparsity.md``). A plugin belongs to one strategy.
 
-    In an online stream (``split_online_stream``) it scores and tunes once, on the first part of two
-    classes and ``batch_size`` images, whatever ``score_on`` and ``tune_on`` say; until then the
-    backbone rests, with a warning. The other images of the experience that a part comes from are
-    not looked at, because they have not arrived. Tuning on a few costs accuracy: on 10 images of
-    glyphs, 3 points of SimpleCIL's. To tune on more, train on a whole experience before the stream.
+    In an online stream (``split_online_stream``) it scores and tunes once, on the first part with
+    two classes and ``batch_size`` images; until then the backbone stays as it is, with a warning.
 
-    A strategy may have three attributes for the plugin: ``model_to_tune``, a model of backbone and
+    A strategy may have four attributes for the plugin: ``model_to_tune``, a model of backbone and
     classifier alone, where its own model is more; ``tune_on``, when to tune unless the plugin is
-    told; ``masks_steps``, False where it trains the whole backbone itself, so that the mask holds
-    for MIST's own tuning only.
+    told; ``follows_tuning``, False where the backbone must not be tuned before every experience;
+    ``masks_steps``, False where the mask is not for the strategy's own training.
 
     Args:
-        options: those of :class:`~mist_avalanche.method.MISTOptions`, keyword-only, which also says
-            what they are. They are fixed once the plugin is made.
-
-    Attributes:
-        options: all of them, defaults filled in.
-        seed: of the random draws.
+        select_rate: share of the backbone's entries that may move, in (0, 1]. Biases and
+            normalisation weights, which are always selected, are part of it.
+        drop_rate: probability that a selected entry is dropped in a step, in [0, 1).
+        tune_epochs: passes of sparse tuning before an experience; 0 for none.
+        later_epochs: passes before later experiences; None for ``tune_epochs``. Fewer leave what a
+            strategy stored closer to the features it will see.
+        score_on: ``"first"``: score before the first experience only; ``"every"``: before each.
+        tune_on: before which experiences to tune: ``"every"`` as in the paper's Algorithm 1, or
+            ``"first"``. None for the strategy's ``tune_on``, else ``"every"``.
+        lr: learning rate of the backbone; the default is the paper's for ViT-B/16.
+        projection_lr: learning rate of the projection.
+        temperature: τ of the objective.
+        overlap_decay: an entry of c earlier selections has its gradient scaled by this to the c,
+            with ``score_on="every"``. Always-selected tensors are exempt, as in the published code.
+        protect_rate: share of each tensor's entries, the most sensitive, that are frozen for good
+            after an experience that scored them; at the next score they count as zero.
+            Always-selected tensors are exempt. 0 protects none.
+        select_by: what ranks the entries of a tensor. ``"mi"``: the paper's MI-Fisher scores;
+            ``"gradient"``: the size of the mean gradient; ``"magnitude"``: that of the weight;
+            ``"random"``: nothing.
+        ranking: ``"per_tensor"``, as in the paper: the same share of every tensor; ``"global"``:
+            the highest scores of the whole backbone.
+        objective: ``"mi"``, the paper's; ``"cross_entropy"`` scores and tunes on the cross-entropy
+            of a linear classifier of the experience's classes.
+        dynamics: ``"sparse"``; ``"reference"`` for the published code's, in which the rate holds
+            per tensor with always-selected entries on top, and momentum and weight decay move
+            every entry.
+        classifier: name of the module whose input are the features, where it is not found.
+        batch_size: images per batch of scoring and tuning, each in two views.
+        chunk_size: images that pass through the backbone at a time, where a batch does not fit in
+            memory: the same gradient, for a second forward pass.
+        precision: of scoring and tuning: ``"32"`` or ``"bf16"`` (autocast; weights, loss and scores
+            in float32).
+        compile: use ``torch.compile`` for scoring and tuning.
+        view: the second view. None for the paper's, ``{"flip": 0}`` for the paper's with another
+            argument of :class:`~mist_avalanche.method.SecondView`, or ``f(batch, generator)``.
+        keep_scores: keep the sensitivity, in CPU memory, after the selection.
+        seed: of all random draws; None takes ``torch.initial_seed()``.
+        verbose: show progress bars.
 
     Raises:
-        TypeError: there is no such option.
         ValueError: an option out of its range, at construction; a model or an experience that
-            MIST cannot work with, or a second strategy, before the experience; a backbone that is
-            made another while the strategy trains.
-        FloatingPointError: a loss that is not finite; weights are as before the step.
+            MIST cannot work with, or a second strategy, before the experience.
+        FloatingPointError: a loss that is not finite while tuning; no weight moved in that step.
+
+    Example:
+        >>> mist = MISTPlugin.for_backbone("embedded")
+        >>> strategy = Naive(model=model, optimizer=optimizer, plugins=[mist])
+        >>> strategy.train(benchmark.train_stream[0])
+        >>> mist.selection.fraction  # at most 0.05
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        select_rate: float = 0.05,
+        drop_rate: float = 0.9,
+        tune_epochs: int = 20,
+        later_epochs: int | None = None,
+        score_on: Literal["first", "every"] = "first",
+        tune_on: Literal["first", "every"] | None = None,
+        lr: float = 1e-4,
+        projection_lr: float = 1e-2,
+        temperature: float = TEMPERATURE,
+        overlap_decay: float = 0.9,
+        protect_rate: float = 0.0,
+        select_by: Literal["mi", "gradient", "magnitude", "random"] = "mi",
+        ranking: Literal["per_tensor", "global"] = "per_tensor",
+        objective: Literal["mi", "cross_entropy"] = "mi",
+        dynamics: Literal["sparse", "reference"] = "sparse",
+        classifier: str | None = None,
+        batch_size: int = 48,
+        chunk_size: int | None = None,
+        precision: Literal["32", "bf16"] = "32",
+        compile: bool = False,
+        view: Mapping[str, Any] | View | None = None,
+        keep_scores: bool = True,
+        seed: int | None = None,
+        verbose: bool = True,
+    ) -> None:
+        known = MISTOptions.__dataclass_fields__
+        given = {name: value for name, value in locals().items() if name in known}
         super().__init__()
-        for name in options.keys() - {*OPTIONS}:
-            raise TypeError(
-                f"MISTPlugin has no argument {name!r}. It has {nearest_first(name, OPTIONS)}."
-            )
-        self.options = MISTOptions(**options)
-        self.method = SparseTuning(self.options)
-        self.keeper: Keeper | None = None  # a Checkpoint
-        self._guard: StepGuard | None = None
-        self._owner: weakref.ref[Any] | None = None
+        self.options = MISTOptions(**given)
+        self.method = MIST(self.options)
+        self._frozen: FrozenEntries | None = None  # while the strategy trains
+        self._strategy: weakref.ref[Any] | None = None
 
     @classmethod
     def for_backbone(
         cls, name: str, *, drift_compensation: bool = False, **changes: Any
     ) -> MISTPlugin:
-        """The plugin with the tuning defaults of a backbone, and some of them changed.
+        """The plugin with the tuning defaults of a backbone.
 
         Args:
             name: of :func:`~mist_avalanche.models.create_backbone`.
-            drift_compensation: those for a strategy that compensates drift.
-            changes: options.
+            drift_compensation: take the defaults for a strategy that compensates drift.
+            changes: options that differ from the defaults.
 
         Raises:
-            ValueError: nobody knows the backbone.
+            ValueError: the backbone is unknown.
         """
-        from .models.backbones import check_backbone  # which needs timm
-
         check_backbone(name)
         defaults = backbone_defaults(name).mist_for(drift_compensation=drift_compensation)
-        return cls(**merged_options(defaults, changes))
+        return cls(**{**defaults, **changes})
 
-    # ---- What there is to see ----------------------------------------------------------------
+    # ---- Results -----------------------------------------------------------------------------
 
     @property
     def selection(self) -> Selection | None:
@@ -105,7 +158,7 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
 
     @property
     def sensitivity(self) -> dict[str, Tensor]:
-        """Name to scores of the last score pass; empty without ``keep_scores``."""
+        """Scores of the last score pass by parameter name; empty without ``keep_scores``."""
         return self.method.sensitivity
 
     @property
@@ -114,39 +167,23 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         return self.method.overlaps
 
     @property
-    def tuning_losses(self) -> list[float]:
-        """Mean loss of each epoch of the last tuning."""
-        return self.method.losses[-1] if self.method.losses else []
-
-    @property
-    def history(self) -> SelectionHistory:
-        """What earlier experiences selected, and what is protected."""
-        return self.method.history
-
-    @property
-    def objective(self) -> Objective:
-        """The loss, with its projection."""
-        return self.method.objective
-
-    @property
-    def seed(self) -> int:
-        """Of the random draws."""
-        return self.method.seed
+    def losses(self) -> list[list[float]]:
+        """Of each tuning, the mean loss of its epochs."""
+        return self.method.losses
 
     @property
     def updated_fraction(self) -> float:
         """Backbone entries that the last step changed / all backbone entries."""
-        if self._guard is not None and self._guard.changed is not None:
-            return float(self._guard.changed) / self._guard.entries.total
-        return self.method.updated
+        if self._frozen is not None and self._frozen.changed is not None:
+            return float(self._frozen.changed) / self._frozen.total
+        return self.method.updated_fraction
 
     def state_dict(self) -> dict[str, Any]:
         """What the plugin knows between two experiences, as tensors and plain data."""
-        return {**self.method.state_dict(), "updated": self.updated_fraction}
+        return {**self.method.state_dict(), "updated_fraction": self.updated_fraction}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state_dict` of a plugin with the same options."""
-        self._release(check=False)
         self.method.load_state_dict(state)
 
     # ---- Avalanche's hooks -------------------------------------------------------------------
@@ -156,141 +193,153 @@ class MISTPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         check_not_empty(strategy.experience)
 
     def before_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
-        """Score, select and tune when due; then guard what is not to move."""
-        self._check_owner(strategy)
-        self._release()
-        method = self.method
+        """Score, select and tune when due; then freeze what is not selected."""
+        self._check_strategy(strategy)
+        method, experience = self.method, strategy.experience
         method.experience += 1
-        begun = self.keeper.take_up(strategy) if self.keeper else {}
-        extract = feature_extractor(strategy, self.options.classifier, self.seed)
-        frozen = self.selection is not None and not extract.backbone()
-        if frozen or "training" in begun:  # by the strategy; it had begun to train
-            self._start_guard(strategy, extract)
-            return
-        extract.check_trainable()
-        if isinstance(strategy.experience, OnlineCLExperience):
-            score, epochs = method.due_online(strategy.experience)
-        else:
-            tune_on = self.options.tune_on or str(getattr(strategy, "tune_on", "every"))
-            refuse_idle_options({**vars(self.options), "tune_on": tune_on})
-            score, epochs = method.due(strategy.experience, tune_on)
-        keeping = {"keeper": self.keeper, "begun": begun, "verbose": self.options.verbose}
-        with advice("MIST's batches", _SMALLER):
-            if self.options.projection_epochs and not method.warm and (score or epochs):
-                method.warm_up(strategy, extract, num_workers, **keeping)
-            if score and "tuning" not in begun:
-                method.score(strategy, extract, num_workers)
-                method.select(extract)
-            if score and self.selection is not None:
-                self._publish(strategy, "selected_fraction", self.selection.fraction)
-            if epochs:
-                report = method.tune(strategy, extract, epochs, num_workers, **keeping)
-                self._publish(strategy, "tuning_loss", report.losses[-1])
-                self._publish(strategy, "updated_fraction", report.updated_fraction)
-        self._start_guard(strategy, extract)
+        extract = feature_extractor(strategy, self.options.classifier, method.seed)
+        score, epochs = self._due(strategy, extract)
+        if score or epochs:
+            advice = "Lower batch_size, set chunk_size (the same gradient) or use precision='bf16'."
+            with memory_advice("MIST's batches", advice):
+                method.run(
+                    extract,
+                    experience.dataset.train(),
+                    classes_of(experience),
+                    strategy.device,
+                    score=score,
+                    epochs=epochs,
+                    num_workers=num_workers,
+                )
+        if score and method.selection is not None:
+            self._publish(strategy, "selected_fraction", method.selection.fraction)
+        if epochs:
+            self._publish(strategy, "tuning_loss", method.losses[-1][-1])
+            self._publish(strategy, "updated_fraction", method.updated_fraction)
+        if getattr(strategy, "masks_steps", True):
+            self._freeze(strategy, extract)
 
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Mask and drop the strategy's own backbone gradients."""
-        if not bool(torch.isfinite(strategy.loss).all()):
-            raise FloatingPointError(
-                f"The strategy's loss is {strategy.loss.tolist()} in experience "
-                f"{self.method.experience}, epoch {strategy.clock.train_exp_epochs}, step "
-                f"{strategy.clock.train_epoch_iterations}. The weights are as they were before "
-                "this step. Lower its learning rate, or check the images for NaN or Inf."
-            )
-        if self._guard is not None:
-            self._guard.mask_gradients()
+        if self._frozen is not None:
+            self._frozen.mask_gradients()
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Guard the step, also of an optimizer or a model that was exchanged."""
-        if self._guard is not None and strategy.optimizer is not None:
-            self._guard.before_update(model_to_tune(strategy), strategy.optimizer)
+        """Scale the gradients of entries that were selected before."""
+        if self._frozen is not None:
+            self._frozen.begin_update()
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """End the step, also of an optimizer that calls no hooks, or of a second one."""
-        if self._guard is not None:
-            self._guard.after_update()
+        """Put back what was not to move."""
+        if self._frozen is not None:
+            self._frozen.end_update()
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """See that the rest is as it was, and log what the strategy's last step changed."""
-        if self._guard is not None:
-            self._guard.verify(model_to_tune(strategy))
-            if self._guard.changed is not None:
-                self._publish(strategy, "updated_fraction", self.updated_fraction)
+        """Log what the strategy's last step changed."""
+        if self._frozen is not None and self._frozen.changed is not None:
+            self._publish(strategy, "updated_fraction", self.updated_fraction)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Protect the most sensitive entries, and let go of the optimizer."""
-        if self._guard is not None:
-            self._guard.verify(model_to_tune(strategy))
-            self._guard.detach()
+        """Put back whatever else has moved, and protect the most sensitive entries."""
+        if self._frozen is not None:
+            self._frozen.finish()
+            self.method.updated_fraction = self.updated_fraction
+            self._frozen = None
         self.method.protect()
-
-    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
-        """See to the rest once more, for plugins that come later.
-
-        After that the model is the user's, until the next experience.
-        """
-        self.settle()
-        if self._guard is not None:
-            self._guard.resting = not self._guard.training
-
-    def settle(self) -> None:
-        """Put back what other plugins have moved though it is not selected, with a warning."""
-        if self._guard is not None and not self._guard.resting:
-            self._guard.check()
 
     # ---- What these need ---------------------------------------------------------------------
 
-    def _start_guard(self, strategy: Any, extract: FeatureExtractor) -> None:
+    def _due(self, strategy: Any, extract: FeatureExtractor) -> tuple[bool, int]:
+        """Whether to score before this experience, and epochs of tuning."""
+        method, options = self.method, self.options
+        if method.selection is not None and not extract.backbone():
+            return False, 0  # the strategy has frozen the backbone since
+        extract.check_trainable()
+        tune_on = options.tune_on or str(getattr(strategy, "tune_on", "every"))
+        if tune_on == "every" and not getattr(strategy, "follows_tuning", True):
+            raise ValueError(
+                f"{type(strategy).__name__} cannot follow a backbone that is tuned before every "
+                "experience: what it learned belongs to earlier features. Use "
+                "MISTPlugin(tune_on='first') (--mist-arg tune_on=first)."
+            )
+        if isinstance(strategy.experience, OnlineCLExperience):
+            return self._due_online(strategy.experience)
+        score = options.score_on == "every" or method.selection is None
+        epochs = options.tune_epochs
+        if method.losses:
+            later = epochs if options.later_epochs is None else options.later_epochs
+            epochs = 0 if tune_on == "first" else later
+        if score or epochs:
+            self._check_images(strategy.experience)
+        return score, epochs
+
+    def _due_online(self, part: Any) -> tuple[bool, int]:
+        """The same for a part of an online stream: once, on the first that is large enough."""
+        if self.selection is not None:
+            return False, 0
+        images, classes = len(part.dataset), len(classes_of(part))
+        enough = self.options.batch_size if self.options.tune_epochs else 2
+        if images >= enough and classes > 1:
+            return True, self.options.tune_epochs
+        if self.method.experience == 0:
+            warnings.warn(
+                f"This part of an online stream has {images} image(s) of {classes} class(es). "
+                "MISTPlugin scores and tunes once, on the first part with two classes and at least "
+                f"{enough} images (batch_size); until then the backbone stays as it is. Lower "
+                "batch_size, or train on a whole experience before the stream.",
+                stacklevel=2,
+            )
+        return False, 0
+
+    def _check_images(self, experience: Any) -> None:
+        """ValueError where the MI objective has nothing to contrast."""
+        images, classes = len(experience.dataset), len(classes_of(experience))
+        if images < 2 or classes < 2:
+            number = self.method.experience
+            fix = "Use fewer experiences"
+            if number:
+                fix += ", or MISTPlugin(score_on='first', tune_on='first')"
+            raise ValueError(
+                f"Experience {number} has {images} image(s) of {classes} class(es); the MI "
+                f"objective needs two images of different classes at least. {fix}."
+            )
+
+    def _freeze(self, strategy: Any, extract: FeatureExtractor) -> None:
         """From here on nothing before the classifier moves but what is selected."""
-        if not getattr(strategy, "masks_steps", True):
-            return  # the strategy trains the whole backbone itself, and says so
-        dropping = self.method.dropping(extract, HOST, strategy.device, frozen=True)
-        names = {*dropping["entries"].names}
-        self._guard = StepGuard(
-            **dropping,
-            others={name: p for name, p in extract.everything().items() if name not in names},
-            classifier=extract.classifier,
-            restore=self.options.dynamics == "sparse",
+        method, options = self.method, self.options
+        everything, masks = extract.everything(), method.masks
+        for name in everything.keys() & masks.keys():
+            if everything[name].shape != masks[name].shape:
+                raise ValueError(
+                    f"{name} has another shape than when it was scored. Use "
+                    "MISTPlugin(score_on='every')."
+                )
+        seed = derive_seed(method.seed, 6, method.experience)
+        self._frozen = FrozenEntries(
+            everything,
+            masks,
+            scales=method.scales,
+            drop_rate=options.drop_rate,
+            generator=torch.Generator(strategy.device).manual_seed(seed),
+            restore=options.dynamics == "sparse",
         )
-        self._guard.attach(strategy.optimizer)
+        self._frozen.attach(strategy.optimizer)
 
     def _publish(self, strategy: Any, name: str, value: float) -> None:
         """Send a number to the strategy's loggers."""
-        strategy.evaluator.publish_metric_value(
-            MetricValue(self, f"MIST/{name}", value, self.method.experience)
-        )
+        metric = MetricValue(self, f"MIST/{name}", value, self.method.experience)
+        strategy.evaluator.publish_metric_value(metric)
 
-    def _check_owner(self, strategy: Any) -> None:
-        """Refuse a second strategy: mask, projection and counts are of the first one's backbone."""
-        owner = strategy if self._owner is None else self._owner()
-        if owner is not strategy and self.selection is not None:
+    def _check_strategy(self, strategy: Any) -> None:
+        """Refuse a second strategy: selection and projection belong to the first one's backbone."""
+        known = strategy if self._strategy is None else self._strategy()
+        if known is not strategy and self.selection is not None:
             raise ValueError(
-                "This MISTPlugin has been in another strategy, whose backbone its selection is of. "
-                "Make a new MISTPlugin for each strategy."
+                "This MISTPlugin has been in another strategy, whose backbone its selection "
+                "belongs to. Make a new MISTPlugin for each strategy."
             )
-        self._owner = weakref.ref(strategy)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in OPTIONS:
-            raise AttributeError(
-                f"MISTPlugin's options are fixed. Make a new one: MISTPlugin({name}={value!r})."
-            )
-        super().__setattr__(name, value)
+        self._strategy = weakref.ref(strategy)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies, which go with a copy of the strategy."""
-        return {**vars(self), "_owner": None}
-
-    def _release(self, *, check: bool = True) -> None:
-        """Let go of the strategy's optimizer; put back, and free the copy of the backbone."""
-        if self._guard is not None:
-            self.method.updated = self.updated_fraction
-            guard, self._guard = self._guard, None
-            guard.detach()
-            if check:
-                guard.check()
-
-
-# what help() and editors show instead of **options
-MISTPlugin.__signature__ = inspect.signature(MISTOptions)
+        return {**vars(self), "_strategy": None}

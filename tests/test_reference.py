@@ -14,15 +14,13 @@ from torch import nn
 from torch.nn import functional
 
 from mist_avalanche.benchmarks.stream import class_order, experience_sizes
-from mist_avalanche.method.gradients import SelectedEntries, masked_gradient
-from mist_avalanche.method.history import SelectionHistory, most_sensitive
+from mist_avalanche.method import sparse_sgd
 from mist_avalanche.method.losses import SupervisedInfoNCE
-from mist_avalanche.method.selection import Selection, select, top_entries
+from mist_avalanche.method.selection import SelectionHistory, most_sensitive, select, top_entries
 from mist_avalanche.method.sensitivity import fisher_scores
-from mist_avalanche.method.sgd import ReferenceSGD
-from mist_avalanche.method.tuning import tune
+from mist_avalanche.method.sparse_sgd import ReferenceSGD
 from mist_avalanche.method.views import LUMA, flip, grayscale, resized_crop
-from mist_avalanche.models.features import always_selected
+from mist_avalanche.models.classifier import always_selected
 from mist_avalanche.models.heads import PrototypeHead, RidgeHead
 from mist_avalanche.models.ridge import RIDGES, choose_ridge, validation_losses
 
@@ -144,46 +142,40 @@ def test_scores_masks_and_protection(case2):
     assert checked
 
 
-def published_sgd(entries, net, decay):
-    """The published rates; dropping is left to the caller."""
-    return ReferenceSGD(
-        entries,
-        list(net.simclr.parameters()),
-        lr=1e-4,
-        projection_lr=1e-2,
-        drop_rate=0.0,
-        generator=torch.Generator(),
-        decay=decay,
-    )
+def published_sgd(net, masks, scales, drop_rate=0.0):
+    """The published dynamics and rates."""
+    backbone = net.backbone()
+    of_backbone = {
+        "params": [*backbone.values()],
+        "masks": [masks[name] for name in backbone],
+        "scales": [scales.get(name) for name in backbone],
+    }
+    projection = {"params": [*net.simclr.parameters()], "lr": 1e-2}
+    return ReferenceSGD([of_backbone, projection], 1e-4, drop_rate=drop_rate)
 
 
-def test_masked_update(case2):
+def test_masked_update(case2, monkeypatch):
     case = Case("case3_masked_update")
     net = Net(case2, torch.float32)
-    backbone = net.backbone()
-    shapes = {name: p.shape for name, p in backbone.items()}
+    shapes = {name: p.shape for name, p in net.backbone().items()}
     movable = {
         n: case.mask(f"mask/{n}", s) & ~case.mask(f"frozen/{n}", s) for n, s in shapes.items()
     }
-    entries = SelectedEntries(backbone, Selection(movable).entries)
-    decay = 0.9 ** entries.gather([case.tensor(f"overlap/{n}") for n in entries.names]).double()
-    stepper = published_sgd(entries, net, decay)
-    projection = [f"simclr.{name}" for name, _ in net.simclr.named_parameters()]
+    scales = {n: 0.9 ** case.tensor(f"overlap/{n}").float() for n in shapes}
+    optimizer = published_sgd(net, movable, scales, drop_rate=0.9)
     steps = sorted({key.split("/")[0] for key in case if key.startswith("step")})
     for step in steps:
-        gradients = [case.tensor(f"{step}/grad_before/{n}") for n in entries.names]
-        bernoulli = [case.mask(f"{step}/bern/{n}", shapes[n]) for n in entries.names]
-        kept = masked_gradient(entries.gather(gradients), entries.gather(bernoulli), decay)
-        result = [torch.zeros_like(g) for g in gradients]
-        entries.scatter(kept, result)
-        for name, gradient in zip(entries.names, result, strict=True):
-            expected = case.tensor(f"{step}/grad_after/{name}")
-            assert (gradient - expected).abs().max() <= 1e-6 * (1 + expected.abs().max()), name
-
-        dropped = [g * b for g, b in zip(gradients, bernoulli, strict=True)]
-        projected = (case.tensor(f"{step}/grad_after/{n}") for n in projection)
-        assert stepper.step([*dropped, *projected], torch.tensor(True))
+        kept = [case.mask(f"{step}/bern/{n}", s).flatten() for n, s in shapes.items()]
+        kept += [torch.ones(p.numel(), dtype=torch.bool) for p in net.simclr.parameters()]
+        drawn = iter(kept)
+        monkeypatch.setattr(sparse_sgd, "draw_kept", lambda *_, drawn=drawn: next(drawn))
         for name, p in net.named_parameters():
+            kind = "before" if name in shapes else "after"  # the projection is dropped by hand
+            p.grad = case.tensor(f"{step}/grad_{kind}/{name}")
+        optimizer.step()
+        for name, p in net.named_parameters():
+            expected = case.tensor(f"{step}/grad_after/{name}")
+            assert (p.grad - expected).abs().max() <= 1e-6 * (1 + expected.abs().max()), name
             assert (p - case.tensor(f"{step}/param_after/{name}")).abs().max() <= 1e-6, name
     assert steps
 
@@ -287,9 +279,11 @@ def test_end_to_end(case2, method):
         if chosen is not None:
             history.record(chosen)
         chosen = select(scores, 0.1, net.always(), within_budget=False)
-        entries = SelectedEntries(backbone, history.movable(chosen))
-        stepper = published_sgd(entries, net, history.decay(entries, 0.9))
-        tune(net.loss, batches, stepper, 3, total=entries.total)
+        optimizer = published_sgd(net, history.movable(chosen), history.scales(0.9))
+        for batch in 3 * batches:
+            optimizer.zero_grad()
+            net.loss(batch).backward()
+            optimizer.step()
         history.protect(most_sensitive(scores, PROTECT[method], chosen.always))
         stem = f"f64/{method}/task{task}"
         for name in case.under(f"{stem}/"):

@@ -1,32 +1,50 @@
-"""Class-incremental benchmarks: every class in one experience, no sample lost."""
+"""Class-incremental benchmarks: every class in one experience, no image lost.
 
-from typing import TYPE_CHECKING
+A benchmark of your own is a function that returns an Avalanche benchmark with a train and a test
+stream, for example ``nc_benchmark(...)``, or :func:`stream.class_incremental` on a training and a
+test set. The labels of one experience must be in no other one, and task labels should be 0. Two
+attributes are read where the benchmark has them, and both are optional: ``class_names``, the
+names by label, and ``split_name``, a string that says how training and test images are divided.
+The command takes the function as ``--benchmark package.module:function``::
 
-from .._support.lazy import lazily
+    def letters(n_experiences=5):
+        benchmark = nc_benchmark(train_set, test_set, n_experiences, task_labels=False, seed=0)
+        benchmark.class_names = [chr(65 + c) for c in benchmark.classes_order]
+        return benchmark
+"""
 
-if TYPE_CHECKING:
-    from .cars196 import SplitCars196 as SplitCars196
-    from .cifar100 import SplitCIFAR100 as SplitCIFAR100
-    from .cub200 import SplitCUB200 as SplitCUB200
-    from .folder import SplitFolder as SplitFolder
-    from .glyphs import SplitGlyphs as SplitGlyphs
-    from .imagenet_a import SplitImageNetA as SplitImageNetA
-    from .imagenet_r import SplitImageNetR as SplitImageNetR
-    from .omniglot import SplitOmniglot as SplitOmniglot
-else:
-    __getattr__, __dir__ = lazily(
-        __name__,
-        SplitCars196="cars196",
-        SplitCIFAR100="cifar100",
-        SplitCUB200="cub200",
-        SplitFolder="folder",
-        SplitGlyphs="glyphs",
-        SplitImageNetA="imagenet_a",
-        SplitImageNetR="imagenet_r",
-        SplitOmniglot="omniglot",
-    )
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from avalanche.benchmarks import NCScenario
+
+from .glyphs import SplitGlyphs
+from .image_sets import (
+    SplitCars196,
+    SplitCIFAR100,
+    SplitCUB200,
+    SplitFolder,
+    SplitImageNetA,
+    SplitImageNetR,
+)
+from .omniglot import SplitOmniglot
+
+# By the names of the command's --benchmark.
+BENCHMARKS: Mapping[str, Callable[..., NCScenario]] = MappingProxyType(
+    {
+        "glyphs": SplitGlyphs,
+        "omniglot": SplitOmniglot,
+        "cifar100": SplitCIFAR100,
+        "cub200": SplitCUB200,
+        "imagenet-r": SplitImageNetR,
+        "imagenet-a": SplitImageNetA,
+        "cars196": SplitCars196,
+        "folder": SplitFolder,
+    }
+)
 
 __all__ = [
+    "BENCHMARKS",
     "SplitCIFAR100",
     "SplitCUB200",
     "SplitCars196",

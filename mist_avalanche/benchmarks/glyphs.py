@@ -11,9 +11,10 @@ from avalanche.benchmarks import NCScenario
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from .._support.checks import check_rate
+from ..utils import check_rate
 from .rendering import PRINTED, Style, outlines, render, unseen_glyphs
-from .stream import Source, Transform, class_incremental
+from .stream import class_incremental
+from .transforms import Transform
 
 HAND_MADE = Style(
     rotation=0.2,
@@ -31,32 +32,6 @@ FAR = replace(HAND_MADE, outline=1.0, texture=0.1)
 N_TRAIN, N_TEST = 20, 10  # renderings of each glyph
 
 
-class _Labelled(TensorDataset):
-    """Images with the integer ``targets`` that Avalanche expects."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        super().__init__(images)
-        self.targets: list[int] = labels.tolist()
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:  # type: ignore[override]
-        return self.tensors[0][index], self.targets[index]
-
-
-def style_at(shift: float) -> Style:
-    """How glyphs are drawn at a distance from print: 0 print, 1 hand-made, 2 far."""
-    if shift <= 1:
-        return PRINTED.towards(HAND_MADE, shift)
-    return HAND_MADE.towards(FAR, shift - 1)
-
-
-@lru_cache(maxsize=4)  # for the next run in the same process
-def _drawn(names: tuple[str, ...], n: int, seed: int, style: Style) -> _Labelled:
-    glyphs, generator = outlines(names), torch.Generator().manual_seed(seed)
-    labels = torch.arange(len(glyphs)).repeat_interleave(n)
-    faces = torch.randint(glyphs.shape[1], labels.shape, generator=generator)
-    return _Labelled(render(glyphs[labels, faces], style, generator), labels)
-
-
 def SplitGlyphs(
     n_experiences: int = 10,
     *,
@@ -71,15 +46,15 @@ def SplitGlyphs(
     """100 glyphs that the embedded backbone has not seen, 20 training and 10 test images each.
 
     Images are tensors (3, 32, 32) in [0, 1]. By default they look hand-made: ink on paper, bent,
-    slanted, thick, thin or hollow, faint, noisy. They are drawn anew from ``data_seed``, in about
-    two seconds.
+    slanted, thick, thin or hollow, faint, noisy. They are drawn from ``data_seed`` in about two
+    seconds.
 
     Args:
         n_experiences: number of experiences.
         shift: how far the images are from what the embedded backbone has seen, in [0, 2]. At 0
             they are upright print, at 1 they look hand-made, at 2 they are hollow on blotted paper
-            as well. Between these, lengths, angles and shares change evenly; colour goes, and
-            strokes become uneven, half way to 1.
+            as well. In between, lengths, angles and shares change evenly; colour goes, and strokes
+            become uneven, half way to 1.
         data_seed: of the renderings.
         seed: of the class order.
         fixed_class_order: class ids in their order of appearance.
@@ -92,18 +67,41 @@ def SplitGlyphs(
     """
     shift = check_rate("shift", shift, "[0, 2]")
     names, style = unseen_glyphs(), style_at(shift)
-    source = Source(
+    return class_incremental(
         _drawn(names, N_TRAIN, 2 * data_seed, style),
         _drawn(names, N_TEST, 2 * data_seed + 1, style),
-        list(names),
-        f"rendered, data_seed {data_seed}" + (f", shift {shift:g}" if shift != 1 else ""),
-    )
-    return class_incremental(
-        source,
         n_experiences,
+        class_names=names,
+        split_name=f"rendered, data_seed {data_seed}" + (f", shift {shift:g}" * (shift != 1)),
         seed=seed,
         fixed_class_order=fixed_class_order,
         shuffle=shuffle,
         train_transform=train_transform,
         eval_transform=eval_transform,
     )
+
+
+def style_at(shift: float) -> Style:
+    """How glyphs are drawn at a distance from print: 0 print, 1 hand-made, 2 far."""
+    if shift <= 1:
+        return PRINTED.towards(HAND_MADE, shift)
+    return HAND_MADE.towards(FAR, shift - 1)
+
+
+class _Labelled(TensorDataset):
+    """Images with the integer ``targets`` that Avalanche expects."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        super().__init__(images)
+        self.targets: list[int] = labels.tolist()
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:  # type: ignore[override]
+        return self.tensors[0][index], self.targets[index]
+
+
+@lru_cache(maxsize=4)  # for the next run in the same process
+def _drawn(names: tuple[str, ...], n: int, seed: int, style: Style) -> _Labelled:
+    glyphs, generator = outlines(names), torch.Generator().manual_seed(seed)
+    labels = torch.arange(len(glyphs)).repeat_interleave(n)
+    faces = torch.randint(glyphs.shape[1], labels.shape, generator=generator)
+    return _Labelled(render(glyphs[labels, faces], style, generator), labels)

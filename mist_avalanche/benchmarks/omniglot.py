@@ -10,88 +10,44 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-import torch
 from avalanche.benchmarks import NCScenario
-from avalanche.benchmarks.datasets import default_dataset_location
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets import Omniglot
-from torchvision.transforms import v2
 
-from .stream import Source, Transform, class_incremental, slight_affine
-from .transforms import Statistics, refuse_idle, statistics_for
+from .find import data_folder
+from .stream import class_incremental
+from .transforms import (
+    Statistics,
+    Transform,
+    slightly_bent,
+    statistics_for,
+    white_on_black,
+    whole_image,
+)
 
-SETS = (
+_SUBSETS = (
     "images_background",
     "images_evaluation",
     "images_background_small1",
     "images_background_small2",
 )
-N_DRAWERS, N_TEST_DRAWERS = 20, 5
-_DRAWING = re.compile(r"([^/]+)/(character\d+)/\d+_(\d+)\.png$")
+_N_TRAIN_DRAWERS, _N_TEST_DRAWERS = 15, 5
+_DRAWING = re.compile(r"([^/]+)/(character\d+)/\d+_(\d+)\.png$")  # alphabet, character, drawer
 
 
 class _Drawings(Dataset[Any]):
     """PNG files in memory (about 200 bytes each), decoded when read: white ink on black, RGB."""
 
-    def __init__(self, files: list[bytes], targets: list[int]) -> None:
-        self.files, self.targets = files, targets
+    def __init__(self, files: Sequence[bytes], targets: Sequence[int]) -> None:
+        self.files, self.targets = list(files), list(targets)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         with Image.open(io.BytesIO(self.files[index])) as image:
-            return as_ink(image), self.targets[index]
-
-
-def as_ink(image: Image.Image) -> Image.Image:
-    """White ink on black, RGB, of a drawing as it is stored."""
-    return ImageOps.invert(image.convert("L")).convert("RGB")
-
-
-def whole_drawing(image_size: int, statistics: Statistics | None = None) -> Transform:
-    """A test image: the whole of it, ``image_size`` pixels a side."""
-    transform: Transform = v2.Compose([v2.PILToTensor(), *_resized(image_size, statistics)])
-    return transform
-
-
-def _resized(image_size: int, statistics: Statistics | None) -> list[Transform]:
-    return [
-        v2.Resize((image_size, image_size), antialias=True),
-        v2.ToDtype(torch.float32, scale=True),
-        *([v2.Normalize(*statistics)] if statistics else []),
-    ]
-
-
-def _read(where: Path) -> dict[str, bytes]:
-    """Relative name to content of every drawing under a folder or in a zip archive."""
-    if where.is_dir():
-        return {
-            path.relative_to(where).as_posix(): path.read_bytes()
-            for path in sorted(where.rglob("*.png"))
-        }
-    try:
-        with ZipFile(where) as archive:
-            return {n: archive.read(n) for n in sorted(archive.namelist()) if n.endswith(".png")}
-    except BadZipFile as error:
-        raise ValueError(f"{where} is not a whole zip archive ({error}). Get it again.") from error
-
-
-def _find(root: Path, name: str | None) -> Path:
-    """The folder or archive of one of Omniglot's sets at or below ``root``."""
-    names = SETS if name is None else (name,)
-    if root.stem in names and root.exists():
-        return root
-    for candidate in names:
-        for folder in (root, root / Omniglot.folder, root / "omniglot"):
-            for path in (folder / candidate, folder / f"{candidate}.zip"):
-                if path.exists():
-                    return path
-    raise FileNotFoundError(
-        f"No Omniglot under {str(root)!r}: expected a folder or .zip named {' or '.join(names)}. "
-        "Give `dataset_root`, or `download=True` for torchvision's copy (10 MB)."
-    )
+            return white_on_black(image), self.targets[index]
 
 
 def SplitOmniglot(
@@ -110,79 +66,95 @@ def SplitOmniglot(
     eval_transform: Transform | None = None,
     download: bool = False,
 ) -> NCScenario:
-    """Handwritten characters as classes: 15 training and 5 test drawings each, by other people.
+    """Handwritten characters as classes, 15 training and 5 test drawings each, by other people.
 
-    Every character was drawn once by each of 20 people; the last five drawers are the test set.
+    Every character was drawn once by each of 20 people; the last five are the test set.
 
     Args:
         n_experiences: number of experiences.
         dataset_root: a folder that holds ``images_background``, ``images_background_small1``, … as
-            folder or .zip, or one of them; None for Avalanche's data folder.
-        subset: which of them, when there are several; None takes the first.
+            a folder or a .zip, or one of them; None for Avalanche's data folder.
+        subset: which of them; None for the first that is there.
         alphabets: only these, for example ``["Greek", "Latin"]``; None for all.
-        image_size: pixels a side that the default transforms give.
+        image_size: side in pixels that the default transforms give.
         normalize: as for the image benchmarks; nothing is published here, and None leaves [0, 1].
         backbone: for ``normalize="pretrained"``: a name, or a model of timm.
         seed: of the class order.
         fixed_class_order: class ids in their order of appearance.
         shuffle: False keeps the order of the ids.
-        train_transform: of a training image; None for a slight random affine map.
-        eval_transform: of a test image; None for the default.
-        download: fetch torchvision's copy of the background set when there is none.
+        train_transform: of a training image (PIL, RGB); None for a slight random affine map.
+        eval_transform: of a test image; None for the whole image.
+        download: fetch torchvision's copy of the background set where there is none.
 
     Raises:
         FileNotFoundError: there is no Omniglot under ``dataset_root``.
         ValueError: a broken archive, an unknown alphabet or an impossible number of experiences.
     """
-    refuse_idle({"normalize": None, "backbone": None, "image_size": 32}, locals())
-    root = Path(dataset_root) if dataset_root else default_dataset_location("omniglot")
-    try:
-        where = _find(root, subset)
-    except FileNotFoundError:
-        if not download:
-            raise
+    root = Path(dataset_root) if dataset_root else data_folder(None) / "omniglot"
+    where = _find(root, subset)
+    if where is None and download:
         Omniglot(str(root), background=subset != "images_evaluation", download=True)
         where = _find(root, subset)
-
-    drawings: dict[tuple[str, str], dict[int, bytes]] = defaultdict(dict)
-    for name, content in _read(where).items():
-        match = _DRAWING.search(name)
-        if match:
-            drawings[match[1], match[2]][int(match[3])] = content
-    alphabets = [alphabets] if isinstance(alphabets, str) else alphabets
+    if where is None:
+        raise FileNotFoundError(
+            f"No Omniglot under {str(root)!r}: expected a folder or .zip named "
+            f"{subset or ' or '.join(_SUBSETS)}. Give `dataset_root`, or `download=True` for "
+            "torchvision's copy (10 MB)."
+        )
+    drawings = _read(where)
     known = sorted({alphabet for alphabet, _ in drawings})
-    unknown = sorted(set(alphabets or ()) - set(known))
+    wanted = [alphabets] if isinstance(alphabets, str) else list(alphabets or known)
+    unknown = sorted(set(wanted) - set(known))
     if unknown or not drawings:
         raise ValueError(
             f"{where} has the alphabets {', '.join(known) or 'none'}; asked for {unknown}."
         )
-    characters = [c for c in sorted(drawings) if alphabets is None or c[0] in alphabets]
+    characters = [character for character in sorted(drawings) if character[0] in wanted]
 
-    def split(test: bool) -> _Drawings:
+    def part(*, test: bool) -> _Drawings:
         chosen = [
             (content, label)
             for label, character in enumerate(characters)
             for drawer, content in sorted(drawings[character].items())
-            if (drawer > N_DRAWERS - N_TEST_DRAWERS) == test
+            if (drawer > _N_TRAIN_DRAWERS) == test
         ]
-        return _Drawings([content for content, _ in chosen], [label for _, label in chosen])
+        return _Drawings(*zip(*chosen, strict=True))
 
     statistics = statistics_for(normalize, None, backbone)
-    eval_default = whole_drawing(image_size, statistics)
-    train_default = v2.Compose(
-        [v2.PILToTensor(), slight_affine(), *_resized(image_size, statistics)]
-    )
     return class_incremental(
-        Source(
-            split(test=False),
-            split(test=True),
-            [f"{alphabet}/{character}" for alphabet, character in characters],
-            f"{where.stem}, last {N_TEST_DRAWERS} drawers",
-        ),
+        part(test=False),
+        part(test=True),
         n_experiences,
+        class_names=["/".join(character) for character in characters],
+        split_name=f"{where.stem}, last {_N_TEST_DRAWERS} drawers",
         seed=seed,
         fixed_class_order=fixed_class_order,
         shuffle=shuffle,
-        train_transform=train_transform or train_default,
-        eval_transform=eval_transform or eval_default,
+        train_transform=train_transform or slightly_bent(image_size, statistics),
+        eval_transform=eval_transform or whole_image(image_size, statistics),
     )
+
+
+def _find(root: Path, subset: str | None) -> Path | None:
+    """The folder or archive of one of the subsets at or below ``root``."""
+    names = _SUBSETS if subset is None else (subset,)
+    folders = (root, root / Omniglot.folder, root / "omniglot")
+    below = [f / n for n in names for f in folders for n in (n, f"{n}.zip")]
+    return next((path for path in (root, *below) if path.stem in names and path.exists()), None)
+
+
+def _read(where: Path) -> dict[tuple[str, str], dict[int, bytes]]:
+    """The drawings in a folder or a .zip: (alphabet, character) to drawer to PNG."""
+    if where.is_dir():
+        files = {p.relative_to(where).as_posix(): p.read_bytes() for p in where.rglob("*.png")}
+    else:
+        try:
+            with ZipFile(where) as archive:
+                files = {n: archive.read(n) for n in archive.namelist() if n.endswith(".png")}
+        except BadZipFile as error:
+            raise ValueError(f"{where} is not a whole zip ({error}). Get it again.") from error
+    drawings: dict[tuple[str, str], dict[int, bytes]] = defaultdict(dict)
+    for name, content in files.items():
+        if match := _DRAWING.search(name):
+            drawings[match[1], match[2]][int(match[3])] = content
+    return drawings

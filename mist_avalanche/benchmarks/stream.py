@@ -2,49 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from avalanche.benchmarks import NCScenario
 from avalanche.benchmarks.scenarios.deprecated.generators import nc_benchmark
-from torchvision.transforms import v2
 
-Transform = Callable[[Any], Any]
-
-
-class Items(Protocol):
-    """A map-style dataset of torch, with ``targets``."""
-
-    def __getitem__(self, index: int, /) -> Any: ...
-
-    def __len__(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Source:
-    """Training and test data before it is split into experiences.
-
-    Args:
-        train: items (image, class id).
-        test: items (image, class id).
-        class_names: the name of every class id.
-        split_name: which split of the data this is, for the results.
-    """
-
-    train: Items
-    test: Items
-    class_names: list[str]
-    split_name: str
-
-
-def slight_affine() -> Transform:
-    """Rotation, shift, scale and shear as between two drawings of one character."""
-    transform: Transform = v2.RandomAffine(
-        10, (0.08, 0.08), (0.9, 1.1), 10, interpolation=v2.InterpolationMode.BILINEAR
-    )
-    return transform
+from .transforms import Transform
 
 
 def class_order(
@@ -74,10 +39,10 @@ def class_order(
 
 
 def experience_sizes(n_classes: int, n_experiences: int) -> list[int]:
-    """Classes in each experience: equal ones and a smaller last, as published.
+    """Classes in each experience: equal sizes and a smaller last one, as published.
 
     196 classes in 10 experiences are 9 × 20 + 16. Where that would leave experiences empty (100
-    classes in 30), the sizes differ by one at the most.
+    classes in 30), the sizes differ by at most one.
 
     Raises:
         ValueError: there are not that many classes.
@@ -96,33 +61,51 @@ def experience_sizes(n_classes: int, n_experiences: int) -> list[int]:
 
 
 def class_incremental(
-    source: Source,
+    train: Any,
+    test: Any,
     n_experiences: int,
     *,
-    seed: int | None,
-    fixed_class_order: Sequence[int] | None,
-    shuffle: bool,
-    train_transform: Transform | None,
-    eval_transform: Transform | None,
+    class_names: Sequence[str],
+    split_name: str = "",
+    seed: int | None = 1993,
+    fixed_class_order: Sequence[int] | None = None,
+    shuffle: bool = True,
+    train_transform: Transform | None = None,
+    eval_transform: Transform | None = None,
 ) -> NCScenario:
     """An Avalanche benchmark: every class in one experience, labels by order of appearance.
 
-    The benchmark has ``class_names`` (by label), ``classes_order_original_ids`` and
-    ``split_name``. Task label 0 everywhere, as Avalanche's classic benchmarks have it.
+    Args:
+        train: a map-style dataset of (image, class id) with ``targets``.
+        test: another one, with the same classes.
+        n_experiences: number of experiences.
+        class_names: by class id.
+        split_name: how the data are divided into training and test, for the results.
+        seed: of the class order.
+        fixed_class_order: class ids in their order of appearance.
+        shuffle: False keeps the order of the ids.
+        train_transform: of a training image.
+        eval_transform: of a test image.
+
+    Returns:
+        A benchmark with ``class_names`` (by label), ``classes_order_original_ids`` and
+        ``split_name``. All task labels are 0, as in Avalanche's classic benchmarks.
+
+    Raises:
+        ValueError: an impossible class order or number of experiences.
     """
-    n_classes = len(source.class_names)
-    order = class_order(n_classes, seed, fixed_class_order, shuffle)
+    order = class_order(len(class_names), seed, fixed_class_order, shuffle)
     benchmark = nc_benchmark(
-        source.train,
-        source.test,
+        train,
+        test,
         n_experiences,
         task_labels=False,
         fixed_class_order=order,
-        per_exp_classes=dict(enumerate(experience_sizes(n_classes, n_experiences))),
+        per_exp_classes=dict(enumerate(experience_sizes(len(order), n_experiences))),
         class_ids_from_zero_from_first_exp=True,
         train_transform=train_transform,
         eval_transform=eval_transform,
     )
-    benchmark.class_names = [source.class_names[c] for c in order]
-    benchmark.split_name = source.split_name
+    benchmark.class_names = [class_names[c] for c in order]
+    benchmark.split_name = split_name
     return benchmark

@@ -5,15 +5,19 @@ Source: the reference implementation of arXiv 2505.19943, after RevisitingCIL (a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image, ImageOps
+from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from ..models.backbones import input_statistics
-from .stream import Transform
+from .images import read_image
 
+Transform = Callable[[Any], Any]
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std of each channel, of [0, 1]
 IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -21,21 +25,20 @@ IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def statistics_for(
     normalize: str | Statistics | None, published: Statistics | None, backbone: Any
 ) -> Statistics | None:
-    """Mean and std that a setting means; None leaves images in [0, 1].
+    """The mean and std that the arguments of a benchmark mean; None leaves images in [0, 1].
 
     Args:
-        normalize: ``"published"``, ``"pretrained"``, a mean and a std of three channels, or None.
-        published: those of the published runs on the dataset.
-        backbone: whose statistics ``"pretrained"`` means: a name, or a model of timm.
+        normalize: argument of the benchmark.
+        published: mean and std of the published runs on the dataset.
+        backbone: argument of the benchmark.
 
     Raises:
-        ValueError: another setting; ``"pretrained"`` of a backbone that is not known, or of none; a
-            backbone that has no effect.
+        ValueError: another setting, or a backbone that is missing, unknown or without effect.
     """
     if backbone is not None and normalize != "pretrained":
         raise ValueError(
-            f"`backbone` has no effect with normalize={normalize!r}. Give normalize='pretrained', "
-            "which is for the mean and std of its pretraining, or leave `backbone` away."
+            f"`backbone` has no effect with normalize={normalize!r}. Give normalize='pretrained' "
+            "for the mean and std of its pretraining, or omit `backbone`."
         )
     if normalize is None or normalize == "none":
         return None
@@ -44,8 +47,8 @@ def statistics_for(
     if normalize == "pretrained":
         if backbone is None:
             raise ValueError(
-                "normalize='pretrained' needs the backbone whose inputs it means: give "
-                "`backbone`, a name or a model of timm."
+                "normalize='pretrained' needs the backbone: give `backbone`, a name or a model of "
+                "timm."
             )
         return input_statistics(backbone)
     if isinstance(normalize, str) or [len(part) for part in normalize] != [3, 3]:
@@ -56,64 +59,92 @@ def statistics_for(
     return normalize
 
 
-def refuse_idle(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """An error where both transforms are replaced, and something else is set for the default ones.
-
-    Args:
-        defaults: by name, of what acts in the default transforms alone.
-        given: ``train_transform``, ``eval_transform``, and values for these names.
-
-    Raises:
-        ValueError: a value that is not the default one has no effect.
-    """
-    if given["train_transform"] is None or given["eval_transform"] is None:
-        return
-    for name, default in defaults.items():
-        if given[name] != default:
-            raise ValueError(
-                f"`{name}` acts in the default transforms, and both are replaced. Leave it away, "
-                "and do what it says in `train_transform` and `eval_transform`."
-            )
-
-
-def _tensor(statistics: Statistics | None) -> list[Transform]:
-    steps = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
-    return [*steps, *([v2.Normalize(*statistics)] if statistics else [])]
-
-
 def random_crops(image_size: int = 224, statistics: Statistics | None = None) -> Transform:
-    """For training: a crop of 5 to 100 % of the area, mirrored or not."""
-    transform: Transform = v2.Compose(
-        [
-            v2.RandomResizedCrop(image_size, scale=(0.05, 1.0), antialias=True),
-            v2.RandomHorizontalFlip(),
-            *_tensor(statistics),
-        ]
+    """For training: a crop of 5 to 100 % of the area, flipped at random."""
+    return _compose(
+        v2.RandomResizedCrop(image_size, scale=(0.05, 1.0), antialias=True),
+        v2.RandomHorizontalFlip(),
+        v2.PILToTensor(),
+        *_scaled(statistics),
     )
-    return transform
 
 
 def center_crop(image_size: int = 224, statistics: Statistics | None = None) -> Transform:
-    """For evaluation: the shorter side to 8/7 of the size, bicubic; its centre."""
+    """For evaluation: the shorter side resized to 8/7 of the size, bicubic, and its centre."""
     side = round(image_size * 256 / 224)
-    transform: Transform = v2.Compose(
-        [
-            v2.Resize(side, interpolation=InterpolationMode.BICUBIC, antialias=True),
-            v2.CenterCrop(image_size),
-            *_tensor(statistics),
-        ]
+    return _compose(
+        v2.Resize(side, interpolation=InterpolationMode.BICUBIC, antialias=True),
+        v2.CenterCrop(image_size),
+        v2.PILToTensor(),
+        *_scaled(statistics),
     )
-    return transform
 
 
 def cars_crops(image_size: int = 224, statistics: Statistics | None = None) -> Transform:
-    """For training on Cars: 300 × 300 pixels (at 224), a random crop."""
+    """For training on Cars: resized to 300 × 300 pixels (at 224), a random crop."""
     side = round(image_size * 300 / 224)
-    transform: Transform = v2.Compose(
-        [
-            v2.Resize((side, side), antialias=True),
-            v2.RandomCrop(image_size),
-            *_tensor(statistics),
-        ]
+    return _compose(
+        v2.Resize((side, side), antialias=True),
+        v2.RandomCrop(image_size),
+        v2.PILToTensor(),
+        *_scaled(statistics),
+    )
+
+
+def whole_image(image_size: int, statistics: Statistics | None = None) -> Transform:
+    """For evaluation on drawings: the whole image, resized."""
+    return _compose(v2.PILToTensor(), *_resized(image_size, statistics))
+
+
+def slightly_bent(image_size: int, statistics: Statistics | None = None) -> Transform:
+    """For training on drawings: the whole image under a slight random affine map, resized."""
+    return _compose(v2.PILToTensor(), slight_affine(), *_resized(image_size, statistics))
+
+
+def slight_affine() -> Transform:
+    """Rotation, shift, scale and shear as between two drawings of one character."""
+    transform: Transform = v2.RandomAffine(
+        10, (0.08, 0.08), (0.9, 1.1), 10, interpolation=v2.InterpolationMode.BILINEAR
     )
     return transform
+
+
+def white_on_black(image: Image.Image) -> Image.Image:
+    """A drawing, black on white, as white ink on black, RGB."""
+    return ImageOps.invert(image.convert("L")).convert("RGB")
+
+
+def prepare(
+    benchmark_name: str, image_size: int, statistics: Statistics | None = None
+) -> Callable[[str | Path], Tensor]:
+    """A function from an image file to the tensor that a benchmark would test on.
+
+    Args:
+        benchmark_name: of the command; others are taken for image benchmarks.
+        image_size: side in pixels of the tensor.
+        statistics: mean and std; None for [0, 1].
+    """
+    if benchmark_name == "omniglot":
+        whole = whole_image(image_size, statistics)
+        return lambda file: whole(white_on_black(read_image(file)))
+    if benchmark_name == "glyphs":
+        whole = whole_image(image_size)
+        return lambda file: whole(read_image(file))
+    crop = center_crop(image_size, statistics)
+    return lambda file: crop(read_image(file))
+
+
+def _compose(*steps: Transform) -> Transform:
+    transform: Transform = v2.Compose(list(steps))
+    return transform
+
+
+def _resized(image_size: int, statistics: Statistics | None) -> list[Transform]:
+    """Of a uint8 tensor: the size, then [0, 1]."""
+    return [v2.Resize((image_size, image_size), antialias=True), *_scaled(statistics)]
+
+
+def _scaled(statistics: Statistics | None) -> list[Transform]:
+    """Of a uint8 tensor: [0, 1], then mean and std."""
+    to_unit = v2.ToDtype(torch.float32, scale=True)
+    return [to_unit, *([v2.Normalize(*statistics)] if statistics else [])]

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import argparse
 
-from ..benchmarks.storage import datasets
+NAMES = ("cifar100", "cub200", "imagenet-r", "imagenet-a", "cars196")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The actions and their options."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--root", metavar="DIR", help="default: Avalanche's data folder")
+    common.add_argument("--quiet", action="store_true", help="no progress bars")
+    actions = parser.add_subparsers(dest="action", required=True)
+    actions.add_parser("list", parents=[common], help="the datasets, and where copies are")
+    get = actions.add_parser("get", parents=[common], help="download from the official source")
+    get.add_argument("name", choices=NAMES)
+    check = actions.add_parser("check", parents=[common], help="read every image of a copy")
+    check.add_argument("name", choices=(*NAMES, "folder"))
+    check.add_argument(
+        "--split", help="official, processed or hash (default: the first that is there)"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Run the action that was parsed; 1 where a check found something."""
+    """Run the action; 1 where a check found a problem."""
+    from ..benchmarks import data  # not above: --help needs no torch
+
     if args.action == "list":
-        print(datasets.listing(args.root))
+        print(data.listing(args.root))
         return 0
     if args.action == "get":
-        print(datasets.get(args.name, args.root, progress=not args.quiet))
+        print(data.get(args.name, args.root, progress=not args.quiet))
         return 0
-    found = datasets.check(args.name, args.root, args.split, progress=not args.quiet)
-    print(found)
-    return 0 if found.sound else 1
+    report = data.check(args.name, args.root, args.split, progress=not args.quiet)
+    print(report)
+    return 0 if report.ok else 1

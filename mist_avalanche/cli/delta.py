@@ -1,132 +1,102 @@
-"""``mist-avalanche delta info | extract | apply``."""
+"""``mist-avalanche delta info | extract | apply``: what tuning changed, as a small file."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 
-from .._support.disk import replacing
-from .._support.safetensors import read_state, strict_json
-from .._support.states import tensors_of, unique
-from ..deltas.delta import apply_delta, save_delta
-from ..deltas.file import Delta, read_delta
-from ..method.selection import LayerShare, share_table
-from ..models.backbones import create_backbone
-from ..models.defaults import EMBEDDED
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The three actions."""
+    actions = parser.add_subparsers(dest="action", required=True)
+    info = actions.add_parser("info", help="what a delta says about itself")
+    extract = actions.add_parser("extract", help="write what differs between two checkpoints")
+    apply = actions.add_parser("apply", help="write the checkpoint that a delta leads to")
+    for action in (info, apply):
+        action.add_argument("delta", type=Path, metavar="DELTA")
+    for action in (extract, apply):
+        add = action.add_argument
+        add("--base", required=True, help="a .safetensors file, 'embedded' or a timm name")
+        add("--weights", metavar="FILE", help="weights of a named base, instead of timm's hub")
+        add("--image-size", type=int, metavar="PIXELS", help="of a named base")
+    add = extract.add_argument
+    add("--adapted", type=Path, required=True, help="a .safetensors file, or the folder of a run")
+    add("--settings", type=Path, metavar="FILE.json", help="how the model was made")
+    add("--license", help="of the base")
+    add("--source", help="of the base (default: its name)")
+    for action in (extract, apply):
+        action.add_argument("output", type=Path, metavar="OUT")
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Run the action that was parsed.
+    """Run one action.
 
     Raises:
         OSError: a file is missing, or cannot be read or written.
-        ValueError: a file is not what it should be, or is of another base.
+        ValueError: a file is not what it should be, or belongs to another base.
     """
-    if args.action == "info":
-        print(described(read_delta(args.delta), args.delta))
-        return
+    from ..deltas import read_info, save_delta
+
     if args.action == "extract":
-        settings = _settings(args.settings)
-        base, license = _base(args.base, args.weights, _image_size(args, settings))
-        delta = save_delta(
-            read_state(args.adapted),
-            base,
+        save_delta(
+            _adapted(args.adapted),
+            _base(args),
             args.output,
-            settings=settings,
-            license=args.license or license,
+            settings=json.loads(args.settings.read_text()) if args.settings else None,
+            license=args.license,
             source=args.source or Path(args.base).name,
         )
-        print(f"{args.output}: {_size(args.output)}, {_changed(delta)}")
-        return
-    size = _image_size(args, read_delta(args.delta).settings)
-    base, _ = _base(args.base, args.weights, size)
-    delta = apply_delta(base, args.delta)
-    given = {"license": delta.license, "source": delta.source}
-    metadata = {"format": "pt", **{key: text for key, text in given.items() if text is not None}}
-    with replacing(args.output) as temporary:
-        save_file({k: v.contiguous() for k, v in unique(base).items()}, temporary, metadata)
-    print(f"{args.output}: {_size(args.output)}, {_changed(delta)}")
+        info = read_info(args.output)
+    else:
+        info = read_info(args.delta)
+        if args.action == "apply":
+            _apply(args, info)
+    print(json.dumps(info, indent=1))
 
 
-def _image_size(args: argparse.Namespace, settings: Mapping[str, Any] | None) -> int | None:
-    """Of a base that is named: what was asked for, or what a run's settings say."""
-    if args.image_size is not None or settings is None or _is_file(args.base):
-        size: int | None = args.image_size
-        return size
-    found = settings.get("image_size")
-    return found if type(found) is int and settings.get("backbone") == args.base else None
+def _apply(args: argparse.Namespace, info: Mapping[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    from ..deltas import apply_delta
+    from ..utils import atomic_write
+
+    tensors = _base(args)
+    apply_delta(tensors, args.delta)
+    metadata = {key: info[key] for key in ("license", "source") if info[key]}
+    with atomic_write(args.output) as temporary:
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, temporary, {"format": "pt", **metadata})
 
 
-def _is_file(name: str) -> bool:
-    return Path(name).suffix == ".safetensors" or Path(name).is_file()
+def _adapted(path: Path) -> dict[str, Any]:
+    """The tensors of a file, or of the backbone of a finished run."""
+    if path.is_dir():
+        from ..runs import load_run
+
+        return dict(load_run(path).model.get_submodule("backbone").state_dict())
+    return _read(path)
 
 
-def _base(
-    name: str, weights: str | None, image_size: int | None
-) -> tuple[dict[str, Any], str | None]:
-    """The tensors of a file or of a backbone, and its licence where that is known."""
-    if _is_file(name):
-        if image_size is not None:
-            raise ValueError(f"--image-size goes with a backbone's name, and {name!r} is a file.")
-        if weights is not None:
-            raise ValueError(f"--weights goes with a backbone's name, and {name!r} is a file.")
-        return read_state(name), None
-    model = create_backbone(name, weights, image_size=image_size)
-    known: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    license = "MIT" if name == EMBEDDED else known.get("license")
-    return tensors_of(model), None if weights else license
+def _base(args: argparse.Namespace) -> dict[str, Any]:
+    """The tensors of a file or of a named backbone."""
+    if args.base.endswith(".safetensors"):
+        if args.weights or args.image_size:
+            raise ValueError(f"--weights and --image-size need a named base, got {args.base}.")
+        return _read(args.base)
+    from ..models.backbones import create_backbone
+
+    model = create_backbone(args.base, args.weights, image_size=args.image_size)
+    return dict(model.state_dict())
 
 
-def _settings(file: Path | None) -> dict[str, Any] | None:
-    if file is None:
-        return None
+def _read(path: str | Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
-        settings = strict_json(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}.") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{file} is not a JSON object of settings.")
-    return settings
-
-
-def described(delta: Delta, path: Path) -> str:
-    """What a delta's file says, as text that a terminal can show whatever is in it."""
-    settings = "not stated" if delta.settings is None else json.dumps(delta.settings)
-    rows = []
-    for name, (_, shape) in delta.layouts.items():
-        change = delta.changes.get(name)
-        n = math.prod(shape)
-        changed = 0 if change is None else len(change.xor)
-        if n:
-            rows.append(LayerShare(_printable(name), changed, n, always=False))
-    lines = [
-        f"source       {_printable(delta.source or 'not stated')}",
-        f"licence      {_printable(delta.license or 'not stated')}",
-        f"settings     {settings}",
-        f"base         {delta.base}",
-        f"adapted      {delta.adapted}",
-        f"written by   mist_avalanche {_printable(delta.version)}",
-        f"changed      {_changed(delta)}",
-        f"size         {_size(path)}",
-    ]
-    return "\n".join(lines) + (f"\n\n{share_table(rows, 'changed')}" if rows else "")
-
-
-def _changed(delta: Delta) -> str:
-    share = delta.changed / max(1, delta.total)
-    return f"{delta.changed} of {delta.total} entries ({share:.2%})"
-
-
-def _size(path: Path) -> str:
-    return f"{path.stat().st_size / 1e6:.2f} MB"
-
-
-def _printable(text: str) -> str:
-    """The text without what would steer a terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}.") from error

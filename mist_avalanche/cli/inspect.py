@@ -1,23 +1,33 @@
-"""``mist-avalanche inspect``: where MIST may move the backbone, of one run."""
+"""``mist-avalanche inspect``: where MIST may change the backbone, in one finished run."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
-from ..method.layers_figure import selection_figure
-from ..method.selection import LayerShare, share_table
-from ..reports import report
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The run to look at."""
+    parser.add_argument("run", type=Path, help="folder of one run, or its results.json")
 
 
 def execute(args: argparse.Namespace) -> None:
-    """The shares as text, and ``layers.png`` beside the results."""
-    file = report.run_folder(args.results) / "results.json"
-    found = json.loads(file.read_text())
-    rows = found.get("mist", {}).get("layers")
+    """Print the share of every parameter and write it as ``layers.png`` beside the results.
+
+    Raises:
+        FileNotFoundError: there is no results.json.
+        ValueError: the run was without MIST.
+    """
+    from ..method.selection import LayerShare, share_table
+    from ..reports import selection_figure
+    from ..runs.folder import run_folder
+
+    file = run_folder(args.run) / "results.json"
+    rows = json.loads(file.read_text()).get("mist", {}).get("layers")
     if not rows:
-        raise ValueError(f"{file} is of a run without MISTPlugin, or of an earlier version.")
+        raise ValueError(f"{file} is of a run without MISTPlugin.")
     print(share_table([LayerShare(*row) for row in rows]))
     picture = file.with_name("layers.png")
     selection_figure(rows).savefig(picture, dpi=150)
-    print(f"Picture: {picture}")
+    print(f"Figure: {picture}")

@@ -1,23 +1,16 @@
-"""The paper's method, without Avalanche: loss, views, sensitivity, selection, gradients, tuning.
+"""The paper's method in pure torch, without Avalanche.
 
-A batch goes through ``views``, a backbone and ``losses`` (``objective`` joins them);
-``sensitivity`` scores the weights, ``selection`` chooses those that may move,
-``gradients`` masks and guards, ``tuning`` takes the steps, and ``history`` remembers
-what earlier experiences selected.
+:class:`~mist_avalanche.method.mist.MIST` is Algorithm 1: it scores the weights (``sensitivity``)
+by an ``objective`` (``losses`` of two ``views``), selects those that may move (``selection``) and
+tunes them (``sparse_sgd``). ``freezing`` holds all others still while a strategy trains.
 """
 
-from .losses import SupervisedInfoNCE, supervised_info_nce
-from .options import MISTOptions
-from .selection import Selection, select
-from .sensitivity import fisher_scores
-from .views import SecondView
-
-__all__ = [
-    "MISTOptions",
-    "SecondView",
-    "Selection",
-    "SupervisedInfoNCE",
-    "fisher_scores",
-    "select",
-    "supervised_info_nce",
-]
+from .losses import SupervisedInfoNCE as SupervisedInfoNCE
+from .losses import supervised_info_nce as supervised_info_nce
+from .mist import MIST as MIST
+from .options import MISTOptions as MISTOptions
+from .selection import Selection as Selection
+from .selection import select as select
+from .sensitivity import fisher_scores as fisher_scores
+from .sparse_sgd import SparseSGD as SparseSGD
+from .views import SecondView as SecondView

@@ -1,4 +1,4 @@
-"""Supervised InfoNCE: the mutual information between two views, and between features and labels.
+"""Supervised InfoNCE: mutual information between two views, and between features and labels.
 
 Source: "Mutual Information-guided Sparse Tuning" (arXiv 2505.19943), built on the supervised
 contrastive bound of Khosla et al. (arXiv 2004.11362).
@@ -23,12 +23,12 @@ def normalize_rows(z: Tensor) -> Tensor:
 def supervised_info_nce(z: Tensor, labels: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     r"""The MI objective of MIST on a batch of two views.
 
-    With S = z zᵀ less each row's maximum, E = exp(S / τ) without its diagonal and
+    With S = z zᵀ minus each row's maximum, E = exp(S / τ) without its diagonal and
     ℓ_ij = -log(E_ij / (Σ_k E_ik + 1e-8) + 1e-8), the loss is
 
         mean_r ℓ(r, other view of r) + 2 mean_r Σ_j w_rj ℓ_rj,   w_rj = [y_r = y_j] / n_r,
 
-    n_r counting the rows of r's label, r itself included.
+    where n_r counts the rows with r's label, r itself included.
 
     Args:
         z: (2B, P) projected features, each row of length one; rows 0..B-1 are the first view,
@@ -40,7 +40,7 @@ def supervised_info_nce(z: Tensor, labels: Tensor, temperature: float = TEMPERAT
         A scalar in z's dtype.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: the shapes do not match.
     """
     if z.ndim != 2 or labels.ndim != 1 or len(z) != 2 * len(labels):
         raise ValueError(
@@ -64,7 +64,7 @@ def supervised_info_nce(z: Tensor, labels: Tensor, temperature: float = TEMPERAT
 
 
 class SupervisedInfoNCE(nn.Module):
-    """:func:`supervised_info_nce` of raw projections, which it normalises, as a module."""
+    """:func:`supervised_info_nce` of projections, which it normalises."""
 
     def __init__(self, temperature: float = TEMPERATURE) -> None:
         super().__init__()

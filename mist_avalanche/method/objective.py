@@ -1,236 +1,119 @@
-"""Objectives on an experience: two views, backbone, a small head, loss."""
+"""What is minimised: two views of a batch, the backbone, a small head, a loss."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from .._support.checks import classes_of
-from .._support.distributed import gather_rows, join_rows, over_processes, own, share, world_size
-from .._support.randomness import derive_seed, isolated_rng, rng_state, set_rng_state
-from ..models.features import FeatureExtractor, in_mode
-from ..models.forward import Forward
-from .batches import Batches
+from ..utils import derive_seed, isolated_rng
 from .losses import SupervisedInfoNCE
-from .views import View
 
 PROJECTION_WIDTH = 128
-_HEAD = 3  # purpose of random numbers; the plugin has others
-
-
-@dataclass(frozen=True)
-class ExperiencePass:
-    """What scoring and tuning work with: batches, and the scalar loss of one.
-
-    ``head`` is what the objective puts on the features; it trains along. ``views`` is what second
-    views are drawn from.
-    """
-
-    batches: Batches
-    loss_of: Callable[[tuple[Tensor, Tensor]], Tensor]
-    head: nn.Linear
-    views: torch.Generator
-
-    def state_dict(self) -> dict[str, Any]:
-        """All random streams within the pass, between two steps."""
-        return {
-            "batches": self.batches.state_dict(),
-            "views": self.views.get_state(),
-            "global": over_processes(rng_state()),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue the streams of a pass like this one."""
-        self.batches.load_state_dict(state["batches"])
-        self.views.set_state(state["views"])
-        set_rng_state(own(state["global"]))
 
 
 class Objective(ABC):
-    """A loss on the features of a batch and its second view.
+    """A head on the features, and the loss of its outputs.
 
     Args:
-        batch_size: images a batch, each in two views.
-        view: the second view, ``f(batch, generator)``.
         seed: of the head's first weights.
-        forward: how the backbone is run.
+
+    Attributes:
+        head: linear, made once the width of the features is known; it trains along.
     """
 
-    def __init__(self, batch_size: int, view: View, seed: int, forward: Forward) -> None:
-        self.batch_size, self.view, self.seed = batch_size, view, seed
-        self.forward = forward
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.head: nn.Linear | None = None
 
     @abstractmethod
-    def head_for(self, example: Tensor, classes: list[int]) -> nn.Linear:
-        """The linear layer on features like ``example`` (1, D), for an experience's classes."""
+    def prepare(self, features: Tensor, classes: list[int]) -> nn.Linear:
+        """The head for an experience, from features (1, D) of one image and its classes."""
 
     @abstractmethod
-    def loss(self, z: Tensor, labels: Tensor, classes: list[int]) -> Tensor:
-        """Scalar loss of the head's outputs z (2B, P) for labels (B,)."""
+    def __call__(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Scalar loss of the features (2B, D) of two views, and labels (B,)."""
 
-    @abstractmethod
+    def _linear(self, features: Tensor, width: int, *path: int) -> nn.Linear:
+        """A new layer (D, width) in float32 or better, its weights from the seed."""
+        with isolated_rng(derive_seed(self.seed, *path), torch.device("cpu")):
+            linear = nn.Linear(features.shape[1], width)
+        return linear.to(features.device, torch.promote_types(features.dtype, torch.float32))
+
     def state_dict(self) -> dict[str, Any]:
-        """What it has learned: its head, if there is one by now."""
+        """The head, if there is one by now."""
+        return {"head": None if self.head is None else self.head.state_dict()}
 
-    @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a :meth:`state_dict`; a head that is missing is made."""
-
-    @contextmanager
-    def on(
-        self,
-        strategy: Any,
-        extract: FeatureExtractor,
-        seed: int,
-        num_workers: int = 0,
-        *,
-        training: bool,
-        head_only: bool = False,
-    ) -> Iterator[ExperiencePass]:
-        """Bound to a strategy's experience, with the host's mode and random streams left alone.
-
-        Args:
-            strategy: in training on the experience.
-            extract: gives the features.
-            seed: of order, transforms and views.
-            num_workers: of the data loader; it changes no number.
-            training: mode of the model inside.
-            head_only: losses have gradients with regard to the head alone.
-        """
-        if training:
-            _check_processes(strategy.model)
-        device: torch.device = strategy.device
-        views = torch.Generator().manual_seed(seed)
-        dataset = strategy.experience.dataset.train()
-        classes = classes_of(strategy.experience)
-        batches = Batches(dataset, self.batch_size, seed, device, num_workers)
-
-        with in_mode(strategy.model, training=training), isolated_rng(seed, device):
-            x = batches.loader.dataset[(0, 0)][0].unsqueeze(0).to(device)
-            with in_mode(extract.model, training=False), torch.no_grad():
-                head = self.head_for(extract(x), classes)
-
-            def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
-                x, y = batch  # of several processes, this one's share
-                n = len(y)
-                whole = gather_rows(x[:n])
-                second = self.view(whole, views)[share(len(whole)).start :][: len(x)]
-                if not n:
-                    second = x
-                with torch.set_grad_enabled(not head_only):
-                    features = self.forward(extract, torch.cat([x, second]))
-                both = torch.split(features, len(x))
-                joined = torch.cat([join_rows(view[:n]) for view in both])  # (2B, D)
-                return self.loss(head(joined.to(head.weight.dtype)), gather_rows(y), classes)
-
-            with torch.enable_grad():
-                yield ExperiencePass(batches, loss_of, head, views)
-
-    def _linear(self, example: Tensor, width: int, *path: int) -> nn.Linear:
-        """A new layer (D, width), its weights from the seed and a path of integers."""
-        with isolated_rng(derive_seed(self.seed, _HEAD, *path), torch.device("cpu")):
-            linear = nn.Linear(example.shape[1], width)
-        dtype = torch.promote_types(example.dtype, torch.float32)
-        return linear.to(example.device, dtype)
-
-
-def _linear_of(state: Mapping[str, Any] | None) -> nn.Linear | None:
-    """A layer of the sizes, dtype and device of a saved one."""
-    if state is None:
-        return None
-    weight = state["weight"]
-    width, n_features = weight.shape
-    layer = nn.Linear(n_features, width, device="meta", dtype=weight.dtype)
-    layer.to_empty(device=weight.device)
-    layer.load_state_dict(state)
-    return layer
-
-
-def _check_processes(model: nn.Module) -> None:
-    """ValueError where processes would normalise their own images instead of the whole batch."""
-    alone = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
-    ]
-    if alone and world_size() > 1:
-        raise ValueError(
-            f"BatchNorm ({alone[0]!r}) would see each process's share of a batch alone. Convert "
-            "the model with torch.nn.SyncBatchNorm.convert_sync_batchnorm, or use one process."
-        )
+        """Take over a :meth:`state_dict`."""
+        self.head = None
+        if state["head"] is not None:
+            weight = state["head"]["weight"]
+            self.head = nn.Linear(*reversed(weight.shape)).to(weight)
+            self.head.load_state_dict(state["head"])
 
 
 class MIObjective(Objective):
     """The paper's: supervised InfoNCE through one projection, kept across experiences.
 
     Args:
+        seed: of the projection's first weights.
         temperature: τ.
-        batch_size, view, seed, forward: as for :class:`Objective`.
     """
 
-    def __init__(
-        self, temperature: float, batch_size: int, view: View, seed: int, forward: Forward
-    ) -> None:
-        super().__init__(batch_size, view, seed, forward)
+    def __init__(self, seed: int, temperature: float) -> None:
+        super().__init__(seed)
         self.info_nce = SupervisedInfoNCE(temperature)
-        self.projection: nn.Linear | None = None
 
-    def head_for(self, example: Tensor, classes: list[int]) -> nn.Linear:
-        """The projection, made when the width of the features is known."""
-        if self.projection is None:
-            self.projection = self._linear(example, PROJECTION_WIDTH)
-        return self.projection
-
-    def state_dict(self) -> dict[str, Any]:
+    def prepare(self, features: Tensor, classes: list[int]) -> nn.Linear:
         """The projection."""
-        return {"projection": None if self.projection is None else self.projection.state_dict()}
+        if self.head is None:
+            self.head = self._linear(features, PROJECTION_WIDTH)
+        return self.head
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a projection."""
-        self.projection = _linear_of(state["projection"])
-
-    def loss(self, z: Tensor, labels: Tensor, classes: list[int]) -> Tensor:
+    def __call__(self, features: Tensor, labels: Tensor) -> Tensor:
         """Supervised InfoNCE."""
-        loss: Tensor = self.info_nce(z, labels)
+        loss: Tensor = self.info_nce(project(self.head, features), labels)
         return loss
 
 
 class CrossEntropyObjective(Objective):
-    """For comparison: cross-entropy of a linear classifier of the experience's own classes.
+    """For comparison: cross-entropy of a linear classifier of the experience's own classes."""
 
-    The classifier is new where the classes are, and the same while it is scored and tuned on.
-    """
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.classes: list[int] = []
 
-    def __init__(self, batch_size: int, view: View, seed: int, forward: Forward) -> None:
-        super().__init__(batch_size, view, seed, forward)
-        self.classifier: nn.Linear | None = None
-        self._classes: list[int] = []
+    def prepare(self, features: Tensor, classes: list[int]) -> nn.Linear:
+        """A classifier, new where the classes are."""
+        if self.head is None or self.classes != classes:
+            self.head = self._linear(features, len(classes), 1, *classes)
+            self.classes = classes
+        return self.head
 
-    def head_for(self, example: Tensor, classes: list[int]) -> nn.Linear:
-        """A classifier of these classes."""
-        if self.classifier is None or self._classes != classes:
-            self.classifier = self._linear(example, len(classes), 1, *classes)
-            self._classes = classes
-        return self.classifier
+    def __call__(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy over both views."""
+        classes = torch.tensor(self.classes, device=labels.device)
+        targets = torch.searchsorted(classes, labels)
+        return F.cross_entropy(project(self.head, features), targets.repeat(2))
 
     def state_dict(self) -> dict[str, Any]:
         """The classifier and its classes."""
-        classifier = None if self.classifier is None else self.classifier.state_dict()
-        return {"classifier": classifier, "classes": self._classes}
+        return {**super().state_dict(), "classes": self.classes}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a classifier and its classes."""
-        self.classifier, self._classes = _linear_of(state["classifier"]), [*state["classes"]]
+        super().load_state_dict(state)
+        self.classes = [*state["classes"]]
 
-    def loss(self, z: Tensor, labels: Tensor, classes: list[int]) -> Tensor:
-        """Mean cross-entropy over both views."""
-        targets = torch.searchsorted(torch.tensor(classes, device=labels.device), labels)
-        return F.cross_entropy(z, targets.repeat(2))
+
+def project(head: nn.Linear | None, features: Tensor) -> Tensor:
+    """Outputs of the head in its own precision."""
+    if head is None:
+        raise RuntimeError("Call `prepare` first.")
+    outputs: Tensor = head(features.to(head.weight.dtype))
+    return outputs

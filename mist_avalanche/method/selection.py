@@ -1,25 +1,22 @@
-"""Which entries of the backbone may move (pure)."""
+"""Which entries of the backbone may move: the selection of an experience, and those before it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .entries import Entries
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+Masks = dict[str, Tensor]  # by parameter name, bool tensors of its shape
 
 
 def top_entries(scores: Tensor, rate: float) -> Tensor:
-    """The entries at or above the (1 - rate) quantile of the scores, without its ties.
+    """Entries at or above the (1 - rate) quantile of the scores, without its ties.
 
     That is ⌊rate (n - 1)⌋ + 1 of n entries: all for rate 1, the single maximum for rate 0. Equal
-    scores never make it more, and an entry without any sensitivity is not selected.
+    scores never make it more, and an entry with a score of zero is not selected.
 
     Args:
         scores: any shape, not negative.
@@ -30,23 +27,27 @@ def top_entries(scores: Tensor, rate: float) -> Tensor:
     """
     if rate >= 1:
         return torch.ones_like(scores, dtype=torch.bool)
-    flat = scores.flatten()
-    # The guard keeps 0.1 * 30 from falling below 3 by a rounding error.
-    k = min(len(flat), math.floor(rate * (len(flat) - 1) + 1e-9) + 1)
-    mask = torch.zeros_like(flat, dtype=torch.bool)
-    mask[flat.topk(k, sorted=False).indices] = True
-    return (mask & (flat > 0)).view_as(scores)
+    n = scores.numel()
+    k = math.floor(rate * (n - 1) + 1e-9) + 1  # 0.1 * 30 must not fall below 3 by rounding
+    return _largest(scores.flatten(), min(n, k)).view_as(scores)
+
+
+def _largest(scores: Tensor, k: int) -> Tensor:
+    """Bool (n,) of the k largest scores (n,) that are not zero."""
+    mask = torch.zeros_like(scores, dtype=torch.bool)
+    mask[scores.topk(k, sorted=False).indices] = True
+    return mask & (scores > 0)
 
 
 def rate_within_budget(sizes: Mapping[str, int], always: Collection[str], budget: float) -> float:
     """The rate per tensor at which the whole selection stays within ``budget`` of all entries.
 
-    Solves N_always + Σ_t (rate (n_t - 1) + 1) = budget · N over the other tensors t. It may be
-    negative: then not even the always-selected entries and one entry a tensor fit.
+    Solves N_always + Σ_t (rate (n_t - 1) + 1) = budget · N over the other tensors t. A negative
+    rate means that not even the always-selected entries and one entry per tensor fit.
     """
     others = [n for name, n in sizes.items() if name not in always]
-    room = budget * sum(sizes.values()) - sum(sizes.values()) + sum(others) - len(others)
-    movable = sum(others) - len(others)
+    total, movable = sum(sizes.values()), sum(others) - len(others)
+    room = budget * total - (total - sum(others)) - len(others)
     if movable <= 0:
         return 1.0 if room >= 0 else -1.0
     return min(1.0, room / movable)
@@ -63,14 +64,14 @@ def select(
     """Select the most sensitive entries.
 
     Args:
-        scores: name to scores.
-        select_rate: share of entries that may move. 1 selects everything.
-        always: names selected whole (biases, scales of normalisations).
-        within_budget: the share bounds the whole selection, always-selected entries included; where
-            they alone would exceed it, they compete like all others. False applies the rate to
-            every other tensor and adds ``always`` on top, as the reference code does.
+        scores: scores by parameter name.
+        select_rate: share of entries that may move; 1 selects everything.
+        always: names of parameters that are selected whole (biases, normalisation weights).
+        within_budget: whether the share bounds the whole selection, always-selected entries
+            included; where those alone exceed it, they are ranked like all others. False applies
+            the rate to every other tensor and adds ``always`` on top, as the published code does.
         ranking: ``"per_tensor"``: the same share of every tensor; ``"global"``: the highest scores
-            of all tensors together, the same number in all.
+            of all tensors together.
     """
     always = frozenset(always) & scores.keys()
     rate = select_rate
@@ -78,34 +79,28 @@ def select(
         sizes = {name: score.numel() for name, score in scores.items()}
         rate = rate_within_budget(sizes, always, select_rate)
         if rate < 0:
-            always = frozenset()
-            return Selection(_top_overall(scores, select_rate), always)
+            return Selection(_top_overall(scores, select_rate))
     others = {name: score for name, score in scores.items() if name not in always}
     if ranking == "global" and others:
         tops = _top_overall(others, rate)
     else:
         tops = {name: top_entries(score, rate) for name, score in others.items()}
-    masks = {
-        name: torch.ones_like(score, dtype=torch.bool) if name in always else tops[name]
-        for name, score in scores.items()
-    }
-    return Selection(masks, always)
+    whole = {name: torch.ones_like(scores[name], dtype=torch.bool) for name in always}
+    return Selection({name: (whole | tops)[name] for name in scores}, always)
 
 
-def _top_overall(scores: Mapping[str, Tensor], rate: float) -> dict[str, Tensor]:
+def _top_overall(scores: Mapping[str, Tensor], rate: float) -> Masks:
     """At most ``rate`` of all entries together, ranked over all tensors."""
     flat = torch.cat([score.flatten() for score in scores.values()])
-    k = math.floor(rate * len(flat))
-    mask = torch.zeros_like(flat, dtype=torch.bool)
-    mask[flat.topk(k, sorted=False).indices] = True
-    parts = torch.split(mask & (flat > 0), [score.numel() for score in scores.values()])
+    mask = _largest(flat, math.floor(rate * len(flat)))
+    parts = mask.split([score.numel() for score in scores.values()])
     return {
         name: part.view_as(score) for part, (name, score) in zip(parts, scores.items(), strict=True)
     }
 
 
 def random_scores(scores: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Uniform draws in place of the scores, never zero: what a random selection is made from."""
+    """Uniform draws in place of the scores, never zero, for a random selection."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.rand(score.shape, generator=generator).to(score.device) + 1e-3
@@ -114,7 +109,7 @@ def random_scores(scores: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
 
 
 class LayerShare(NamedTuple):
-    """One parameter's part in a selection: entries selected and in all."""
+    """One parameter's part of a selection: entries selected and in total."""
 
     name: str
     selected: int
@@ -126,44 +121,23 @@ class Selection:
     """Entries of the backbone that may move.
 
     Args:
-        masks: parameter name to bool tensor, True where the entry may move.
-        always: names that were selected whole whatever their scores.
-
-    Attributes:
-        entries: name to the selected entries, 4 bytes each.
-        always: as given.
+        masks: by parameter name, bool tensors of its shape, True where an entry may move.
+        always: names that were selected whole, whatever their scores.
     """
 
-    def __init__(self, masks: Mapping[str, Tensor], always: frozenset[str] = frozenset()) -> None:
-        self.entries = {name: Entries.of(mask) for name, mask in masks.items()}
-        self.always = always
-
-    def state_dict(self) -> dict[str, Any]:
-        """Entries by name, and which names were selected whole."""
-        entries = {name: entries.state_dict() for name, entries in self.entries.items()}
-        return {"entries": entries, "always": sorted(self.always)}
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> Selection:
-        """The selection of a :meth:`state_dict`."""
-        made = cls({}, frozenset(state["always"]))
-        made.entries = {k: Entries.from_state_dict(v) for k, v in state["entries"].items()}
-        return made
-
-    @property
-    def masks(self) -> dict[str, Tensor]:
-        """Parameter name to bool tensor, True where the entry may move; made anew at each call."""
-        return {name: entries.mask() for name, entries in self.entries.items()}
+    def __init__(self, masks: Mapping[str, Tensor], always: Collection[str] = ()) -> None:
+        self.masks: Masks = dict(masks)
+        self.always = frozenset(always)
 
     @property
     def selected(self) -> int:
         """Number of selected entries."""
-        return sum(map(len, self.entries.values()))
+        return sum(int(mask.sum()) for mask in self.masks.values())
 
     @property
     def total(self) -> int:
         """Number of backbone entries."""
-        return sum(entries.shape.numel() for entries in self.entries.values())
+        return sum(mask.numel() for mask in self.masks.values())
 
     @property
     def fraction(self) -> float:
@@ -171,34 +145,77 @@ class Selection:
         return self.selected / self.total
 
     def overlap(self, other: Selection) -> float:
-        """The share of these entries that another selection has too."""
-        both = sum(
-            int((entries.mask() & other.entries[name].mask()).sum())
-            for name, entries in self.entries.items()
-            if name in other.entries and other.entries[name].shape == entries.shape
-        )
-        return both / max(1, self.selected)
-
-    def plot(self, title: str = "") -> Figure:
-        """The shares as a picture (matplotlib), by block of the backbone and by kind of tensor."""
-        from .layers_figure import selection_figure
-
-        return selection_figure(self.rows(), title)
+        """Share of these entries that another selection of the same backbone has too."""
+        both = (mask & other.masks[name] for name, mask in self.masks.items())
+        return sum(int(mask.sum()) for mask in both) / max(1, self.selected)
 
     def rows(self) -> list[LayerShare]:
         """The share of every parameter, in the model's order."""
         return [
-            LayerShare(name, len(entries), entries.shape.numel(), name in self.always)
-            for name, entries in self.entries.items()
+            LayerShare(name, int(mask.sum()), mask.numel(), name in self.always)
+            for name, mask in self.masks.items()
         ]
 
     def table(self) -> str:
-        """The shares as text, a line a parameter and the sum."""
+        """The shares as text, one line per parameter and the sum."""
         return share_table(self.rows())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks, and the names that were selected whole."""
+        return {"masks": self.masks, "always": sorted(self.always)}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Selection:
+        """The selection of a :meth:`state_dict`."""
+        return cls(state["masks"], state["always"])
+
+
+class SelectionHistory:
+    """How often each entry was selected in earlier experiences, and which are protected for good.
+
+    Tensors that are always selected take part in neither, as in the published code.
+
+    Attributes:
+        counts: by name, the number (uint8) of earlier selections of every entry.
+        protected: by name, the entries (bool) that move no more.
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Tensor] = {}
+        self.protected: Masks = {}
+
+    def record(self, selection: Selection) -> None:
+        """Count a selection that a new one replaces."""
+        for name in selection.masks.keys() - selection.always:
+            mask = selection.masks[name].to(torch.uint8)
+            self.counts[name] = self.counts[name] + mask if name in self.counts else mask
+
+    def protect(self, masks: Mapping[str, Tensor]) -> None:
+        """Freeze entries for good."""
+        for name, mask in masks.items():
+            self.protected[name] = mask | self.protected[name] if name in self.protected else mask
+
+    def movable(self, selection: Selection) -> Masks:
+        """What is selected and not protected."""
+        return {
+            name: mask & ~self.protected[name] if name in self.protected else mask
+            for name, mask in selection.masks.items()
+        }
+
+    def scales(self, factor: float) -> dict[str, Tensor]:
+        """By name, ``factor`` to the number of earlier selections: what gradients are scaled by."""
+        if factor == 1:
+            return {}
+        return {name: factor ** counts.float() for name, counts in self.counts.items()}
+
+
+def most_sensitive(scores: Mapping[str, Tensor], rate: float, always: Collection[str]) -> Masks:
+    """The ``rate`` most sensitive entries of each tensor, at least one; none of ``always``."""
+    return {n: top_entries(score, rate) for n, score in scores.items() if n not in always}
 
 
 def share_table(rows: Sequence[LayerShare], what: str = "selected") -> str:
-    """Shares as text, a line a parameter and the sum; ``what`` heads the entries that count."""
+    """Shares as text, one line per parameter and the sum; ``what`` is the head of the counts."""
     width = max([9, *(len(row.name) for row in rows)])
     lines = [f"{'parameter':<{width}}  {what:>10}  {'of':>10}  {'share':>7}"]
     lines += [

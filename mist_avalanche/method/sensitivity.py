@@ -1,4 +1,4 @@
-"""How sensitive each weight is to an objective (pure; section 3 of the paper)."""
+"""How sensitive each weight is to an objective (section 3 of the paper)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .._support.distributed import sum_over_processes
-from .gradients import gradients_of
-
 Batch = TypeVar("Batch")
+Transform = Callable[[Tensor], Tensor]
 
 
 def fisher_scores(
@@ -23,21 +21,21 @@ def fisher_scores(
 ) -> dict[str, Tensor]:
     """F_i = mean over mini-batches of (∂L/∂θ_i)², with the gradient of the batch's loss.
 
-    Nothing is changed: gradients are returned by autograd and never stored in ``.grad``.
+    Nothing is changed: autograd returns the gradients and never stores them in ``.grad``.
 
     Args:
         loss_of: scalar loss of one batch.
         batches: one pass over the data.
         parameters: leaf tensors by name.
-        protected: entries (bool, shaped as the parameter) whose score is zero.
+        protected: by name, entries (bool, shaped as the parameter) whose score is zero.
 
     Returns:
-        Name to scores, each shaped as its parameter, in float32 or better. A parameter that the
-        loss does not depend on is left out: it does not feed the objective.
+        Scores by name, each shaped as its parameter, in float32 or better. A parameter that the
+        loss does not depend on is left out.
 
     Raises:
         ValueError: there is no batch, or no parameter that the loss depends on.
-        FloatingPointError: a loss that is not finite; the message counts the batches.
+        FloatingPointError: a loss is not finite; the message names the batch.
     """
     return _protect(_mean_over_batches(loss_of, batches, parameters, torch.square), protected)
 
@@ -57,32 +55,24 @@ def _mean_over_batches(
     loss_of: Callable[[Batch], Tensor],
     batches: Iterable[Batch],
     parameters: Mapping[str, Tensor],
-    term: Callable[[Tensor], Tensor],
+    transform: Transform,
 ) -> dict[str, Tensor]:
-    """Mean of ``term`` of every gradient."""
-    names, leaves = list(parameters), list(parameters.values())
+    """Mean of ``transform`` of every gradient."""
     totals: dict[str, Tensor] = {}
     losses: list[Tensor] = []  # read at the end: reading makes a GPU wait
     for batch in batches:
         loss = loss_of(batch)
-        gradients = gradients_of(loss, leaves)
-        for name, gradient in zip(names, gradients, strict=True):
-            if gradient is None:
-                continue
-            dtype = torch.promote_types(gradient.dtype, torch.float32)
-            value = term(sum_over_processes(gradient.detach().to(dtype)))
-            if name in totals:
-                totals[name] += value
-            else:
-                totals[name] = value
+        gradients = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
+        for name, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                dtype = torch.promote_types(gradient.dtype, torch.float32)
+                value = transform(gradient.detach().to(dtype))
+                totals[name] = totals[name] + value if name in totals else value
         losses.append(loss.detach())
     if not losses:
         raise ValueError("There is no batch of at least two images to score on.")
     if not totals:
-        raise ValueError(
-            "The loss depends on none of the parameters: there is nothing to tune. Where the model "
-            "uses gradient checkpointing, give it use_reentrant=False."
-        )
+        raise ValueError("The loss depends on none of the parameters: there is nothing to tune.")
     for i, value in enumerate(torch.stack(losses).tolist()):
         if not math.isfinite(value):
             raise FloatingPointError(
@@ -96,7 +86,6 @@ def _protect(
     scores: dict[str, Tensor], protected: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
     """Zero where an entry is protected."""
-    for name, score in scores.items():
-        if protected and name in protected and protected[name].shape == score.shape:
-            score.masked_fill_(protected[name], 0)
+    for name in scores.keys() & (protected or {}).keys():
+        scores[name].masked_fill_((protected or {})[name], 0)
     return scores

@@ -17,9 +17,10 @@ from timm.layers import HybridEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from .._support.checks import check_integer
+from ..utils import check_integer
 from .defaults import DEFAULTS, EMBEDDED
 
+EMBEDDED_WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
 _UNREADABLE = (
     SafetensorError,
     pickle.UnpicklingError,
@@ -31,34 +32,41 @@ _UNREADABLE = (
     OSError,
     EOFError,
 )
-EMBEDDED_WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
 
 
-def input_statistics(
-    backbone: str | nn.Module,
-) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and std of each channel that a backbone was pretrained with; None for [0, 1].
+def create_backbone(
+    name: str = EMBEDDED, weights: str | Path | None = None, *, image_size: int | None = None
+) -> nn.Module:
+    """A pretrained backbone without classifier, images (B, 3, H, H) to features (B, D).
 
     Args:
-        backbone: a name of :func:`create_backbone`, or a model of timm.
+        name: ``"embedded"`` or any name of ``timm.list_models()``. ``vit_base_patch16_224`` means
+            the paper's ``vit_base_patch16_224.augreg_in21k``.
+        weights: a file with the backbone's weights, for machines that cannot reach timm's hub:
+            .npz, .pth or .safetensors (``"embedded"``: .safetensors); None for the pretrained ones.
+        image_size: H; None for that of the pretraining. Position embeddings of a ViT are resampled
+            by timm, which costs accuracy; MIST restores part of it.
 
     Raises:
-        ValueError: nothing is known of it.
+        FileNotFoundError: ``weights`` does not exist.
+        ValueError: timm does not know the name, the file is not of these kinds, or the backbone
+            has no such size.
+        OSError: timm's hub is out of reach, or has no such weights.
     """
-    if backbone == EMBEDDED:
-        return None
-    if isinstance(backbone, str):
-        name = _timm_name(backbone)
-        config: Any = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    timm_name, size = check_backbone(name, weights, image_size)
+    model: nn.Module
+    if timm_name is None:
+        model, file = tiny_vit(), Path(weights or EMBEDDED_WEIGHTS)
+        try:
+            model.load_state_dict(load_file(file))
+        except _UNREADABLE as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{file} holds no weights of 'embedded' ({reason}).") from error
+    elif weights is None:
+        model = _from_hub(timm_name, size)
     else:
-        config = getattr(backbone, "pretrained_cfg", None)
-    if not config:
-        raise ValueError(
-            f"No mean and std are known for {str(backbone)[:60]}. Give a name or a model of timm, "
-            "or normalize=(mean, std)."
-        )
-    values = config if isinstance(config, dict) else vars(config)
-    return tuple(values["mean"]), tuple(values["std"])
+        model = _from_file(timm_name, Path(weights), size)
+    return model
 
 
 def tiny_vit(num_classes: int = 0) -> VisionTransformer:
@@ -88,39 +96,31 @@ def tiny_vit(num_classes: int = 0) -> VisionTransformer:
     )
 
 
-def create_backbone(
-    name: str = EMBEDDED, weights: str | Path | None = None, *, image_size: int | None = None
-) -> nn.Module:
-    """A pretrained backbone without classifier, images (B, 3, H, H) to features (B, D).
+def input_statistics(
+    backbone: str | nn.Module,
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std per channel that a backbone was pretrained with; None for images in [0, 1].
 
     Args:
-        name: ``"embedded"`` or any name of ``timm.list_models()``. ``vit_base_patch16_224`` means
-            the paper's ``vit_base_patch16_224.augreg_in21k``.
-        weights: a file with the backbone's weights for machines that do not reach timm's hub:
-            .npz, .pth or .safetensors, of ``"embedded"`` .safetensors; None takes the pretrained
-            ones.
-        image_size: H; None for that of the pretraining. The position embeddings of a ViT are
-            resampled, as timm does it. That costs accuracy; MIST gives part of it back.
+        backbone: a name of :func:`create_backbone`, or a model of timm.
 
     Raises:
-        FileNotFoundError: ``weights`` does not exist.
-        ValueError: timm does not know the name, the file is not of these kinds, or the backbone
-            has no such size.
-        OSError: timm's hub is out of reach, or has no such weights.
+        ValueError: they are not known.
     """
-    timm_name, size = check_backbone(name, weights, image_size)
-    if timm_name is None:
-        model = tiny_vit()
-        file = Path(weights or EMBEDDED_WEIGHTS)
-        try:
-            model.load_state_dict(load_file(file))
-        except _UNREADABLE as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{file} holds no weights of 'embedded' ({reason}).") from error
-        return _module(model)
-    if weights is None:
-        return _module(_from_hub(timm_name, size))
-    return _module(_from_file(timm_name, Path(weights), size))
+    if backbone == EMBEDDED:
+        return None
+    if isinstance(backbone, str):
+        name = _timm_name(backbone)
+        config: Any = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    else:
+        config = getattr(backbone, "pretrained_cfg", None)
+    if not config:
+        raise ValueError(
+            f"No mean and std are known for {str(backbone)[:60]}. Give a name or a model of timm, "
+            "or normalize=(mean, std)."
+        )
+    values = config if isinstance(config, dict) else vars(config)
+    return tuple(values["mean"]), tuple(values["std"])
 
 
 def check_backbone(
@@ -130,7 +130,7 @@ def check_backbone(
 
     Raises:
         FileNotFoundError: as :func:`create_backbone`, before anything is fetched or read.
-        ValueError: the same.
+        ValueError: likewise.
     """
     if weights is not None and not Path(weights).is_file():
         raise FileNotFoundError(
@@ -152,13 +152,13 @@ def check_backbone(
 
 
 def _timm_name(name: str) -> str:
-    """Timm's name, with the tag of the pretraining where defaults say which."""
+    """Timm's name, with the tag of the pretraining where the defaults give one."""
     return (DEFAULTS[name].timm_name if name in DEFAULTS else None) or name
 
 
-@cache  # it makes a model, and a run is checked more than once
+@cache  # it makes a model, and several runs check the same
 def _size_argument(timm_name: str, image_size: int | None) -> dict[str, int]:
-    """Timm's argument for another size; none for the usual one, and for models that take any."""
+    """Timm's argument for another size; empty for the usual one, and for models that take any."""
     config = timm.get_pretrained_cfg(timm_name)
     usual = config.input_size[-1] if config else 224
     if image_size is None or image_size == usual or not (config and config.fixed_input_size):
@@ -170,8 +170,8 @@ def _size_argument(timm_name: str, image_size: int | None) -> dict[str, int]:
             raise ValueError("less than one patch")
     except (TypeError, AssertionError, ValueError) as error:
         raise ValueError(
-            f"{timm_name} cannot be made for {image_size} pixels ({str(error)[:120]}). Leave "
-            f"`image_size` away (--image-size) for {usual}, or use a multiple of its patches."
+            f"{timm_name} cannot be made for {image_size} pixels ({str(error)[:120]}). Omit "
+            f"`image_size` (--image-size) for {usual}, or use a multiple of its patches."
         ) from error
     return size
 
@@ -191,15 +191,14 @@ def _from_hub(timm_name: str, size: Mapping[str, int]) -> Any:
 def _from_file(timm_name: str, file: Path, size: Mapping[str, int]) -> Any:
     """Timm's model with the weights of a file."""
     try:
-        if file.suffix == ".npz":  # in the layout of JAX; timm asks for every tensor in it
-            overlay = {"file": str(file), "custom_load": True}
-            return _pretrained(timm_name, overlay, size)
+        if file.suffix == ".npz":  # in the layout of JAX; timm needs every tensor in it
+            return _pretrained(timm_name, {"file": str(file), "custom_load": True}, size)
         state = timm.models.load_state_dict(str(file), weights_only=True)
         model = _pretrained(timm_name, {"state_dict": dict(state)}, size)
-        # timm passes over what a file lacks: such a tensor does not follow a change of the file.
-        moved = {k: v + 1 if v.is_floating_point() else v for k, v in state.items()}
-        probe = _pretrained(timm_name, {"state_dict": moved}, size).state_dict()
-        lost = [k for k, v in model.state_dict().items() if v.ndim and torch.equal(v, probe[k])]
+        # timm ignores what a file lacks; such a tensor does not follow a change of the file
+        changed = {k: v + 1 if v.is_floating_point() else v for k, v in state.items()}
+        other = _pretrained(timm_name, {"state_dict": changed}, size).state_dict()
+        lost = [k for k, v in model.state_dict().items() if v.ndim and torch.equal(v, other[k])]
         if lost:
             raise KeyError(f"{len(lost)} tensors are missing, the first {lost[0]}")
     except _UNREADABLE as error:
@@ -212,14 +211,8 @@ def _from_file(timm_name: str, file: Path, size: Mapping[str, int]) -> Any:
 
 def _pretrained(timm_name: str, overlay: Mapping[str, Any], size: Mapping[str, int]) -> Any:
     """Timm's model with weights from elsewhere than its hub."""
-    there = {"pretrained_cfg_overlay": dict(overlay), **size}
+    source = {"pretrained_cfg_overlay": dict(overlay), **size}
     with torch.random.fork_rng(devices=[]):
-        model = timm.create_model(timm_name, pretrained=True, num_classes=0, **there)
+        model = timm.create_model(timm_name, pretrained=True, num_classes=0, **source)
     model.pretrained_cfg.pop("state_dict", None)
     return model
-
-
-def _module(model: Any) -> nn.Module:
-    """What timm, which is not typed, returns is a module."""
-    result: nn.Module = model
-    return result

@@ -1,10 +1,9 @@
-"""What goes with a backbone: the one place for defaults, by name or by family."""
+"""Defaults of a backbone, by its name or family: the one place for them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 EMBEDDED = "embedded"
@@ -14,28 +13,26 @@ PRECISIONS = ("32", "bf16")  # of the computation
 
 @dataclass(frozen=True)
 class BackboneDefaults:
-    """What goes with a backbone.
+    """Settings that suit a backbone.
 
     Args:
-        timm_name: timm's name with the pinned pretraining tag; None when it is not timm's.
-        image_size: pixels a side of its inputs.
-        normalize: of its inputs, unless told otherwise: ``"pretrained"`` as it was pretrained, or
-            ``"published"`` as in the published runs.
-        mist: arguments of :class:`~mist_avalanche.MISTPlugin` that suit this backbone.
+        timm_name: timm's name with the pinned pretraining tag; None for the name itself.
+        image_size: pixels per side of its inputs.
+        normalize: of its inputs: ``"pretrained"`` as it was pretrained, or ``"published"`` as in
+            the published runs.
+        mist: arguments of :class:`~mist_avalanche.MISTPlugin`.
         mist_with_drift: those that differ where the strategy compensates drift.
         n_random_features: M of :class:`~mist_avalanche.strategies.RanPAC`.
-        strategies: other arguments that suit it, by the strategy's name.
+        strategies: other arguments, by the strategy's name.
     """
 
     timm_name: str | None = None
     image_size: int = 224
     normalize: str = "pretrained"
-    mist: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    mist_with_drift: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    mist: Mapping[str, Any] = field(default_factory=dict)
+    mist_with_drift: Mapping[str, Any] = field(default_factory=dict)
     n_random_features: int = 10000
-    strategies: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
+    strategies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def strategy_for(self, name: str) -> dict[str, Any]:
         """Arguments of one of our strategies."""
@@ -47,80 +44,69 @@ class BackboneDefaults:
         return {**self.mist, **(self.mist_with_drift if drift_compensation else {})}
 
 
-# MIST's of the embedded backbone are the best of a few learning rates and numbers of epochs on
-# glyphs of its pretraining, which no benchmark has (studies/performance/kinds_of_shift.py). Those of
-# its strategies are of held-out training images of SplitGlyphs, with the upright backbone of
-# docs/small-backbone.md. The paper's, for ViT-B/16, are MISTPlugin's own. RanPAC's M keeps away
-# from the number of training images: where both are equal, a small ridge fits them exactly and
-# predicts badly.
-DEFAULTS: Mapping[str, BackboneDefaults] = MappingProxyType(
-    {
-        EMBEDDED: BackboneDefaults(
-            image_size=32,
-            mist=MappingProxyType(
-                {
-                    "tune_on": "first",
-                    "lr": 1e-2,
-                    "tune_epochs": 60,
-                    "batch_size": 64,
-                    "view": {"flip": 0.0},  # mirrored letters are other letters
-                }
-            ),
-            mist_with_drift=MappingProxyType({"tune_on": "every"}),
-            n_random_features=5000,
-            strategies=MappingProxyType(
-                {
-                    "l2p": {"lr": 5e-3},
-                    "dualprompt": {"lr": 5e-3},
-                    "codaprompt": {
-                        **{"lr": 1e-2, "train_mb_size": 16, "train_epochs": 5},
-                        "per_experience": 4,  # of a width of 96
-                    },
-                    "aper": {"adapter": "vpt_deep"},
-                }
-            ),
-        ),
-        "vit_base_patch16_224": BackboneDefaults(
-            "vit_base_patch16_224.augreg_in21k", normalize="published"
-        ),
-    }
-)
-# pretrainings of the published runs, with images in [0, 1]; others are normalised as timm says
+# The paper's values, for ViT-B/16, are MISTPlugin's own. Those of the embedded backbone are the
+# best of a few learning rates and numbers of epochs on glyphs of its pretraining, which no
+# benchmark has (studies/performance/kinds_of_shift.py); those of its strategies come from held-out
+# training images of SplitGlyphs, with the upright backbone of docs/small-backbone.md. RanPAC's M
+# keeps away from the number of training images: where both are equal, a small ridge fits them
+# exactly and predicts badly.
+DEFAULTS: Mapping[str, BackboneDefaults] = {
+    EMBEDDED: BackboneDefaults(
+        image_size=32,
+        mist={
+            "tune_on": "first",
+            "lr": 1e-2,
+            "tune_epochs": 60,
+            "batch_size": 64,
+            "view": {"flip": 0.0},  # mirrored letters are other letters
+        },
+        mist_with_drift={"tune_on": "every"},
+        n_random_features=5000,
+        strategies={
+            "l2p": {"lr": 5e-3},
+            "dualprompt": {"lr": 5e-3},
+            "codaprompt": {
+                **{"lr": 1e-2, "train_mb_size": 16, "train_epochs": 5},
+                "per_experience": 4,  # of a width of 96
+            },
+            "aper": {"adapter": "vpt_deep"},
+        },
+    ),
+    "vit_base_patch16_224": BackboneDefaults(
+        "vit_base_patch16_224.augreg_in21k", normalize="published"
+    ),
+}
+# Pretrainings of the published runs, with images in [0, 1]; others are normalised as timm says.
 _PUBLISHED_TAGS = ("augreg_in21k", "augreg_in21k_ft_in1k", "augreg2_in21k_ft_in1k")
-# Families have names that start so. Learning rate, epochs and when to tune of DeiT-Tiny are the
-# highest that lose on none of four sets of images, on held-out training images of the first
-# experience (docs/evidence.md). The epochs of later experiences, where drift is compensated, are of
-# held-out training images of Stanford Cars. Those of its strategies are the best of a few on
-# held-out training images of CUB-200 at 128 pixels, but for what lost on those of Stanford Cars
-# (docs/tuned.md).
-FAMILIES: Mapping[str, BackboneDefaults] = MappingProxyType(
-    {
-        "deit_tiny": BackboneDefaults(
-            mist=MappingProxyType({"tune_on": "first", "lr": 3e-3, "tune_epochs": 10}),
-            mist_with_drift=MappingProxyType({"tune_on": "every", "later_epochs": 3}),
-            n_random_features=5000,
-            strategies=MappingProxyType(
-                {
-                    "l2p": {"lr": 2e-2, "train_epochs": 20},
-                    "dualprompt": {"lr": 5e-3, "train_epochs": 20},
-                    "codaprompt": {
-                        **{"lr": 5e-3, "train_mb_size": 32},
-                        "per_experience": 8,  # of a width of 192
-                    },
-                    "aper": {"adapter": "ssf"},
-                    "ease": {"lr": 0.1},
-                }
-            ),
-        )
-    }
-)
+# By the beginning of a name. Learning rate, epochs and `tune_on` of DeiT-Tiny are the highest that
+# lose on none of four sets of images, on held-out training images of the first experience
+# (docs/evidence.md). `later_epochs`, with drift compensation, comes from held-out training images
+# of Stanford Cars. Those of its strategies are the best of a few on held-out training images of
+# CUB-200 at 128 pixels, except what lost on those of Stanford Cars (docs/tuned.md).
+FAMILIES: Mapping[str, BackboneDefaults] = {
+    "deit_tiny": BackboneDefaults(
+        mist={"tune_on": "first", "lr": 3e-3, "tune_epochs": 10},
+        mist_with_drift={"tune_on": "every", "later_epochs": 3},
+        n_random_features=5000,
+        strategies={
+            "l2p": {"lr": 2e-2, "train_epochs": 20},
+            "dualprompt": {"lr": 5e-3, "train_epochs": 20},
+            "codaprompt": {
+                **{"lr": 5e-3, "train_mb_size": 32},
+                "per_experience": 8,  # of a width of 192
+            },
+            "aper": {"adapter": "ssf"},
+            "ease": {"lr": 0.1},
+        },
+    )
+}
 
 
 def backbone_defaults(name: str) -> BackboneDefaults:
     """Defaults for a backbone's name.
 
-    A name without an entry of its own, or of its family, gets the paper's, and the size that timm
-    knows.
+    A name without an entry of its own or of its family gets the paper's values, and the image size
+    that timm knows.
     """
     if entry := DEFAULTS.get(name):
         return entry
@@ -128,11 +114,11 @@ def backbone_defaults(name: str) -> BackboneDefaults:
     if tag in _PUBLISHED_TAGS and base in DEFAULTS:
         return DEFAULTS[base]
     family = next((entry for prefix, entry in FAMILIES.items() if name.startswith(prefix)), None)
-    return replace(family or BackboneDefaults(), image_size=_size_of(name))
+    return replace(family or BackboneDefaults(), image_size=_image_size(name))
 
 
-def _size_of(name: str) -> int:
-    """Pixels a side that a model of timm was pretrained with."""
+def _image_size(name: str) -> int:
+    """Pixels per side that a model of timm was pretrained with."""
     import timm  # not above: the command's options need this file
 
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None

@@ -13,20 +13,6 @@ from torch import Tensor
 from .ridge import choose_ridge, solve_ridge, sums
 
 
-def rotations_and_flips(x: Tensor) -> list[Tensor]:
-    """Images (B, C, H, W) turned and mirrored: 8 views of squares, 4 of others.
-
-    Images of the classes at hand are few and alike. These show the map more of the feature space,
-    where classes may lie that are not at hand (``studies/performance/drift_maps.py`` measures it).
-    Inputs that are no images come back as they are.
-    """
-    if x.ndim != 4:
-        return [x]
-    quarters = range(4) if x.shape[2] == x.shape[3] else (0, 2)
-    turns = [x.rot90(k, (2, 3)) for k in quarters]
-    return [*turns, *(turn.flip(3) for turn in turns)]
-
-
 @dataclass(frozen=True)
 class AffineMap:
     """x ↦ x W + b.
@@ -40,12 +26,12 @@ class AffineMap:
     bias: Tensor
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Moved features (n, D), in the dtype that came."""
+        """Moved features (n, D), in their own dtype."""
         moved: Tensor = features.to(self.weight.dtype) @ self.weight + self.bias
         return moved.to(features.dtype)
 
     def of_sums(self, totals: Tensor, counts: Tensor) -> Tensor:
-        """Sums (C, D) of ``counts`` (C,) features each, moved: W and b commute with sums."""
+        """Moved sums (C, D) of ``counts`` (C,) features each: Σ(x W + b) = (Σx) W + n b."""
         return totals @ self.weight + counts.unsqueeze(1).to(totals.dtype) * self.bias
 
 
@@ -53,8 +39,8 @@ def fit_drift(before: Tensor, after: Tensor, generator: torch.Generator | None =
     """The affine map from features before tuning to those after it, of the same images.
 
     Ridge regression of the displacement ``after - before`` on the centred ``before``; the ridge is
-    the candidate with the least error on the last 20 % of the shuffled images. A large one leaves a
-    shift by the mean displacement, so that little data never means a wild map.
+    the candidate with the least error on the last 20 % of the shuffled images. A large one leaves
+    the mean displacement alone, so that little data never gives a wild map.
 
     Args:
         before: (n, V, D), V views of each of n images.
@@ -62,7 +48,7 @@ def fit_drift(before: Tensor, after: Tensor, generator: torch.Generator | None =
         generator: of the split, on the CPU.
 
     Raises:
-        ValueError: the shapes differ, or are others.
+        ValueError: the shapes differ or are not of this form.
     """
     if before.shape != after.shape or before.ndim != 3:
         raise ValueError(
@@ -72,15 +58,23 @@ def fit_drift(before: Tensor, after: Tensor, generator: torch.Generator | None =
     old, new = (f[order].flatten(0, 1).to(torch.float64) for f in (before, after))  # (n V, D)
     mean, shift = old.mean(0), (new - old).mean(0)
     centred, displacement = old - mean, new - old - shift
-    width = old.shape[1]
-    weight = torch.eye(width, dtype=torch.float64, device=old.device)
+    weight = torch.eye(old.shape[1], dtype=torch.float64, device=old.device)
     if len(old) >= 2:
-        ridge = choose_ridge(_columns, width, centred, displacement)
-        weight = weight + solve_ridge(
-            *sums(_columns, width, centred, displacement, torch.float64), ridge
-        )
+        problem = (lambda x: x), old.shape[1], centred, displacement  # H is the features
+        ridge = choose_ridge(*problem)
+        weight = weight + solve_ridge(*sums(*problem), ridge)
     return AffineMap(weight, mean + shift - mean @ weight)
 
 
-def _columns(features: Tensor, columns: slice) -> Tensor:
-    return features[:, columns]
+def rotations_and_flips(x: Tensor) -> list[Tensor]:
+    """Images (B, C, H, W) rotated and mirrored: 8 views of squares, 4 of other rectangles.
+
+    Images of the classes at hand are few and alike. These views show the map more of the feature
+    space, where earlier classes may lie (``studies/performance/drift_maps.py`` measures it).
+    Inputs that are not images come back as they are.
+    """
+    if x.ndim != 4:
+        return [x]
+    quarters = range(4) if x.shape[2] == x.shape[3] else (0, 2)
+    rotated = [x.rot90(k, (2, 3)) for k in quarters]
+    return [*rotated, *(view.flip(3) for view in rotated)]

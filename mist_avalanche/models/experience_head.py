@@ -1,4 +1,4 @@
-"""A linear classifier of which only an experience's classes train, and that can be aligned."""
+"""SLCA's linear classifier, of which an experience trains the rows of its own classes."""
 
 from __future__ import annotations
 
@@ -6,119 +6,98 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from avalanche.models import DynamicModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .heads import UNSEEN
-from .linear_head import GrowingLinear
+from ..utils import classes_of
+from .backbone_with_head import UNSEEN
 
 STD = 0.02
 
 
-class ExperienceLinear(GrowingLinear):
-    """logits = f Wᵀ + b, of which an experience trains the rows of its own classes.
+class ExperienceLinear(DynamicModule):
+    """logits = f Wᵀ + b, with rows that are trained once and then only aligned.
 
-    New rows start from a normal distribution of standard deviation 0.02, cut at ±2, with biases
-    of 0. While an experience trains, its rows are a layer of their own, :attr:`part`, so that no
-    optimizer, weight decay or momentum reaches the others. Once it is over, an alignment may train
-    all rows for evaluation; :meth:`recall` puts them back to where they were. The width D is
-    that of :meth:`widen`, before the first class, or of a loaded state.
+    While an experience is trained, its rows are a layer of their own, so that no optimizer, weight
+    decay or momentum reaches the others. New rows start from N(0, 0.02²) with biases of 0.
+    Evaluation uses a copy of all rows, which an alignment may change; the next experience goes on
+    from the rows themselves.
 
     Attributes:
-        part: an ``nn.Linear`` of the rows that train; None between experiences.
-        before_weight, before_bias: (C, D) and (C,) before the alignment; empty where there was
-            none.
+        seen: (C,) True for classes that were trained.
+        weight, bias: W (C, D) and b (C,), without alignment.
+        aligned_weight, aligned_bias: those of evaluation.
+        part: the rows that are trained; None between experiences.
     """
 
-    before_weight: Tensor
-    before_bias: Tensor
+    seen: Tensor
+    weight: Tensor
+    bias: Tensor
+    aligned_weight: Tensor
+    aligned_bias: Tensor
 
     def __init__(self) -> None:
-        super().__init__(1, STD)
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(0, dtype=torch.bool))
+        for prefix in ("", "aligned_"):
+            self.register_buffer(f"{prefix}weight", torch.zeros(0, 0))
+            self.register_buffer(f"{prefix}bias", torch.zeros(0))
         self.part: nn.Linear | None = None
-        self.register_buffer("before_weight", torch.zeros(0, 1))
-        self.register_buffer("before_bias", torch.zeros(0))
-        self._own: list[int] = []
+        self._classes: list[int] = []  # of the part
 
-    def _start(self, linear: nn.Linear, first: int) -> None:
-        nn.init.trunc_normal_(linear.weight[first:], std=STD)
-        nn.init.zeros_(linear.bias[first:])
-
-    def widen(self, n_features: int) -> None:
-        """Take features of width D, while there is no class yet."""
-        if not self.active_units.any() and n_features != self.classifier.in_features:
-            rows = self.classifier
-            self.classifier = nn.Linear(n_features, rows.out_features).to(rows.weight)
-            with torch.no_grad():
-                self._start(self.classifier, 0)
+    def adaptation(self, experience: Any) -> None:
+        """Avalanche's hook: room for the labels of an experience, in training and evaluation."""
+        more = max(classes_of(experience), default=-1) + 1 - len(self.seen)
+        for name, rows in self.named_buffers(recurse=False):
+            padding = (0, 0, 0, max(0, more)) if rows.ndim == 2 else (0, max(0, more))
+            setattr(self, name, F.pad(rows, padding))
 
     @torch.no_grad()
-    def begin(self, classes: Sequence[int]) -> None:
-        """Let the rows of some classes train, which there are already."""
-        self.end()
-        rows = self.classifier
-        self.part = nn.Linear(rows.in_features, len(classes)).to(rows.weight)
-        self._own = list(classes)
-        self.part.weight.copy_(rows.weight[self._own])
-        self.part.bias.copy_(rows.bias[self._own])
+    def begin(self, classes: Sequence[int], features: Tensor) -> None:
+        """Let the rows of some classes be trained.
 
-    def go_on(self, classes: Sequence[int]) -> None:
-        """Of which classes the rows are that train, where a loaded state has such."""
-        if self.part is not None:
-            self._own = list(classes)
+        Args:
+            classes: labels that there is room for.
+            features: (B, D), of which the rows take width, dtype and device.
+        """
+        if not self.weight.shape[1]:
+            self.weight = features.new_zeros(len(self.seen), features.shape[1])
+            self.bias = features.new_zeros(len(self.seen))
+        self._classes = [*classes]
+        self.part = nn.Linear(self.weight.shape[1], len(classes)).to(self.weight)
+        nn.init.trunc_normal_(self.part.weight, std=STD)
+        nn.init.zeros_(self.part.bias)
+        comes_back = self.seen[self._classes]
+        self.part.weight[comes_back] = self.weight[self._classes][comes_back]
+        self.part.bias[comes_back] = self.bias[self._classes][comes_back]
 
     @torch.no_grad()
     def end(self) -> None:
-        """Put the rows that have trained to the others."""
+        """The rows are trained; evaluation uses them and all others as they are."""
         if self.part is not None:
-            self.classifier.weight[self._own] = self.part.weight
-            self.classifier.bias[self._own] = self.part.bias
-            self.part, self._own = None, []
-
-    @torch.no_grad()
-    def remember(self) -> None:
-        """Keep the rows as they are, for :meth:`recall`."""
-        self.before_weight = self.classifier.weight.detach().clone()
-        self.before_bias = self.classifier.bias.detach().clone()
-
-    @torch.no_grad()
-    def recall(self) -> None:
-        """Put the rows back to where they were at :meth:`remember`, if there was one."""
-        n = len(self.before_weight)
-        if n:
-            self.classifier.weight[:n] = self.before_weight
-            self.classifier.bias[:n] = self.before_bias
-            self.before_weight, self.before_bias = self.before_weight[:0], self.before_bias[:0]
+            self.weight[self._classes], self.bias[self._classes] = self.part.weight, self.part.bias
+            self.seen[self._classes] = True
+            self.part = None
+        self.aligned_weight, self.aligned_bias = self.weight.clone(), self.bias.clone()
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Logits (B, C) of features (B, D); -1000 for classes without data."""
-        if not self.active_units.any():  # D may not be known yet
-            return x.new_full((len(x), max(self._room, len(self.active_units))), UNSEEN)
-        if self.part is None:
-            return super().forward(x)
-        rows = self.classifier
-        logits = F.linear(x, rows.weight.detach(), rows.bias.detach())
-        logits = logits.masked_fill(self.active_units == 0, UNSEEN)
-        own = torch.tensor(self._own, device=x.device)
-        logits = logits.index_copy(1, own, self.part(x))
-        more = self._room - logits.shape[1]
-        return F.pad(logits, (0, more), value=UNSEEN) if more > 0 else logits
+        """Logits (B, C) of features (B, D); -1000 for classes that were never trained."""
+        logits = x.new_full((len(x), len(self.seen)), UNSEEN)
+        if self.seen.any():
+            known = F.linear(x, self.aligned_weight, self.aligned_bias)
+            logits = torch.where(self.seen, known, logits)
+        if self.part is not None:
+            classes = torch.tensor(self._classes, device=x.device)
+            logits = logits.index_copy(1, classes, self.part(x))
+        return logits
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """The width and rows that the state has, and an alignment or rows that train if it does."""
-        weight = state_dict.get(f"{prefix}classifier.weight")
-        if weight is not None and weight.shape != self.classifier.weight.shape:
-            self.classifier = nn.Linear(*reversed(weight.shape)).to(self.classifier.weight)
-            self.active_units = self.active_units.new_zeros(len(weight))
-        part = state_dict.get(f"{prefix}part.weight")
-        if weight is not None:  # else the state is of other parts of a model
-            self.part = None
-        if part is not None:
-            self.part = nn.Linear(*reversed(part.shape)).to(self.classifier.weight)
-        for name in ("before_weight", "before_bias"):
+        """Buffers of the size and dtype that were saved, for torch to fill in."""
+        for name, rows in self.named_buffers(recurse=False):
             saved = state_dict.get(prefix + name)
             if saved is not None:
-                setattr(self, name, getattr(self, name).new_zeros(saved.shape))
+                setattr(self, name, torch.zeros_like(saved, device=rows.device))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -10,25 +10,28 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .._support.checks import check_choice, check_integer
-from .._support.progress import images_pass
+from ..utils import check_choice, check_integer
+from .classifier import FeatureExtractor
 from .defaults import PRECISIONS
-from .features import FeatureExtractor
-from .precision import autocast_of
+
+
+def autocast_of(precision: str, x: Tensor) -> torch.autocast:
+    """The context in which a backbone runs on ``x``: autocast where the precision is "bf16"."""
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 class Forward:
     """How a backbone is run.
 
     Args:
-        precision: ``"32"``: in the dtype of the weights. ``"bf16"``: autocast, with the weights,
-            the features that come out, and all that is computed from them in float32.
-        chunk_size: images that pass through the backbone at a time where gradients are needed; the
-            activations of one chunk are in memory at once, for a second forward pass (Chen et al.,
-            arXiv 1604.06174). None for all. Features are as of one large batch where no image
-            depends on others: not with BatchNorm in training mode.
-        compile: use ``torch.compile``, once for training and once for evaluation mode. Where that
-            fails there is a warning, and the backbone runs as it is.
+        precision: ``"32"``: in the dtype of the weights. ``"bf16"``: autocast; the weights, the
+            features and all that is computed from them stay in float32.
+        chunk_size: images that pass through the backbone at a time where gradients are needed; only
+            the activations of one chunk are in memory, at the price of a second forward pass (Chen
+            et al., arXiv 1604.06174). None for all. Features are those of one large batch where no
+            image depends on others: not with BatchNorm in training mode.
+        compile: use ``torch.compile``. If it fails there is a warning, and the backbone runs as it
+            is.
     """
 
     def __init__(
@@ -43,10 +46,9 @@ class Forward:
         """Features (B, D) of x (B, ...), in float32 or better.
 
         Args:
-            source: a backbone, a model seen from its features, or what else makes them.
+            source: a backbone, a :class:`~.classifier.FeatureExtractor`, or any other function.
             x: the batch.
         """
-        images_pass(len(x), gradient=torch.is_grad_enabled())
         chunks = torch.split(x, self.chunk_size or len(x))
         if len(chunks) == 1 or not torch.is_grad_enabled():
             return torch.cat([self._features(source, chunk) for chunk in chunks])
@@ -57,12 +59,12 @@ class Forward:
     def _features(self, source: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Features of one chunk."""
         with autocast_of(self.precision, x):
-            features = self._compiled_run(source, x) if self.compile else source(x)
+            features = self._run_compiled(source, x) if self.compile else source(x)
         features = features.flatten(1)
         return features.float() if self.precision == "bf16" else features
 
-    def _compiled_run(self, source: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """As ``source(x)``, compiled; as it is where that fails."""
+    def _run_compiled(self, source: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """``source(x)``, compiled if possible."""
         key = (source.model, source.classifier) if isinstance(source, FeatureExtractor) else source
         if self._compiled is None or self._compiled[0] != key:
             self._compiled = key, _compile(source)
@@ -80,8 +82,8 @@ class Forward:
 def _compile(source: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """A compiled function that gives the features.
 
-    In a whole model the same stand-in takes the classifier's place at every call. So nothing is
-    compiled anew where the classifier grows, and the model's own names stay what they are.
+    A whole model is compiled with the same stand-in for its classifier at every call, so that
+    nothing is compiled again where the classifier grows, and names of parameters stay as they are.
     """
     if not isinstance(source, FeatureExtractor):
         compiled: Callable[[Tensor], Tensor] = torch.compile(source)
@@ -101,13 +103,13 @@ def _compile(source: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 class _StandIn(nn.Module):
-    """In the classifier's place: keeps what comes in."""
+    """Takes the place of a classifier and keeps its input."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        """What came in."""
+        """The input."""
         self.seen.append(x)
         return x

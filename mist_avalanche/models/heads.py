@@ -1,28 +1,27 @@
-"""Classifiers that are computed from sums of features, not trained."""
+"""Classifiers computed from sums of features.
+
+They keep sums and counts over all images seen, so that results do not depend on how the data was
+batched, and a class that returns adds to its statistics.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from avalanche.models import DynamicModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from .._support.checks import classes_of
-from .buffers import GrowingBuffers
+from ..utils import classes_of
+from .backbone_with_head import UNSEEN
 from .drift import AffineMap
-from .forward import Forward
-from .memory import Memory
-from .ridge import BLOCK, check_range, choose_ridge, ridge_for_few, solve_ridge, too_few
-from .triangle import add_products, mirror
-
-UNSEEN = -1000.0  # the logit of a class without data, as in Avalanche's IncrementalClassifier
+from .memory import FeatureMemory, GrowingBuffers
+from .ridge import BLOCK, choose_ridge, ridge_for_few, solve_ridge, too_few
 
 
 class StatisticsHead(GrowingBuffers, DynamicModule):
-    """A head of buffers that grow with the classes: per-class counts, and those of a subclass."""
+    """A head of buffers that grow with the classes: counts, and those of a subclass."""
 
     counts: Tensor  # (C,)
 
@@ -40,7 +39,7 @@ class StatisticsHead(GrowingBuffers, DynamicModule):
         self.counts = F.pad(self.counts, (0, max(0, n_classes - len(self.counts))))
 
     def adaptation(self, experience: Any) -> None:
-        """Avalanche's hook: room for the labels of an experience, seen or not."""
+        """Avalanche's hook: room for the labels of an experience, in training and evaluation."""
         self.grow(max(classes_of(experience), default=-1) + 1)
 
     def _check(self, features: Tensor, labels: Tensor) -> None:
@@ -57,13 +56,13 @@ class StatisticsHead(GrowingBuffers, DynamicModule):
         self.grow(int(labels.max()) + 1)
         self.counts.index_add_(0, labels, torch.ones_like(labels))
 
+    def _mask_unseen(self, logits: Tensor) -> Tensor:
+        """Logits (B, C), -1000 for classes without data."""
+        return logits.masked_fill(~self.seen, UNSEEN)
+
 
 class PrototypeHead(StatisticsHead):
-    """Cosine similarity to the mean feature of each class (SimpleCIL, arXiv 2303.07338).
-
-    Sums and counts are kept, in float64, so that the means do not depend on how the data was
-    batched, and a class that returns adds to its mean.
-    """
+    """Cosine similarity to the mean feature of each class (SimpleCIL, arXiv 2303.07338)."""
 
     sums: Tensor  # (C, D)
 
@@ -96,7 +95,7 @@ class PrototypeHead(StatisticsHead):
 
     @torch.no_grad()
     def move(self, drift: AffineMap) -> None:
-        """Carry the prototypes to where a map carries the features."""
+        """Move the prototypes as a map moves the features."""
         self.sums = drift.of_sums(self.sums, self.counts)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -104,28 +103,28 @@ class PrototypeHead(StatisticsHead):
         if not self.seen.any():
             return features.new_full((len(features), len(self.counts)), UNSEEN)
         f = features.to(torch.promote_types(features.dtype, torch.float32))
-        logits = F.normalize(f, dim=1) @ F.normalize(self.prototypes.to(f.dtype), dim=1).T
-        return logits.masked_fill(~self.seen, UNSEEN)
+        prototypes = self.prototypes.to(f.dtype)
+        return self._mask_unseen(F.normalize(f, dim=1) @ F.normalize(prototypes, dim=1).T)
 
 
 class RidgeHead(StatisticsHead):
     """Ridge regression on random features (RanPAC, arXiv 2307.02251).
 
-    h = relu(f W) with W fixed, standard normal; G = Σ h hᵀ and Q = Σ h yᵀ over all that was ever
-    added; logits h (G + λI)⁻¹ Q, for the ridge λ that was chosen last.
+    h = relu(f W) with W fixed, standard normal; G = Σ h hᵀ and Q = Σ h yᵀ over all features ever
+    added; logits h (G + λI)⁻¹ Q.
 
     Args:
-        n_random_features: M; 0 takes h = f (decorrelation only).
+        n_random_features: M; 0 takes h = f (decorrelation only), and M is then D.
         seed: of W, drawn from a generator of its own on the CPU.
         dtype: of G and Q, float64 or float32. float64 takes 8 M² bytes, 800 MB at M = 10000.
-        memory: keeps what :meth:`move` needs of past features; None for nothing.
+        memory: stores past features, so that :meth:`move` can compute G and Q again.
 
     Attributes:
         projection: W (D, M) in float32; empty when M is 0.
-        gram: G (M, M), or (D, D) when M is 0.
+        gram: G (M, M).
         cross: Q (M, C).
         weight: (G + λI)⁻¹ Q (M, C), as of the last :meth:`solve`.
-        ridge: λ.
+        ridge: λ, as of the last :meth:`choose_ridge`.
     """
 
     projection: Tensor
@@ -139,11 +138,9 @@ class RidgeHead(StatisticsHead):
         n_random_features: int = 10000,
         seed: int = 0,
         dtype: torch.dtype = torch.float64,
-        memory: Memory | None = None,
+        memory: FeatureMemory | None = None,
     ) -> None:
         super().__init__()
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"Expected `dtype` to be float32 or float64, got {dtype}.")
         self.n_random_features, self.seed = n_random_features, seed
         self.memory = memory
         self.register_buffer("projection", torch.zeros(0, 0))
@@ -158,53 +155,54 @@ class RidgeHead(StatisticsHead):
         more = len(self.counts) - self.cross.shape[1]
         self.cross, self.weight = F.pad(self.cross, (0, more)), F.pad(self.weight, (0, more))
 
-    def drawn(self, n_features: int) -> Tensor:
-        """W (D, M), of the seed."""
-        generator = torch.Generator().manual_seed(self.seed)
-        size = n_features, self.n_random_features
-        return torch.randn(*size, generator=generator, dtype=torch.float32)
-
-    def expand(self, features: Tensor, columns: slice = slice(None)) -> Tensor:
-        """Random features (B, m), the chosen columns of relu(f W), of features (B, D)."""
+    def expand(self, features: Tensor) -> Tensor:
+        """Random features h = relu(f W) (B, M) of features (B, D)."""
         f = features.to(torch.promote_types(features.dtype, torch.float32))
         if self.n_random_features == 0:
-            return f[:, columns]
-        return (f @ self.projection[:, columns].to(f.dtype)).relu_()
+            return f
+        return (f @ self.projection.to(f.dtype)).relu_()
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Add features (B, D) of labels (B,) to G and Q, a block of rows at a time.
-
-        :meth:`solve` makes them part of the logits.
+        """Add features (B, D) of labels (B,) to G and Q; :meth:`solve` follows.
 
         Raises:
             FloatingPointError: a feature is not finite, or beyond the range of the memory; nothing
                 was added.
         """
         self._check(features, labels)
-        check_range(features, self.projection, self.gram)
         if self.memory is not None:
             self.memory.add(features, labels)
         self._count(labels)
         self._shape_for(features)
         self._add(features, labels)
 
+    def _shape_for(self, features: Tensor) -> None:
+        """Draw W and size G and Q, once the width of the features is known."""
+        if len(self.gram):
+            return
+        width, m = features.shape[1], self.n_random_features
+        if m:
+            generator = torch.Generator().manual_seed(self.seed)
+            self.projection = torch.randn(width, m, generator=generator).to(features.device)
+        self.gram = self.gram.new_zeros(m or width, m or width)
+        self.cross = self.cross.new_zeros(m or width, len(self.counts))
+        self.weight = torch.zeros_like(self.cross)
+
     def _add(self, features: Tensor, labels: Tensor) -> None:
-        """Add features (B, D) of labels (B,) to G and Q."""
+        """Add features (B, D) of labels (B,) to G and Q, a block of rows at a time."""
         for f, y in zip(*(torch.split(part, BLOCK) for part in (features, labels)), strict=True):
             h = self.expand(f).to(self.gram.dtype)  # (b, M)
-            add_products(self.gram, h)
+            self.gram.addmm_(h.T, h)
             self.cross.index_add_(1, y, h.T)
-        mirror(self.gram)
 
     @torch.no_grad()
     def choose_ridge(
         self, features: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> None:
-        """Set the ridge to the candidate of 10⁻⁸ … 10⁸ with the least error on held-out rows.
+        """Set λ to the candidate of 10⁻⁸ … 10⁸ with the least error on held-out rows.
 
-        With fewer than two held-out rows a class it is
-        :func:`~mist_avalanche.models.ridge.ridge_for_few`.
+        With fewer than two held-out rows per class it is :func:`~.ridge.ridge_for_few`.
 
         Args:
             features: (n, D) of one experience; the last 20 % after shuffling are held out.
@@ -214,7 +212,7 @@ class RidgeHead(StatisticsHead):
         self._shape_for(features)
         classes, y = torch.unique(labels, return_inverse=True)
         if too_few(len(features), len(classes)):
-            self.ridge.fill_(ridge_for_few(self.expand, len(self.gram), features))
+            self.ridge.fill_(ridge_for_few(self.expand, features))
             return
         order = torch.randperm(len(features), generator=generator).to(features.device)
         targets = F.one_hot(y[order])
@@ -223,86 +221,28 @@ class RidgeHead(StatisticsHead):
     @torch.no_grad()
     def solve(self) -> None:
         """Compute the weights from G, Q and λ."""
+        seen = self.seen
         self.weight = torch.zeros_like(self.cross)
-        self.weight[:, self.seen] = solve_ridge(
-            self.gram, self.cross[:, self.seen], float(self.ridge)
-        )
+        self.weight[:, seen] = solve_ridge(self.gram, self.cross[:, seen], float(self.ridge))
 
     @torch.no_grad()
     def move(self, drift: AffineMap) -> None:
-        """Carry G and Q to where a map carries the features.
-
-        With a memory they are made again from what it recalls. Without, and without projection,
-        f' = f A + b gives Q' = AᵀQ + b nᵀ and G' = AᵀGA + AᵀS bᵀ + b SᵀA + N b bᵀ, where n counts
-        each class, N is their sum and S = Q·1 the sum of all features.
+        """Move the memory as a map moves the features, and compute G and Q again from it.
 
         Raises:
-            ValueError: there is neither; the sums do not tell where relu(f W) would have gone.
+            ValueError: there is no memory; G and Q alone do not tell where relu(f W) would be.
             FloatingPointError: a moved feature is out of range; nothing was moved.
         """
-        if self.memory is not None:
-            self.memory.move(drift)
-            self.gram.zero_()
-            self.cross.zero_()
-            self._add(*self.memory.recall())
-            return
-        if self.n_random_features:
-            raise ValueError("Random features cannot be moved without a memory of the features.")
-        a, b = drift.weight.to(self.gram.dtype), drift.bias.to(self.gram.dtype)
-        n = self.counts.to(self.gram.dtype)
-        mixed = torch.outer(a.T @ self.cross.sum(1), b)
-        self.gram = mirror(a.T @ self.gram @ a + mixed + mixed.T + n.sum() * torch.outer(b, b))
-        self.cross = a.T @ self.cross + torch.outer(b, n)
+        if self.memory is None:
+            raise ValueError("RidgeHead needs memory=FeatureMemory() to follow a drift.")
+        self.memory.move(drift)
+        self.gram.zero_()
+        self.cross.zero_()
+        self._add(*self.memory.recall())
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C) of features (B, D); -1000 for classes without data."""
         if not self.seen.any():
             return features.new_full((len(features), len(self.counts)), UNSEEN)
         h = self.expand(features)
-        return (h @ self.weight.to(h.dtype)).masked_fill(~self.seen, UNSEEN)
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """Refuse the state of another M."""
-        saved = state_dict.get(f"{prefix}projection")
-        if saved is not None and len(saved) and saved.shape[1] != self.n_random_features:
-            raise ValueError(
-                f"The saved head has {saved.shape[1]} random features, this one "
-                f"{self.n_random_features}. Give RanPAC(n_random_features={saved.shape[1]})."
-            )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _shape_for(self, features: Tensor) -> None:
-        """Draw W, and size G and Q, when the width of the features is known."""
-        if len(self.gram) > 0:
-            return
-        n_features, m = features.shape[1], self.n_random_features
-        if m:
-            self.projection = self.drawn(n_features).to(features.device)
-        m = m or n_features
-        self.gram = self.gram.new_zeros(m, m)
-        self.cross = self.cross.new_zeros(m, len(self.counts))
-        self.weight = self.weight.new_zeros(m, len(self.counts))
-
-
-class BackboneWithHead(nn.Module):
-    """A backbone, (B, ...) to (B, D), and a head, (B, D) to (B, C).
-
-    Attributes:
-        run_backbone: how the backbone is run (precision, compiled or not).
-    """
-
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.head = backbone, head
-        self.run_backbone = Forward()
-
-    def features(self, x: Tensor) -> Tensor:
-        """What the head gets of images: features (B, D)."""
-        return self.run_backbone(self.backbone, x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of images."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
+        return self._mask_unseen(h @ self.weight.to(h.dtype))

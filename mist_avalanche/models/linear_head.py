@@ -1,4 +1,4 @@
-"""A linear classifier that trains, and grows with the classes that are trained on."""
+"""A linear classifier that is trained, and grows with the classes that it is trained on."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from avalanche.models import IncrementalClassifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .._support.checks import classes_of
-from .heads import UNSEEN
+from ..utils import classes_of
 
 
 class GrowingLinear(IncrementalClassifier):
     """logits = f Wᵀ + b, with rows for the classes trained on so far.
 
-    Avalanche's grows in evaluation too, and then is another tensor than the optimizer's. This one
-    gives the logit of a class without data to the classes that it meets there.
+    Avalanche's grows in evaluation as well, and its weight is then another tensor than the
+    optimizer's. This one gives the logit of a class without data to new classes of evaluation.
 
     Args:
         n_features: D.
-        std: new rows start from N(0, std²) with biases of 0; None for torch's ``nn.Linear``.
+        std: new rows start from N(0, std²) with biases of 0; None for the start of ``nn.Linear``.
 
     Attributes:
         classifier: the ``nn.Linear``.
@@ -33,23 +32,25 @@ class GrowingLinear(IncrementalClassifier):
     classifier: nn.Linear
 
     def __init__(self, n_features: int, std: float | None = None) -> None:
-        super().__init__(n_features, initial_out_features=1, mask_value=UNSEEN)
-        self.std, self._room = std, 1
+        super().__init__(n_features, initial_out_features=1)
+        self.std, self._n_logits = std, 1
         self._start(self.classifier, 0)
 
     def _start(self, linear: nn.Linear, first: int) -> None:
+        """Initialise rows from ``first`` on, which are as ``nn.Linear`` starts."""
         if self.std is not None:
             nn.init.normal_(linear.weight[first:], std=self.std)
             nn.init.zeros_(linear.bias[first:])
 
     @torch.no_grad()
     def adaptation(self, experience: Any) -> None:
-        """Rows for an experience's classes in training; in evaluation room in the logits only."""
+        """In training rows for the experience's classes, in evaluation only logits for them."""
         classes = classes_of(experience)
-        self._room = max([self._room, *(y + 1 for y in classes)])
+        n = max(classes, default=0) + 1
+        self._n_logits = max(self._n_logits, n)
         if not self.training or not classes:
             return
-        old, n = self.classifier, max(classes) + 1
+        old = self.classifier
         if n > old.out_features:
             new = nn.Linear(old.in_features, n).to(old.weight)
             self._start(new, old.out_features)
@@ -62,13 +63,13 @@ class GrowingLinear(IncrementalClassifier):
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Logits (B, C) of features (B, D); -1000 for classes without data."""
         logits: Tensor = super().forward(x)
-        more = self._room - logits.shape[1]
-        return F.pad(logits, (0, more), value=UNSEEN) if more > 0 else logits
+        more = self._n_logits - logits.shape[1]
+        return F.pad(logits, (0, more), value=self.mask_value) if more > 0 else logits
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """As many rows as the state has, before torch fills them in."""
+        """As many rows as were saved, for torch to fill in."""
         saved = state_dict.get(f"{prefix}active_units")
         if saved is not None and len(saved) != len(self.active_units):
             old = self.classifier

@@ -1,13 +1,15 @@
 """Ridge regression from sums: the choice of the ridge, and the solution (pure).
 
 With rows h of a design matrix H and targets Y, the sums are G = HᵀH and Q = HᵀY, and the weights
-are (G + λI)⁻¹Q (McDonnell et al., RanPAC, arXiv 2307.02251, section 4).
+are (G + λI)⁻¹Q (McDonnell et al., RanPAC, arXiv 2307.02251, section 4). Of symmetric matrices only
+the lower triangle is read.
 
 Differences from the reference code
     * The losses of all candidates come from one eigendecomposition in float64. There, each takes
       an LU solve in float32, whose result is noise where λ is below the rounding of G.
-    * With fewer than two held-out images a class the ridge is a share of the mean |h|². There, what
-      one image a class is held out for has no image to fit: an infinite ridge looks best.
+    * With fewer than two held-out images per class the ridge is a share of the mean |h|². There,
+      the choice falls on the largest candidate: a class whose only image is held out has nothing
+      to fit.
     * The solve is a Cholesky factorisation, and a ridge below the rounding of G is raised to it.
 """
 
@@ -19,18 +21,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .triangle import add_products, mirror
-
 log = logging.getLogger(__name__)
 RIDGES = tuple(10.0**exponent for exponent in range(-8, 9))
 TRAIN_SHARE = 0.8
-HELD_OUT = 2  # images a class; with fewer they cannot tell ridges apart
+HELD_OUT = 2  # images per class; fewer cannot tell ridges apart
 FEW_SHARE = 0.2  # of the mean |h|²
-_NOT_FINITE = "The ridge statistics hold NaN or Inf. Check the features."
-BLOCK = 1024  # rows, or columns, of H that exist at a time
+BLOCK = 1024  # rows of H that exist at a time
 
-_RAISED: set[float] = set()  # of which it was said
-Expand = Callable[[Tensor, slice], Tensor]  # features (n, D), columns -> those columns of H (n, m)
+Expand = Callable[[Tensor], Tensor]  # features (n, D) to their rows of H (n, M)
 
 
 def validation_losses(
@@ -40,11 +38,11 @@ def validation_losses(
 
     One symmetric eigendecomposition in float64, of the smaller of two Gram matrices, serves all
     ridges: with H Hᵀ = U S Uᵀ the prediction is H_val Hᵀ U (S + λ)⁻¹ Uᵀ Y, and with HᵀH = V S Vᵀ it
-    is H_val V (S + λ)⁻¹ Vᵀ HᵀY. The first, of n rows, never holds more than a block of H. A ridge
-    below the rounding of the eigenvalues counts as that rounding.
+    is H_val V (S + λ)⁻¹ Vᵀ HᵀY. A ridge below the rounding of the eigenvalues counts as that
+    rounding.
 
     Args:
-        expand: gives the chosen columns of H for some features.
+        expand: gives the rows of H for features.
         width: M, the number of columns of H.
         features: (n, D) in random order.
         targets: (n, C).
@@ -62,18 +60,14 @@ def validation_losses(
     n_train = max(1, int(n * TRAIN_SHARE))
     y = targets.to(torch.float64)
     if n_train <= width:
-        gram = y.new_zeros(n, n_train)  # H H_trainᵀ
-        for start in range(0, width, BLOCK):
-            h = expand(features, slice(start, start + BLOCK)).to(torch.float64)  # (n, m)
-            gram.addmm_(h, h[:n_train].T)
+        h = expand(features).to(torch.float64)
+        gram = h @ h[:n_train].T  # (n, n_train)
         eigenvalues, vectors = torch.linalg.eigh(gram[:n_train])
         left, right = gram[n_train:] @ vectors, vectors.T @ y[:n_train]
     else:
-        columns = slice(0, width)
-        gram, cross = sums(expand, width, features[:n_train], y[:n_train], torch.float64)
+        gram, cross = sums(expand, width, features[:n_train], y[:n_train])
         eigenvalues, vectors = torch.linalg.eigh(gram)
-        left = expand(features[n_train:], columns).to(torch.float64) @ vectors
-        right = vectors.T @ cross
+        left, right = expand(features[n_train:]).to(torch.float64) @ vectors, vectors.T @ cross
     eigenvalues = eigenvalues.clamp(min=0).unsqueeze(1)
     rounding = torch.finfo(torch.float64).eps * float(eigenvalues.sum())
     losses = [
@@ -86,65 +80,34 @@ def validation_losses(
 def choose_ridge(
     expand: Expand, width: int, features: Tensor, targets: Tensor, ridges: Sequence[float] = RIDGES
 ) -> float:
-    """The first ridge of least validation loss; arguments as for ``validation_losses``."""
+    """The first ridge of least validation loss; arguments as for :func:`validation_losses`."""
     return ridges[int(validation_losses(expand, width, features, targets, ridges).argmin())]
 
 
 def too_few(n: int, classes: int) -> bool:
-    """Whether the held-out part of n rows has fewer than two a class, on the average."""
+    """Whether the held-out part of n rows has fewer than two per class on average."""
     return n - max(1, int(n * TRAIN_SHARE)) < HELD_OUT * classes
 
 
-def ridge_for_few(expand: Expand, width: int, features: Tensor) -> float:
-    """λ = Σ ‖h‖² / 5n, where there are too few rows to choose one on.
+def ridge_for_few(expand: Expand, features: Tensor) -> float:
+    """λ = Σ ‖h‖² / 5n for features (n, D), too few to choose a ridge on.
 
     It has the scale of the features, whatever M and n are: a row that is orthogonal to all others
-    gets 5/6 of its target, so that a lone image is learnt, and shrunk a little.
-
-    Args:
-        expand: as for ``validation_losses``.
-        width: M.
-        features: (n, D).
+    gets 5/6 of its target, so that a single image is learned and shrunk a little.
     """
-    total = 0.0
-    for start in range(0, width, BLOCK):
-        h = expand(features, slice(start, start + BLOCK)).to(torch.float64)
-        total += float(h.square().sum())
+    total = float(expand(features).to(torch.float64).square().sum())
     return max(FEW_SHARE * total / len(features), RIDGES[0])
 
 
-def sums(
-    expand: Expand, width: int, features: Tensor, targets: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """G (M, M) and Q (M, C) of features (n, D) and targets (n, C), block by block."""
-    gram = torch.zeros(width, width, dtype=dtype, device=features.device)
-    cross = torch.zeros(width, targets.shape[1], dtype=dtype, device=features.device)
+def sums(expand: Expand, width: int, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """G (M, M) and Q (M, C) in float64, of features (n, D) and targets (n, C), block by block."""
+    gram = torch.zeros(width, width, dtype=torch.float64, device=features.device)
+    cross = gram.new_zeros(width, targets.shape[1])
     for f, y in zip(*(torch.split(part, BLOCK) for part in (features, targets)), strict=True):
-        h = expand(f, slice(0, width)).to(dtype)  # (b, M)
-        add_products(gram, h)
-        cross.addmm_(h.T, y.to(dtype))
-    return mirror(gram), cross
-
-
-def check_range(features: Tensor, projection: Tensor, gram: Tensor) -> None:
-    """Refuse features (B, D) that could take G beyond its range, as |h|² ≤ |f|² |W|².
-
-    Args:
-        features: f.
-        projection: W (D, M); empty for h = f.
-        gram: G.
-
-    Raises:
-        FloatingPointError: they are too large.
-    """
-    bound = features.double().square().sum()
-    if projection.numel():
-        bound = bound * projection.double().square().sum()
-    if float(bound + gram.diagonal().double().sum()) > torch.finfo(gram.dtype).max / 2:
-        raise FloatingPointError(
-            f"The features, up to {float(features.abs().max()):.3g}, are too large for sums in "
-            f"{gram.dtype}. Scale them, or use RanPAC(dtype='float64')."
-        )
+        h = expand(f).to(torch.float64)  # (b, M)
+        gram.addmm_(h.T, h)
+        cross.addmm_(h.T, y.to(torch.float64))
+    return gram, cross
 
 
 def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
@@ -152,7 +115,6 @@ def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
 
     A λ below eps · trace(G), the rounding of G in its precision, would divide noise by noise and
     is raised to that. Should the factorisation still fail, λ is raised tenfold until it succeeds.
-    Either is logged.
 
     Args:
         gram: G (M, M), symmetric positive semi-definite.
@@ -165,40 +127,29 @@ def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
     Raises:
         FloatingPointError: G or Q is not finite.
     """
-    trace = float(gram.diagonal().sum())
-    if not (abs(trace) < float("inf") and bool(torch.isfinite(cross).all())):
-        raise FloatingPointError(_NOT_FINITE)
-    raised = max(ridge, torch.finfo(gram.dtype).eps * trace)
-    while (weights := _factored(gram, cross, raised)) is None:
-        raised *= 10
-        if raised > trace * len(gram) + ridge:  # beyond any rounding
-            raise FloatingPointError(_NOT_FINITE)
-    if raised != ridge:
-        _tell_raised(ridge, raised)
-    return weights
+    trace = float(gram.diagonal().double().sum())
+    finite = abs(trace) < float("inf") and bool(torch.isfinite(cross).all())
+    used = max(ridge, torch.finfo(gram.dtype).eps * trace)
+    while finite and used <= trace * len(gram) + ridge:  # more than that is no rounding
+        weights = _solve(gram, cross, used)
+        if weights is not None:
+            if used != ridge:
+                log.info("The ridge %g is below the rounding of G; solved with %.3g.", ridge, used)
+            return weights
+        used *= 10
+    raise FloatingPointError("The ridge statistics hold NaN or Inf. Check the features.")
 
 
-def _tell_raised(ridge: float, raised: float) -> None:
-    """Say it the first time that it happens to a ridge."""
-    if ridge not in _RAISED:
-        _RAISED.add(ridge)
-        text = "The ridge %g is below the rounding of G, here and maybe later; solved with %.3g."
-        log.warning(text, ridge, raised)
-
-
-def _factored(gram: Tensor, cross: Tensor, ridge: float) -> Tensor | None:
-    """(G + λI)⁻¹ Q in the dtype of G; None when G + λI is not positive definite."""
+def _solve(gram: Tensor, cross: Tensor, ridge: float) -> Tensor | None:
+    """(G + λI)⁻¹ Q; None where G + λI is not positive definite."""
     diagonal = gram.diagonal().clone()
-    gram.diagonal().add_(ridge)
+    gram.diagonal().add_(ridge)  # and back, for a second copy of a G of 800 MB
     try:
         factor, info = torch.linalg.cholesky_ex(gram)
     finally:
         gram.diagonal().copy_(diagonal)
-    return _back_substitute(factor, cross) if int(info) == 0 else None
-
-
-def _back_substitute(factor: Tensor, cross: Tensor) -> Tensor:
-    """(L Lᵀ)⁻¹ Q for L (M, M) and Q (M, C), without the copy of L of torch.cholesky_solve."""
-    half = torch.linalg.solve_triangular(factor, cross, upper=False)
+    if int(info):
+        return None
+    half = torch.linalg.solve_triangular(factor, cross, upper=False)  # without a copy of L
     weights: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
     return weights.contiguous()

@@ -1,185 +1,193 @@
-"""A ViT with one adapter a subspace, and the states that it had when each was trained."""
+"""EASE's model: one adapter per experience, and prototypes in the subspaces of all adapters.
+
+Source: arXiv 2403.12030, section 4.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from .adapters import Adapter, StackedAdapters
-from .chain import DeltaChain
-from .cosine_head import CosineHead
-from .forward import Forward
-from .heads import BackboneWithHead
-from .subspace_head import SubspaceHead
+from .adapters import Adapter
+from .backbone_with_head import UNSEEN, BackboneWithHead
+from .heads import StatisticsHead
 
-AT_A_TIME = 512  # images in one pass, each counted once a subspace
+COMPLEMENTS = ("all", "newest")
+
+
+class SubspaceHead(StatisticsHead):
+    """Cosines to prototypes P_b[c] of class c in subspaces b, one subspace per experience.
+
+    A class belongs to the experience t(c) that had it first. P_b[c] is the mean of its features
+    where b ≤ t(c), or where it has come back since. Elsewhere it is made from other classes:
+
+        P_b[c] = Σ_r softmax_r(cos(P_t[c], P_t[r])) P_b[r],  t = t(c),
+
+    over all classes r that have means in b and in t. Logits are Σ_b w_b(c) cos(f_b, P_b[c]), with
+    w_b(c) = 1 where b = t(c) and α / T elsewhere, T being the number of subspaces minus 1.
+
+    Args:
+        alpha: α; None for the cosine of all subspaces as one vector.
+        beta: weight of one more block, before the subspaces: the plain backbone, in which every
+            class has its mean. None for no such block.
+        complement: ``"all"`` makes every missing prototype again with each subspace, ``"newest"``
+            only those in the newest subspace.
+
+    Attributes:
+        images: (S, C) number of images of each class, by block.
+        sums: (S, C, D) of their features, in float64.
+        prototypes: (S, C, D).
+        own: (C,) the block t(c); -1 for classes without data.
+    """
+
+    images: Tensor
+    sums: Tensor
+    prototypes: Tensor
+    own: Tensor
+
+    def __init__(
+        self, alpha: float | None = 0.1, beta: float | None = None, complement: str = "all"
+    ) -> None:
+        super().__init__()
+        self.alpha, self.beta, self.complement = alpha, beta, complement
+        self.register_buffer("images", torch.zeros(0, 0, dtype=torch.int64))
+        self.register_buffer("sums", torch.zeros(0, 0, 0, dtype=torch.float64))
+        self.register_buffer("prototypes", torch.zeros(0, 0, 0, dtype=torch.float64))
+        self.register_buffer("own", torch.zeros(0, dtype=torch.int64))
+
+    @property
+    def first(self) -> int:
+        """The block of the first subspace."""
+        return 0 if self.beta is None else 1
+
+    def grow(self, n_classes: int) -> None:
+        """Make room for labels below ``n_classes``; never shrinks."""
+        super().grow(n_classes)
+        more = len(self.counts) - len(self.own)
+        self.own = F.pad(self.own, (0, more), value=-1)
+        self.images = F.pad(self.images, (0, more))
+        self.sums = F.pad(self.sums, (0, 0, 0, more))
+        self.prototypes = F.pad(self.prototypes, (0, 0, 0, more))
+
+    @torch.no_grad()
+    def add_subspace(self, features: Tensor, labels: Tensor) -> None:
+        """Add an experience, by its features in all blocks, the new one included.
+
+        Args:
+            features: (n, S, D).
+            labels: (n,).
+
+        Raises:
+            FloatingPointError: a feature is not finite; nothing was added.
+        """
+        self._check(features, labels)
+        self._count(labels)
+        blocks, width = features.shape[1:]
+        more = blocks - len(self.images)
+        if not self.sums.shape[2]:
+            self.sums = self.sums.new_zeros(0, len(self.own), width)
+            self.prototypes = self.prototypes.new_zeros(0, len(self.own), width)
+        self.images = F.pad(self.images, (0, 0, 0, more))
+        self.sums = F.pad(self.sums, (0, 0, 0, 0, 0, more))
+        self.prototypes = F.pad(self.prototypes, (0, 0, 0, 0, 0, more))
+        self.sums.index_add_(1, labels, features.transpose(0, 1).to(self.sums.dtype))
+        self.images.index_add_(1, labels, torch.ones_like(labels).expand(blocks, -1))
+        present = torch.unique(labels)
+        self.own[present[self.own[present] < 0]] = blocks - 1
+        self._complete()
+
+    def _complete(self) -> None:
+        """Means where there are images, and complements where there are none."""
+        known = self.images > 0  # (S, C)
+        means = self.sums / self.images.clamp(min=1).unsqueeze(2)
+        self.prototypes = torch.where(known.unsqueeze(2), means, self.prototypes)
+        newest = len(self.images) - 1
+        for b in range(self.first + 1, newest + 1) if self.complement == "all" else [newest]:
+            for t in range(self.first, b):
+                missing = (self.own == t) & ~known[b]
+                others = known[b] & known[t]
+                there = F.normalize(self.prototypes[t], dim=1)
+                similarity = there[missing] @ there[others].T
+                self.prototypes[b, missing] = similarity.softmax(1) @ self.prototypes[b, others]
+
+    def weights(self) -> Tensor:
+        """w_b(c) (S, C), which α has to be given for."""
+        blocks, classes = self.images.shape
+        others = (self.alpha or 0.0) / max(1, blocks - self.first - 1)
+        w = self.prototypes.new_full((blocks, classes), others)
+        w[self.own.clamp(min=0), torch.arange(classes, device=w.device)] = 1.0
+        if self.beta is not None:
+            w[0] = self.beta
+        return w
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C) of features (B, S, D); -1000 for classes without data."""
+        if not self.seen.any():
+            return features.new_full((len(features), len(self.counts)), UNSEEN)
+        prototypes = self.prototypes.to(features.dtype)
+        if self.alpha is None:
+            features, prototypes = features.flatten(1), prototypes.transpose(0, 1).flatten(1)
+            logits = F.normalize(features, dim=1) @ F.normalize(prototypes, dim=1).T
+        else:
+            f, p = F.normalize(features, dim=2), F.normalize(prototypes, dim=2)
+            logits = torch.einsum("bsd,scd,sc->bc", f, p, self.weights().to(f.dtype))
+        return logits.masked_fill(~self.seen, UNSEEN)
 
 
 class SubspaceViT(BackboneWithHead):
-    """Images to logits, of one pass through a ViT for each subspace.
-
-    A subspace is an adapter and the state of the ViT that it was trained on. Where the ViT has been
-    tuned since, its pass goes through the ViT as it was; before and after, the ViT is as it is now.
+    """Images to logits, with one pass through a frozen ViT per subspace.
 
     Args:
-        backbone: timm's VisionTransformer without classifier.
+        vit: timm's VisionTransformer without a classifier.
         head: of the prototypes.
-        precision: of the ViT: ``"32"``, or ``"bf16"`` (autocast).
-        settings: arguments of each :class:`~mist_avalanche.models.adapters.Adapter`.
+        settings: arguments of each :class:`~.adapters.Adapter`.
 
     Attributes:
-        adapters: one a subspace, and in training the one that trains.
-        chain: the states of the ViT; subspace b is of the state after b steps.
+        adapters: one per subspace.
 
     Raises:
-        ValueError: the backbone is of another kind.
+        ValueError: another kind of backbone.
     """
 
     head: SubspaceHead
 
-    def __init__(
-        self, backbone: nn.Module, head: SubspaceHead, precision: str, settings: Mapping[str, Any]
-    ) -> None:
-        super().__init__(backbone, head)
+    def __init__(self, vit: nn.Module, head: SubspaceHead, **settings: Any) -> None:
+        super().__init__(vit, head)
         self.adapters = nn.ModuleList()
-        self.training_head: CosineHead | None = None
-        self.chain, self.settings = DeltaChain(), dict(settings)
-        self.run_backbone = Forward(precision)
+        self._settings = settings
+        self.new_adapter()  # or a ValueError
 
-    def blocks(self, n: int | None = None) -> range:
-        """The first n subspaces, None for those that the classifier has.
+    def new_adapter(self) -> Adapter:
+        """An adapter as it starts, which belongs to no subspace yet."""
+        return Adapter(self.backbone, **self._settings)
 
-        Before them -1, the plain ViT in its first state, where that takes part.
-        """
-        return range(-self.head.first, self.head.n_subspaces if n is None else n)
+    @property
+    def blocks(self) -> range:
+        """Numbers of the subspaces, after -1 for the plain ViT where that takes part."""
+        return range(-self.head.first, len(self.adapters))
 
-    def add_adapter(self, seed: int) -> Adapter:
-        """A new one, which starts as the identity."""
-        adapter = Adapter(self.backbone, **self.settings, seed=seed)
-        self.adapters.append(adapter)
-        return adapter
-
-    @contextmanager
-    def state_of(self, block: int) -> Iterator[None]:
-        """Inside, the ViT is as it was when a subspace was trained."""
-        with self.chain.at(self.backbone, max(0, block)):
-            yield
-
-    def adapted(self, x: Tensor, block: int) -> Tensor:
-        """Features (B, D) with a subspace's adapter, of the ViT as it is."""
+    def features_in(self, block: int, x: Tensor) -> Tensor:
+        """Features (B, D) of images in one of :attr:`blocks`."""
         if block < 0:
             return self.run_backbone(self.backbone, x)
-        adapter: Any = self.adapters[block]
-        run: Any = lambda images: adapter.of(self.backbone, images)  # noqa: E731
-        return self.run_backbone(run, x)
+        return self.run_backbone(partial(self.adapters[block], self.backbone), x)
 
-    def features(self, x: Tensor, blocks: Sequence[int] | None = None) -> Tensor:
-        """Features (B, S, D) of images in some of :meth:`blocks`, or in all, without gradient."""
-        rows = []
-        for group in self._passes(self.blocks() if blocks is None else blocks, len(x), x.is_cuda):
-            with torch.no_grad(), self.state_of(group[0]):
-                if len(group) == 1:
-                    rows.append(self.adapted(x, group[0]).unsqueeze(1))
-                else:
-                    adapters: Any = [self.adapters[block] for block in group]
-                    run: Any = partial(StackedAdapters(adapters).of, self.backbone)
-                    rows.append(self.run_backbone(run, x).reshape(len(x), len(group), -1))
-        return torch.cat(rows, dim=1)
+    def features(self, x: Tensor) -> Tensor:
+        """Features (B, S, D) of images in all blocks."""
+        rows = [self.features_in(block, x) for block in self.blocks]
+        return torch.stack(rows, dim=1) if rows else x.new_zeros(len(x), 0, 0)
 
-    def _passes(self, blocks: Sequence[int], images: int, together: bool) -> list[list[int]]:
-        """Blocks by passes through the ViT: in one those of one state, where that is faster."""
-        if not together:
-            return [[block] for block in blocks]
-        most, groups = max(1, AT_A_TIME // max(1, images)), list[list[int]]()
-        for block in blocks:
-            joins = groups and groups[-1][0] >= 0 and len(groups[-1]) < most
-            if joins and not any(self.chain.steps[groups[-1][-1] : block]):
-                groups[-1].append(block)
-            else:
-                groups.append([block])
-        return groups
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of images."""
-        n = self.head.n_subspaces
-        features = self.features(x) if n else x.new_zeros(len(x), 0, 0)
-        logits: Tensor = self.head(features)
-        return logits
-
-    def saved(self) -> dict[str, Any]:
-        """Adapters, classifiers and states of the ViT."""
-        training = self.training_head
-        return {
-            "training_head": None if training is None else training.state_dict(),
-            "adapters": [adapter.state_dict() for adapter in self.adapters],
-            "head": self.head.state_dict(),
-            "chain": self.chain.state_dict(),
-        }
-
-    def load_saved(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`saved` gave."""
-        self.adapters = nn.ModuleList()
-        for saved in state["adapters"]:
-            self.add_adapter(0).load_state_dict(saved)
-        self.adapters.requires_grad_(False)
-        self.head.load_state_dict(state["head"])
-        self.chain.load_state_dict(state["chain"])
-        self.training_head, training = None, state.get("training_head")
-        if training is not None:
-            self.adapters[-1].requires_grad_(True)
-            head = CosineHead(training["weight"].shape[1], training["classes"].tolist())
-            head.load_state_dict(training)
-            self.training_head = head.to(next(self.backbone.parameters()))
-
-    # ---- For a file --------------------------------------------------------------------------
-
-    def exported(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What :meth:`imported` needs beside the ViT: plain data, and tensors by name."""
-        head = self.head
-        about = {
-            "adapter": self.settings,
-            "head": {"alpha": head.alpha, "beta": head.beta, "complement": head.complement},
-            "states": len(self.chain.steps),
-        }
-        tensors = {f"head.{n}": t for n, t in head.state_dict().items() if n != "sums"}
-        tensors |= {f"adapters.{n}": t for n, t in self.adapters.state_dict().items()}
-        for i, step in enumerate(self.chain.steps):
-            for name, (index, xor) in step.items():
-                tensors[f"steps.{i}.xor.{name}"] = xor
-                if index is not None:
-                    tensors[f"steps.{i}.index.{name}"] = index
-        return about, tensors
-
-    @classmethod
-    def imported(
-        cls, backbone: nn.Module, about: Mapping[str, Any], tensors: Mapping[str, Tensor]
-    ) -> SubspaceViT:
-        """The model that was :meth:`exported`.
-
-        Args:
-            backbone: the ViT as it was then.
-            about: the plain data.
-            tensors: by name.
-        """
-        model = cls(backbone, SubspaceHead(**about["head"]), "32", about["adapter"])
-        parts: dict[str, dict[str, Tensor]] = {"head": {}, "adapters": {}, "steps": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        n_adapters = len({name.split(".")[0] for name in parts["adapters"]})
-        for _ in range(n_adapters):
-            model.add_adapter(0)
-        model.adapters.load_state_dict(parts["adapters"])
-        model.head.load_state_dict(parts["head"], strict=False)  # means are made, sums not needed
-        model.chain.steps = [{} for _ in range(int(about["states"]))]
-        for name, tensor in parts["steps"].items():
-            i, kind, where = name.split(".", 2)
-            if kind == "xor":
-                index = parts["steps"].get(f"{i}.index.{where}")
-                model.chain.steps[int(i)][where] = index, tensor
-        return model
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """As many adapters as the state has."""
+        start = f"{prefix}adapters."
+        saved = [name.removeprefix(start) for name in state_dict if name.startswith(start)]
+        adapters = [self.new_adapter().eval() for _ in {name.split(".")[0] for name in saved}]
+        self.adapters = nn.ModuleList(adapters).requires_grad_(False)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -1,7 +1,14 @@
-"""What finished runs are looked at with: tables, figures, pages. Nothing here needs a model."""
+"""Tables, figures and one page, made from the results of finished runs."""
 
+from .figures import selection_figure, write_figures
 from .page import write_page
-from .pictures import write_figures
 from .tables import cost_table, table, write_tables
 
-__all__ = ["cost_table", "table", "write_figures", "write_page", "write_tables"]
+__all__ = [
+    "cost_table",
+    "selection_figure",
+    "table",
+    "write_figures",
+    "write_page",
+    "write_tables",
+]

@@ -1,186 +1,195 @@
-"""The pictures of runs, a column wide: accuracy, what is forgotten, what MIST adds."""
+"""Figures of runs, as wide as a paper's column."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
-from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
-from .._support.figures import COLUMN, empty_figure, plain_label, readable
-from ..strategies.names import display_name
-from .gains import Gain
-from .summary import Runs, mean_and_std
+from ..utils import atomic_write
+from .labels import display_name
+from .summary import Gain, Methods, Runs, gains
 
-_LINE = 0.17  # inches a line of text takes
+INK = "#101112"  # of text and axes; the page replaces it by its own text colour
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.facecolor": "none",
+    "grid.alpha": 0.3,
+    "pdf.fonttype": 42,  # text stays text
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mist_avalanche",  # the same figure makes the same file
+    **dict.fromkeys(
+        ["text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"], INK
+    ),
+}
+_WIDTH, _LINE = 3.3, 0.17  # inches: a column, a line of text
+_TAB20 = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
+_COLOURS = [*_TAB20[::2], *_TAB20[1::2]]
 
 
-def accuracy_figure(methods: Mapping[str, Runs]) -> Figure:
-    """Accuracy on all classes seen, after each experience; bands are one std over seeds."""
-    figure = empty_figure(COLUMN, 2.3)
-    axes = figure.add_subplot()
+class Drawing(NamedTuple):
+    """A figure, the section of the page that it belongs to, its caption, and its file's stem."""
+
+    section: str
+    caption: str
+    file: str
+    figure: Figure
+
+
+def write_figures(methods: Methods, folder: Path) -> list[Drawing]:
+    """Write every figure as PNG, SVG and PDF into ``figures`` in a folder.
+
+    Args:
+        methods: label to the results of its seeds.
+        folder: in which ``figures`` is made.
+
+    Returns:
+        The figures, for :func:`~mist_avalanche.reports.write_page`.
+    """
+    drawn = drawings(methods)
+    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    for drawing in drawn:
+        for suffix, metadata in undated.items():
+            file = folder / "figures" / f"{drawing.file}.{suffix}"
+            with atomic_write(file) as temporary, mpl.rc_context(STYLE):
+                drawing.figure.savefig(temporary, format=suffix, dpi=300, metadata=metadata)
+    return drawn
+
+
+@mpl.rc_context(STYLE)
+def drawings(methods: Methods) -> list[Drawing]:
+    """Every figure that the results have the numbers for, section by section."""
+    drawn = [Drawing("Figures", "Accuracy on all classes seen", "accuracy", _curves(methods))]
+    if found := gains(methods):
+        drawn.append(Drawing("Figures", "Gain of MIST", "gain", _gains(found)))
+    files = {label: re.sub(r"[^\w+.-]", "_", label) for label in methods}
     for label, runs in methods.items():
-        curves = np.array([_overall(r) for r in runs])
-        classes = runs[0]["classes_seen"]
-        mean = curves.mean(axis=0)
-        line = "-" if "+" in label else "--"
-        style: dict[str, Any] = {"marker": "o", "markersize": 2.5, "linewidth": 1.2}
-        style |= {"color": colour(label, methods), "label": _name(label)}
-        axes.plot(classes, mean, line, **style)
+        name, file = display_name(label), f"matrix-{files[label]}"
+        drawn.append(Drawing("Accuracy by experience", name, file, _matrix(runs)))
+    for label, runs in methods.items():
+        if rows := runs[0].get("mist", {}).get("layers"):
+            share = f"{100 * runs[0]['mist']['selected_fraction']:.2f} % of all entries"
+            name, file = f"{display_name(label)}: {share}", f"selection-{files[label]}"
+            section = "Where MIST may change the backbone"
+            drawn.append(Drawing(section, name, file, selection_figure(rows)))
+    for drawing in drawn:  # the layout is fixed here; every format would compute it again
+        drawing.figure.draw_without_rendering()
+        drawing.figure.set_layout_engine("none")
+    return drawn
+
+
+def _curves(methods: Methods) -> Figure:
+    """Accuracy on all classes seen after each experience; bands are one standard deviation."""
+    figure, axes = _empty(2.3)
+    hosts = [*dict.fromkeys(label.removesuffix("+mist") for label in methods)]
+    for label, runs in methods.items():
+        curves = np.array([_curve(run) for run in runs])
+        classes, mean = runs[0]["classes_seen"], curves.mean(axis=0)
+        line = "o-" if "+" in label else "o--"
+        colour = _COLOURS[hosts.index(label.removesuffix("+mist")) % len(_COLOURS)]
+        axes.plot(classes, mean, line, c=colour, ms=2.5, lw=1.2, label=display_name(label))
         if len(curves) > 1:
             std = curves.std(axis=0, ddof=1)
-            shade = {"color": colour(label, methods), "alpha": 0.15, "linewidth": 0}
-            axes.fill_between(classes, mean - std, mean + std, **shade)
+            axes.fill_between(classes, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
     axes.set(xlabel="classes seen", ylabel="top-1 accuracy (%)")
-    axes.set_ylim(0, min(102, 1.05 * axes.get_ylim()[1]))
-    axes.grid(alpha=0.3)
-    legend(figure)
-    return readable(figure)
+    _add_legend(figure, axes)
+    return figure
 
 
-def tradeoff_figure(methods: Mapping[str, Runs]) -> Figure:
-    """Plasticity against stability: accuracy on the newest classes, and forgetting."""
-    figure = empty_figure(COLUMN, 2.3)
-    axes = figure.add_subplot()
-    for label, runs in methods.items():
-        new, lost = (mean_and_std(runs)[m] for m in ("A_new", "forgetting"))
-        axes.errorbar(
-            lost["mean"],
-            new["mean"],
-            xerr=lost["std"] if len(runs) > 1 else None,
-            yerr=new["std"] if len(runs) > 1 else None,
-            fmt="o" if "+" in label else "s",
-            markerfacecolor=None if "+" in label else "none",
-            color=colour(label, methods),
-            label=_name(label),
-            markersize=5,
-            capsize=2,
-        )
-    axes.margins(0.12)
-    axes.set(xlabel="forgetting (points)", ylabel="accuracy, newest classes (%)")
-    axes.grid(alpha=0.3)
-    legend(figure)
-    return readable(figure)
+def _curve(run: Mapping[str, Any]) -> list[float]:
+    """Accuracy over the test images of all classes seen, after each experience."""
+    images = run["test_images"]
+    return [float(np.average(row, weights=images[: len(row)])) for row in run["accuracy"]]
 
 
-def gain_figure(found: Sequence[Gain]) -> Figure:
-    """What MIST adds to each host: a point a seed, the mean, and its 95 % interval."""
-    figure = empty_figure(COLUMN, 0.75 + 0.34 * len(found))
-    axes = figure.add_subplot()
+def _gains(found: Sequence[Gain]) -> Figure:
+    """What MIST adds to each host: a point per seed, the mean, and its 95 % interval."""
+    figure, axes = _empty(0.75 + 0.34 * len(found))
     axes.axvline(0, color="0.5", linewidth=1)
     for y, gain in enumerate(found):
-        seeds = [y + 0.22] * len(gain.differences)
-        axes.plot(gain.differences, seeds, "o", color="0.5", alpha=0.8, markersize=3.5)
-        half: dict[str, Any] = {} if gain.half is None else {"xerr": gain.half, "capsize": 3}
-        if len(gain.differences) > 1:
-            axes.errorbar(gain.mean, y - 0.1, fmt="D", color="C0", markersize=4.5, **half)
-    axes.plot([], [], "o", color="0.5", markersize=3.5, label="a seed")
-    if any(len(gain.differences) > 1 for gain in found):
-        interval = "" if any(gain.half is None for gain in found) else ", 95 % interval"
-        axes.plot([], [], "D", color="C0", markersize=4.5, label=f"mean{interval}")
-    axes.set_yticks(range(len(found)), [_name(gain.label) for gain in found])
-    axes.set(ylim=(len(found) - 0.5, -0.5), xlabel="gain in $A_T$ over the host (points)")
-    axes.grid(axis="x", alpha=0.3)
-    legend(figure)
-    return readable(figure)
+        seeds, height = gain.differences, [y + 0.22] * len(gain.differences)
+        bar, mean = gain.half_width, gain.mean
+        dots = axes.plot(seeds, height, "o", color="0.5", ms=3.5)[0]
+        diamond = axes.errorbar(mean, y - 0.1, xerr=bar, fmt="C0D", ms=4.5, capsize=3)
+    dots.set_label("one seed")
+    diamond.set_label("mean" if bar is None else "mean, 95 % interval")
+    axes.set_yticks(range(len(found)), [display_name(gain.label) for gain in found])
+    axes.set(ylim=(len(found) - 0.5, -0.5), xlabel="gain in $A_T$ (points)")
+    _add_legend(figure, axes)
+    return figure
 
 
-def matrix_figure(label: str, runs: Runs) -> Figure:
+def _matrix(runs: Runs) -> Figure:
     """Accuracy on the classes of each experience after each experience, mean over seeds."""
-    names = {"xlabel": "classes of experience", "ylabel": "after experience"}
-    return _heat_map(mean_matrix(runs), "accuracy (%)", title=_name(label), **names)
-
-
-def confusion_figure(label: str, runs: Runs) -> Figure:
-    """Of the images of each experience, the share taken for classes of each, mean over seeds."""
-    names = {"xlabel": "predicted class of experience", "ylabel": "class of experience"}
-    return _heat_map(mean_confusion(runs), "images (%)", title=_name(label), **names)
-
-
-def _heat_map(matrix: NDArray[np.float64], what: str, **names: str) -> Figure:
-    """A square of percentages by experience."""
-    figure = empty_figure(COLUMN, 2.9)
-    axes = figure.add_subplot()
+    n = len(runs[0]["accuracy"])
+    rows = [[[*row, *[np.nan] * (n - len(row))] for row in run["accuracy"]] for run in runs]
+    matrix = np.mean(rows, axis=0)
+    figure, axes = _empty(2.7)
     image = axes.imshow(matrix, vmin=0, vmax=100, cmap="viridis")
     ticks = range(0, len(matrix), -(-len(matrix) // 10))
     axes.set_xticks(ticks, [str(i + 1) for i in ticks])
     axes.set_yticks(ticks, [str(i + 1) for i in ticks])
+    axes.set(xlabel="classes of experience", ylabel="after experience")
+    axes.grid(visible=False)
     if len(matrix) <= 10:
-        for t, k in zip(*np.nonzero(np.isfinite(matrix)), strict=True):
-            ink = "black" if matrix[t, k] > 60 else "white"
-            axes.text(k, t, f"{matrix[t, k]:.0f}", ha="center", va="center", color=ink)
-    axes.set(**names)
-    figure.colorbar(image, label=what, shrink=0.9)
-    return readable(figure)
+        for t, i in np.argwhere(np.isfinite(matrix)):
+            ink = "black" if matrix[t, i] > 60 else "white"
+            axes.text(i, t, f"{matrix[t, i]:.0f}", ha="center", va="center", color=ink)
+    figure.colorbar(image, label="accuracy (%)", shrink=0.9)
+    return figure
 
 
-def mean_matrix(runs: Runs) -> NDArray[np.float64]:
-    """(T, T): row t, accuracy in percent on the classes of experience i; NaN where not yet seen."""
-    n = len(runs[0]["accuracy"])
-    matrices = np.full((len(runs), n, n), np.nan)
-    for matrix, results in zip(matrices, runs, strict=True):
-        for t, row in enumerate(results["accuracy"]):
-            matrix[t, : len(row)] = row
-    mean: NDArray[np.float64] = matrices.mean(axis=0)
-    return mean
+@mpl.rc_context(STYLE)
+def selection_figure(rows: Sequence[Sequence[Any]]) -> Figure:
+    """The share of the entries that MIST may change, by block and by kind of layer.
+
+    Args:
+        rows: one per parameter: name, selected entries, all entries, whether it is always selected.
+            These are ``mist.selection.rows()``, and ``mist.layers`` of a results.json.
+    """
+    blocks: dict[str, list[int]] = {}
+    kinds: dict[str, list[int]] = {}
+    for name, selected, total, always in rows:
+        block = re.search(r"[a-z_]\w*\.\d+(?=\.)", name)  # such as blocks.3
+        inside = re.sub(r"[a-z_]\w*\.\d+\.|^(\d+\.)+", "", name)
+        module = inside.rpartition(".")[0] or inside
+        kind = "biases, scales" if always else module
+        for groups, group in ((blocks, block[0] if block else module), (kinds, kind)):
+            sums = groups.setdefault(group, [0, 0])
+            sums[0] += selected
+            sums[1] += total
+    heights = [len(blocks) + 1, len(kinds) + 1]
+    figure = Figure(figsize=(_WIDTH, 0.7 + _LINE * sum(heights)), layout="constrained")
+    panels = figure.subplots(2, 1, height_ratios=heights)
+    for axes, groups in zip(panels, (blocks, kinds), strict=True):
+        shares = [100 * selected / total for selected, total in groups.values()]
+        bars = axes.barh(range(len(shares)), shares)
+        axes.bar_label(bars, [f"{selected:,}" for selected, _ in groups.values()], padding=2)
+        axes.set_yticks(range(len(shares)), list(groups))
+        axes.set(xlim=(0, 1.3 * max(shares) or 1), ylim=(len(shares) - 0.4, -0.6))
+        axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 100])
+    panels[-1].set_xlabel("entries that may change (%)")
+    return figure
 
 
-def mean_confusion(runs: Runs) -> NDArray[np.float64]:
-    """(T, T): row i, percent of the images of experience i taken for classes of experience j."""
-    counts = np.array([r["confusion"]["experiences"] for r in runs], dtype=np.float64)
-    images = np.array([r["test_images"] for r in runs], dtype=np.float64)
-    mean: NDArray[np.float64] = 100 * (counts / images[:, :, None]).mean(axis=0)
-    return mean
+def _empty(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    return figure, figure.add_subplot()
 
 
-def loss_figure(methods: Mapping[str, Runs]) -> Figure:
-    """The loss of MIST's tuning by epoch, of the first seed; a line an experience it tunes on."""
-    figure = empty_figure(COLUMN, 2.1)
-    axes = figure.add_subplot()
-    for i, (label, runs) in enumerate(methods.items()):
-        curves = runs[0]["mist"]["losses"]
-        dash = (0, (1, 1 + 2 * i)) if i else "-"  # what lies below another shows through
-        for t, losses in enumerate(curves):
-            style: dict[str, Any] = {
-                "color": colour(label, methods),
-                "alpha": 1 - 0.8 * t / len(curves),
-            }
-            name: dict[str, Any] = {} if t else {"label": _name(label)}
-            axes.plot(range(1, len(losses) + 1), losses, ls=dash, linewidth=1.2, **style, **name)
-            if len(losses) == 1:
-                axes.plot(1, losses[0], "o", markersize=3, **style)
-    axes.set(xlabel="epoch of tuning", ylabel="mean loss")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    legend(figure)
-    return readable(figure)
-
-
-def legend(figure: Figure) -> None:
-    """The names of methods below the axes, where they hide nothing."""
-    names = figure.axes[0].get_legend_handles_labels()[1]
-    columns = 2 if max(map(len, names), default=0) <= 22 else 1
+def _add_legend(figure: Figure, axes: Axes) -> None:
+    """A legend below the axes, where it hides nothing; the figure grows by its height."""
+    names = axes.get_legend_handles_labels()[1]
+    columns = 2 if max(map(len, names)) <= 22 else 1
     figure.set_figheight(figure.get_figheight() + _LINE * -(-len(names) // columns))
     figure.legend(loc="outside lower center", frameon=False, ncols=columns, columnspacing=1)
-
-
-def colour(label: str, methods: Mapping[str, Any]) -> Any:
-    """A colour for each of up to twenty methods; a host and its ``+mist`` share one."""
-    keys = [*dict.fromkeys(name.removesuffix("+mist") for name in methods)]
-    i, n = keys.index(label.removesuffix("+mist")), len(keys)
-    return f"C{i}" if n <= 10 else colormaps["tab20"](i % 20)
-
-
-def _name(label: str) -> str:
-    return plain_label(display_name(label))
-
-
-def _overall(results: Mapping[str, Any]) -> list[float]:
-    """Accuracy over all test images seen, after each experience."""
-    n = np.array(results["test_images"], dtype=np.float64)
-    rows = results["accuracy"]
-    return [float(np.average(row, weights=n[: len(row)])) for row in rows]

@@ -1,145 +1,164 @@
-"""Runs as tables, one row a method: accuracy, and what it costs; as files of several formats."""
+"""Tables with one row per method: accuracy and costs, as text, Markdown, LaTeX, HTML, CSV, JSON."""
 
 from __future__ import annotations
 
 import csv
+import html
 import io
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from .._support.disk import replacing
-from ..strategies.names import display_name
-from .columns import COLUMNS, chosen, ranks
-from .markup import Cell, as_html, as_latex, as_text
-from .report import write_json
-from .summary import COSTS, Runs, costs, mean_and_std
+from tabulate import tabulate
 
-Columns = str | Sequence[str] | None
-Rows = list[list[Cell]]
+from ..utils import atomic_write, check_choice
+from .labels import display_name
+from .summary import METRICS, Methods, costs, mean_and_std, ranks
+
+# How a format shows a mean that is unranked, best, second. Markdown underlines by HTML alone.
+_MARKS = {
+    "pipe": ("{}", "**{}**", "<ins>{}</ins>"),
+    "html": ("{}", "<b>{}</b>", "<u>{}</u>"),
+    "latex": ("{}", r"\textbf{{{}}}", r"\underline{{{}}}"),
+}
+_COST_FORMATS = {
+    "seconds": ("seconds", 1, "{:,.0f}"),
+    "memory": ("peak memory (MiB)", 1 / 2**20, "{:,.0f}"),
+    "updated": ("updated", 1, "{:,.0f}"),
+    "updated_share": ("updated (%)", 100, "{:.2f}"),
+}
+_LATEX_HEADS = {"A_T": "$A_T$", "A_bar": r"$\bar A$", "A_new": r"$A_\mathrm{new}$"}
+_LATEX_CHARACTERS = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
 
 
-def table(methods: Mapping[str, Runs], style: str = "simple", columns: Columns = None) -> str:
-    """Accuracy in percent, mean ± std over seeds.
+def table(
+    methods: Methods, style: str = "simple", columns: str | Sequence[str] | None = None
+) -> str:
+    """Accuracy in percent, mean ± standard deviation over seeds.
 
     Args:
-        methods: name to the results of its seeds.
-        style: ``"html"``, ``"latex"``, or a format of tabulate, such as ``"simple"`` or ``"pipe"``.
-            In HTML, LaTeX and Markdown (``"pipe"``) the best mean of a column is bold, and of three
-            methods or more the second is underlined.
-        columns: which metrics, as a list or between commas; None for all.
+        methods: label to the results of its seeds.
+        style: ``"html"``, ``"latex"`` (booktabs), or a format of tabulate such as ``"simple"`` or
+            ``"pipe"`` (Markdown). HTML, LaTeX and Markdown show the best mean of a column in bold
+            and, among three methods or more, the second best underlined.
+        columns: some of ``A_T, A_bar, A_new, forgetting``, as a list or comma-separated; None: all.
+
+    Raises:
+        ValueError: an unknown column.
     """
-    names = chosen(columns)
-    return _written(accuracy_rows(methods, names), style, *_accuracy_heads(names))
-
-
-def cost_table(methods: Mapping[str, Runs], style: str = "simple") -> str:
-    """Time, memory and updated entries, means over seeds; empty where a run has not measured it."""
-    return _written(cost_rows(methods), style, *_cost_heads())
-
-
-def accuracy_rows(methods: Mapping[str, Runs], names: Sequence[str]) -> Rows:
-    """Name, number of seeds, and the columns of every method."""
-    places = {name: ranks(methods, name) for name in names}
+    metrics = check_columns(columns)
+    places = {metric: ranks(methods, metric) for metric in metrics}
+    marks = _MARKS.get(style, ("{}", "{}", "{}"))
+    plus_minus = r"$\pm$" if style == "latex" else "±"
     rows = []
     for label, runs in methods.items():
-        row = [Cell(display_name(label)), Cell(str(len(runs)))]
-        for name in names:
-            found = mean_and_std(runs)[name]
-            spread = f" ± {found['std']:.1f}" if len(runs) > 1 else ""
-            row.append(Cell(f"{found['mean']:.1f}", spread, places[name].get(label, 0)))
+        found, row = mean_and_std(runs), []
+        for metric in metrics:
+            mark = marks[places[metric].get(label, 0)]
+            spread = f" {plus_minus} {found[metric]['std']:.1f}" if len(runs) > 1 else ""
+            row.append(mark.format(f"{found[metric]['mean']:.1f}") + spread)
         rows.append(row)
-    return rows
+    return _written(methods, style, metrics, rows)
 
 
-def cost_rows(methods: Mapping[str, Runs]) -> Rows:
-    """Name, number of seeds, and the costs of every method."""
-    return [
-        [
-            Cell(display_name(label)),
-            Cell(str(len(runs))),
-            *(
-                Cell("" if value is None else COSTS[name].shown(value))
-                for name, value in costs(runs).items()
-            ),
-        ]
-        for label, runs in methods.items()
-    ]
+def cost_table(methods: Methods, style: str = "simple") -> str:
+    """Seconds, peak memory and updated entries, means over seeds; empty where not measured.
 
-
-def _accuracy_heads(names: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    return (
-        ["method", "seeds", *names],
-        ["method", "seeds", *(COLUMNS[name].html for name in names)],
-        ["Method", "Seeds", *(COLUMNS[name].latex for name in names)],
-    )
-
-
-def _cost_heads() -> tuple[list[str], list[str], list[str]]:
-    heads = ["method", "seeds", *(cost.head for cost in COSTS.values())]
-    return heads, heads, [(h[:1].upper() + h[1:]).replace("%", r"\%") for h in heads]
-
-
-def _written(rows: Rows, style: str, text: list[str], html: list[str], latex: list[str]) -> str:
-    """Rows in one of the formats, with its heads."""
-    if style == "html":
-        return as_html(html, rows)
-    return as_latex(latex, rows) if style == "latex" else as_text(text, rows, style)
-
-
-def html_table(methods: Mapping[str, Runs], columns: Columns, notes: Mapping[str, str]) -> str:
-    """The accuracy table of a page, with a sentence beside the methods that have one."""
-    names = chosen(columns)
-    said = [notes.get(label, "") for label in methods] if notes else []
-    return as_html(_accuracy_heads(names)[1], accuracy_rows(methods, names), said)
+    Arguments are those of :func:`table`.
+    """
+    rows = []
+    for runs in methods.values():
+        found, row = costs(runs), []
+        for name, (_, factor, pattern) in _COST_FORMATS.items():
+            value = found[name]
+            row.append("" if value is None else pattern.format(factor * value))
+        rows.append(row)
+    return _written(methods, style, [head for head, *_ in _COST_FORMATS.values()], rows)
 
 
 def write_tables(
-    methods: Mapping[str, Runs], folder: Path, name: str, columns: Columns = None
+    methods: Methods, folder: Path, name: str, columns: str | Sequence[str] | None = None
 ) -> Path:
-    """Accuracy as ``NAME.md``, ``.tex``, ``.csv`` and ``.json``, what it costs as ``NAME-costs.*``.
+    """Write ``NAME.md`` and ``.tex`` (accuracy), ``NAME-costs.md`` and ``.tex``, and all numbers.
 
-    CSV and JSON have every metric, in full, by the name that the command has for a method.
+    The numbers are ``NAME.csv`` and ``NAME.json``: every metric and cost in full precision, by
+    label. Seconds, bytes, and shares of 1; accuracies are in percent.
 
     Args:
-        methods: name to the results of its seeds.
+        methods: label to the results of its seeds.
         folder: of the files.
-        name: of the files.
-        columns: of the Markdown and LaTeX tables of accuracy; None for all.
+        name: of the files, without suffix.
+        columns: of the Markdown and LaTeX tables of accuracy, as of :func:`table`.
 
     Returns:
-        The first file.
+        The path of the Markdown table of accuracy.
     """
-    summaries = {label: mean_and_std(runs) for label, runs in methods.items()}
-    spent = {label: costs(runs) for label, runs in methods.items()}
-    numbers = {
-        label: {key: v for m in s for key, v in ((m, s[m]["mean"]), (f"{m}_std", s[m]["std"]))}
-        for label, s in summaries.items()
-    }
-    seeds = {label: len(runs) for label, runs in methods.items()}
+    numbers = {}
+    for label, runs in methods.items():
+        numbers[label] = {"name": display_name(label), "seeds": len(runs)}
+        for metric, found in mean_and_std(runs).items():
+            numbers[label] |= {metric: found["mean"], f"{metric}_std": found["std"]}
+        numbers[label] |= costs(runs)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["method", *next(iter(numbers.values()), {})], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({"method": label, **row} for label, row in numbers.items())
     files = {
-        f"{name}.md": table(methods, "pipe", columns) + "\n",
+        f"{name}.md": table(methods, "pipe", columns),
         f"{name}.tex": table(methods, "latex", columns),
-        f"{name}.csv": _csv(seeds, numbers),
-        f"{name}-costs.md": cost_table(methods, "pipe") + "\n",
+        f"{name}-costs.md": cost_table(methods, "pipe"),
         f"{name}-costs.tex": cost_table(methods, "latex"),
-        f"{name}-costs.csv": _csv(seeds, spent),
+        f"{name}.json": json.dumps(numbers, indent=1),
+        f"{name}.csv": out.getvalue().rstrip(),
     }
     for file, text in files.items():
-        with replacing(folder / file) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    found = {label: {"seeds": seeds[label], "metrics": s} for label, s in summaries.items()}
-    write_json(found, folder / f"{name}.json")
-    found = {label: {"seeds": seeds[label], **each} for label, each in spent.items()}
-    write_json(found, folder / f"{name}-costs.json")
+        with atomic_write(folder / file) as temporary:
+            temporary.write_text(f"{text}\n", encoding="utf-8")
     return folder / f"{name}.md"
 
 
-def _csv(seeds: Mapping[str, int], numbers: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line a method, with numbers in full."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["method", "name", "seeds", *next(iter(numbers.values()))])
-    for label, values in numbers.items():
-        writer.writerow([label, display_name(label), seeds[label], *values.values()])
-    return out.getvalue()
+def check_columns(columns: str | Sequence[str] | None) -> list[str]:
+    """The metrics to show, from a list or a comma-separated string; None: all.
+
+    Raises:
+        ValueError: an unknown column.
+    """
+    names = columns.split(",") if isinstance(columns, str) else columns or METRICS
+    return [check_choice("columns", name.strip(), METRICS) for name in names]
+
+
+def _written(
+    methods: Methods, style: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> str:
+    """Rows in one of the formats, after each method's name and number of seeds."""
+    escapes: dict[str, Callable[[str], str]] = {"html": html.escape, "latex": _latex_text}
+    escape = escapes.get(style, str)
+    heads = ["method", "seeds", *columns]
+    if style == "latex":
+        heads = [_LATEX_HEADS.get(head, escape(head[0].upper() + head[1:])) for head in heads]
+    written: str = tabulate(
+        [
+            [escape(display_name(label)), len(runs), *row]
+            for (label, runs), row in zip(methods.items(), rows, strict=True)
+        ],
+        heads,
+        tablefmt={"html": "unsafehtml", "latex": "latex_raw"}.get(style, style),  # escaped above
+        disable_numparse=True,
+        colalign=["left", *["right"] * (len(heads) - 1)] if rows else None,
+    )
+    if style == "latex":
+        for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
+            written = written.replace(r"\hline", rule, 1)
+        written = f"% needs \\usepackage{{booktabs}}\n{written}"
+    return written
+
+
+def _latex_text(text: str) -> str:
+    """Text in which LaTeX finds no command."""
+    return re.sub(r"[\\~^&%$#_{}]", lambda found: _LATEX_CHARACTERS[found[0]], text)

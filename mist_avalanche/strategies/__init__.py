@@ -1,29 +1,28 @@
-"""Strategies with a pretrained backbone: computed classifiers, prompts, adapters, slow training."""
+"""Strategies with a pretrained backbone, and Avalanche's own as baselines."""
 
-from typing import TYPE_CHECKING
+from . import baselines as baselines
+from .aper import APER as APER
+from .coda_prompt import CODAPrompt as CODAPrompt
+from .dualprompt import DualPrompt as DualPrompt
+from .ease import EASE as EASE
+from .feature_based import FeatureStrategy as FeatureStrategy
+from .gradient_based import GradientStrategy as GradientStrategy
+from .l2p import L2P as L2P
+from .ranpac import RanPAC as RanPAC
+from .registry import register as register
+from .simplecil import SimpleCIL as SimpleCIL
+from .slca import SLCA as SLCA
 
-from .._support.lazy import lazily
-
-if TYPE_CHECKING:
-    from .aper import APER as APER
-    from .coda_prompt import CODAPrompt as CODAPrompt
-    from .dualprompt import DualPrompt as DualPrompt
-    from .ease import EASE as EASE
-    from .l2p import L2P as L2P
-    from .ranpac import RanPAC as RanPAC
-    from .simplecil import SimpleCIL as SimpleCIL
-    from .slca import SLCA as SLCA
-else:
-    __getattr__, __dir__ = lazily(
-        __name__,
-        APER="aper",
-        CODAPrompt="coda_prompt",
-        DualPrompt="dualprompt",
-        EASE="ease",
-        L2P="l2p",
-        RanPAC="ranpac",
-        SimpleCIL="simplecil",
-        SLCA="slca",
-    )
-
-__all__ = ["APER", "EASE", "L2P", "SLCA", "CODAPrompt", "DualPrompt", "RanPAC", "SimpleCIL"]
+__all__ = [
+    "APER",
+    "EASE",
+    "L2P",
+    "SLCA",
+    "CODAPrompt",
+    "DualPrompt",
+    "FeatureStrategy",
+    "GradientStrategy",
+    "RanPAC",
+    "SimpleCIL",
+    "register",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_type_hints
 
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
@@ -13,10 +13,10 @@ from avalanche.training.plugins.evaluation import default_evaluator
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from typing_extensions import Unpack
 
+from ..models.backbone_with_head import BackboneWithHead
+from ..models.classifier import without_classifier
 from ..models.forward import Forward
-from ..models.heads import BackboneWithHead
 from ..utils import check_not_empty, in_mode, memory_advice, nearest_first, state_hash
 
 
@@ -56,7 +56,8 @@ class Features(NamedTuple):
 class PretrainedStrategy(SupervisedTemplate, ABC):
     """An Avalanche strategy around a pretrained backbone.
 
-    No optimizer, number of classes, timeline of classes or task labels are needed.
+    No optimizer, number of classes, timeline of classes or task labels are needed. A classifier
+    that a backbone of timm, torchvision or Avalanche still has is removed, with a warning.
 
     Args:
         model: backbone and head, images to logits.
@@ -73,6 +74,7 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
 
     Raises:
         TypeError: an unknown argument; the message names the nearest ones.
+        ValueError: features of the backbone depend on task labels.
     """
 
     tune_on: str = "every"
@@ -82,23 +84,32 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
     model: Any
     dataloader: Any
 
+    def __new__(cls, **arguments: Any) -> Any:
+        """Refuse arguments that the strategy's constructor does not list, but would pass on."""
+        known = arguments_of(cls)
+        for name in arguments.keys() - known:
+            near = nearest_first(name, known)
+            raise TypeError(f"{cls.__name__} has no argument {name!r}. It has {near}.")
+        return super().__new__(cls)
+
     def __init__(
         self,
         *,
         model: BackboneWithHead,
         train_mb_size: int,
-        train_epochs: int = 1,
+        train_epochs: int,
         criterion: nn.Module | None = None,
         eval_mb_size: int = 64,
+        device: str | torch.device = "cpu",
+        plugins: Sequence[SupervisedPlugin] | None = None,
         evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = default_evaluator,
-        precision: str = "32",
+        eval_every: int = -1,
+        precision: Literal["32", "bf16"] = "32",
         compile: bool = False,
         cache: bool = True,
-        **common: Any,
     ) -> None:
-        for name in common.keys() - Common.__annotations__.keys():
-            known = nearest_first(name, arguments_of(type(self)))
-            raise TypeError(f"{type(self).__name__} has no argument {name!r}. It has {known}.")
+        without_classifier(model.backbone, type(self).__name__)
+        model.run_backbone = Forward(precision, compile=compile)
         super().__init__(
             model=model,
             optimizer=None,
@@ -106,10 +117,11 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
             train_mb_size=train_mb_size,
             train_epochs=train_epochs,
             eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
             evaluator=evaluator,
-            **common,
+            eval_every=eval_every,
         )
-        model.run_backbone = Forward(precision, compile=compile)
         self._cache = FeatureCache() if cache else None
 
     @property
@@ -129,6 +141,7 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state_dict` of a strategy that was made with the same arguments."""
         self.model.load_state_dict(state["model"])
+        self.forget_features()
 
     def train_dataset_adaptation(self, **kwargs: Any) -> None:
         """The experience's training images, or a ValueError where there are none."""
@@ -173,13 +186,21 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
     def cached(
         self, dataset: Any, key: Hashable, run: Callable[[Tensor], Tensor], num_workers: int
     ) -> Features:
-        """:meth:`extract` of a test set, from memory where it was called with this key before."""
+        """:meth:`extract` of the test set at hand, from memory if it was there under this key.
+
+        Without a cache these are the images as plugins have left them.
+        """
         if self._cache is None:
-            return self.extract(dataset.eval(), run, num_workers)
+            return self.extract(self.adapted_dataset, run, num_workers)
         return self._cache.get(dataset, key, lambda: self.extract(dataset.eval(), run, num_workers))
 
+    def forget_features(self) -> None:
+        """Drop cached features, after a change of something other than the backbone's weights."""
+        if self._cache is not None:
+            self._cache = FeatureCache()
+
     def _before_eval(self, **kwargs: Any) -> None:
-        """Forget cached features where the backbone has changed."""
+        """Drop cached features where the backbone has changed."""
         super()._before_eval(**kwargs)
         if self._cache is not None:
             self._cache.begin(self.backbone)
@@ -220,19 +241,28 @@ class FeatureBatches:
         return -(-len(self.features.labels) // self.batch_size)
 
     def __iter__(self) -> Any:
-        for batch in zip(*(part.split(self.batch_size) for part in self.features), strict=True):
+        size = self.batch_size
+        for batch in zip(*(torch.split(part, size) for part in self.features), strict=True):
             yield list(batch)
 
 
-def arguments_of(strategy: Callable[..., Any]) -> set[str]:
-    """Names of a strategy's keyword arguments, those of :class:`Common` included."""
-    names = {
-        p.name
-        for p in inspect.signature(strategy).parameters.values()
-        if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
-    }
-    function = strategy.__init__ if isinstance(strategy, type) else strategy  # type: ignore[misc]
-    for hint in get_type_hints(function).values():
-        if get_origin(hint) is Unpack:
-            names |= get_args(hint)[0].__annotations__.keys()
+def arguments_of(strategy: Any) -> set[str]:
+    """Names of the keyword arguments of a class or function, including those that it passes on.
+
+    ``**common: Unpack[Common]`` says which these are; untyped ones are those of the parent class.
+    """
+    functions = [strategy]
+    if isinstance(strategy, type):
+        functions = [vars(c)["__init__"] for c in strategy.__mro__ if "__init__" in vars(c)]
+    names = set[str]()
+    for function in functions:
+        parameters = inspect.signature(function).parameters.values()
+        named = (p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
+        names |= {p.name for p in named} - {"self"}
+        passed_on = [p for p in parameters if p.kind is p.VAR_KEYWORD]
+        if passed_on and "Unpack" in str(passed_on[0].annotation):
+            (typed,) = get_args(get_type_hints(function)[passed_on[0].name])
+            return names | {*typed.__annotations__}
+        if not passed_on:
+            break
     return names

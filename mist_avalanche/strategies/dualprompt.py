@@ -2,63 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
 
-import torch
-from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
-from avalanche.training.plugins.evaluation import default_evaluator
 from torch import nn
+from typing_extensions import Unpack
 
-from ..models.prompts import GeneralExpertPrompts
-from ._prompting import PromptStrategy, blocks_of, plain_vit
+from ..models.prompts.base import choose_blocks
+from ..models.prompts.experts import GeneralExpertPrompts
+from ..models.vit import vit_size
+from .base import Common
+from .prompt_based import PromptStrategy, Schedule
+from .registry import register
 
 
+@register("dualprompt", title="DualPrompt", paper="arXiv 2204.04799", needs="vit")
 class DualPrompt(PromptStrategy):
-    """Prefixes that all experiences share, and an expert for each, found by its key.
+    """Prefixes that all experiences share, and an expert for each experience, found by its key.
 
-    See :class:`~mist_avalanche.models.prompts.GeneralExpertPrompts`. The ViT is frozen; it is tuned
-    before the first experience where there is a :class:`~mist_avalanche.MISTPlugin`. In evaluation
-    the expert is chosen for each image by itself, of the experiences trained on. No optimizer, no
-    number of classes or experiences, no task labels. Defaults are those of LAMDA-PILOT for ViT-B/16
-    and CIFAR-100, with the authors' clipping.
+    Prefixes are keys and values that the attention of a block sees before those of the image. The
+    general ones train in every experience. The expert and the key κ_t of experience t train in it
+    alone: on its images in training, on the images whose query q, the feature of the frozen ViT, is
+    nearest to κ_t in evaluation. The loss is the cross-entropy over the experience's classes minus
+    λ cos(q, κ_t), which draws the key to the queries.
+
+    Defaults are those of LAMDA-PILOT for ViT-B/16 and CIFAR-100, with the authors' clipping.
 
     Args:
-        model: a VisionTransformer of timm, images (B, C, H, W) to features (B, D). The classifier
-            that it still has is taken off, with a warning.
         general_length: rows of the general key prefixes, and of the value prefixes.
         expert_length: rows of the experts' key prefixes, and of the value prefixes.
         general_blocks: blocks with general prefixes; None for 0 and 1.
         expert_blocks: blocks with expert prefixes; None for those of 2, 3, 4 that the ViT has.
-        pull: λ, the weight of the cosine of queries and the present expert's key.
-        lr: of Adam.
-        schedule: ``"constant"``, or ``"cosine"`` as CODA-Prompt's.
-        clip_grad_norm: largest norm of the gradient; None for any.
+        key_loss_weight: λ.
         seed: of the prompts' start.
-        criterion: None for cross-entropy.
-        train_mb_size: images in a batch.
-        train_epochs: passes over an experience.
-        eval_mb_size: images in a batch of evaluation; changes no result.
-        device: of the model.
-        plugins: Avalanche plugins.
-        evaluator: Avalanche's evaluation plugin.
-        eval_every: as in Avalanche.
-        precision: of the ViT: ``"32"`` or ``"bf16"`` (autocast; prompts, classifier and loss in
-            float32).
-        cache_mb: megabytes of queries of test images that stay in memory, more in a temporary file,
-            until the ViT changes. 0 keeps none; needed where a plugin changes images of a batch in
-            evaluation. Queries of a random eval transform are never kept.
-
-    Raises:
-        ValueError: an argument out of its range, a model without ``blocks[i].attn.qkv``, or a
-            MISTPlugin that tunes before every experience.
+        model, lr, schedule, clip_grad_norm, train_mb_size, train_epochs, common: see
+            :class:`~.prompt_based.PromptStrategy`.
 
     Example:
-        >>> mist = MISTPlugin.for_backbone("embedded")  # tunes before the first experience
-        >>> strategy = DualPrompt(model=create_backbone(), lr=0.02, plugins=[mist])
-        >>> for t, experience in enumerate(benchmark.train_stream):
-        ...     strategy.train(experience)
-        ...     strategy.eval(benchmark.test_stream[: t + 1])
+        >>> strategy = DualPrompt(model=create_backbone(), lr=0.02)
+        >>> strategy.train(benchmark.train_stream[0])
     """
 
     def __init__(
@@ -69,49 +50,33 @@ class DualPrompt(PromptStrategy):
         expert_length: int = 5,
         general_blocks: Sequence[int] | None = None,
         expert_blocks: Sequence[int] | None = None,
-        pull: float = 0.1,
-        lr: float = 0.001,
-        schedule: Literal["constant", "cosine"] = "constant",
-        clip_grad_norm: float | None = 1.0,
+        key_loss_weight: float = 0.1,
         seed: int = 0,
-        criterion: nn.Module | None = None,
+        lr: float = 0.001,
+        schedule: Schedule = "constant",
+        clip_grad_norm: float | None = 1.0,
         train_mb_size: int = 24,
         train_epochs: int = 5,
-        eval_mb_size: int = 64,
-        device: str | torch.device = "cpu",
-        plugins: Sequence[SupervisedPlugin] | None = None,
-        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] = default_evaluator,
-        eval_every: int = -1,
-        precision: Literal["32", "bf16"] = "32",
-        cache_mb: int = 2000,
-        **kwargs: Any,
+        **common: Unpack[Common],
     ) -> None:
-        n_features, depth = plain_vit(model, "DualPrompt")
-        prompts = GeneralExpertPrompts(
-            n_features,
-            general_length,
-            expert_length,
-            blocks_of("general_blocks", general_blocks, (0, 1), depth),
-            blocks_of("expert_blocks", expert_blocks, (2, 3, 4), depth),
-            pull,
-            seed,
-        )
+        n_features, depth = vit_size(model)
+        general = choose_blocks("general_blocks", general_blocks, depth, published=(0, 1))
+        expert = choose_blocks("expert_blocks", expert_blocks, depth, published=(2, 3, 4))
         super().__init__(
             model=model,
-            prompts=prompts,
-            head_std=0.02,
+            prompts=GeneralExpertPrompts(
+                n_features,
+                general_length=general_length,
+                expert_length=expert_length,
+                general_blocks=general,
+                expert_blocks=expert,
+                key_loss_weight=key_loss_weight,
+                seed=seed,
+            ),
             lr=lr,
             schedule=schedule,
             clip_grad_norm=clip_grad_norm,
-            criterion=criterion,
             train_mb_size=train_mb_size,
             train_epochs=train_epochs,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=plugins,
-            evaluator=evaluator,
-            eval_every=eval_every,
-            precision=precision,
-            cache_mb=cache_mb,
-            **kwargs,
+            **common,
         )

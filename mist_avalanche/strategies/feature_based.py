@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from typing_extensions import Unpack
 
+from ..models.backbone_with_head import BackboneWithHead
 from ..models.drift import fit_drift, rotations_and_flips
 from ..utils import state_hash
 from .base import Common, FeatureBatches, PretrainedStrategy
 
 
 class FeatureCommon(Common, total=False):
-    """Keyword arguments of every feature-based strategy, over those of :class:`Common`.
+    """Keyword arguments of every feature-based strategy, in addition to :class:`Common`.
 
     Args:
         train_mb_size: images per batch while features are computed; changes no result.
@@ -41,7 +43,8 @@ class FeatureStrategy(PretrainedStrategy):
 
     Args:
         model: backbone and head; the head has ``seen``, and ``move(drift)`` if it can follow.
-        common: see :class:`FeatureCommon`.
+        train_mb_size, drift_compensation, compile: see :class:`FeatureCommon`.
+        common: see :class:`~mist_avalanche.strategies.base.Common`.
 
     Raises:
         RuntimeError: evaluation before any training.
@@ -51,15 +54,19 @@ class FeatureStrategy(PretrainedStrategy):
     def __init__(
         self,
         *,
-        model: nn.Module,
+        model: BackboneWithHead,
         train_mb_size: int = 64,
         drift_compensation: bool = False,
-        **common: Any,
+        compile: bool = False,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(model=model, train_mb_size=train_mb_size, **common)
+        super().__init__(
+            model=model, train_mb_size=train_mb_size, train_epochs=1, compile=compile, **common
+        )
         self.drift_compensation = drift_compensation
+        self._images: Any = None  # batches of the experience's training images
         self._fitted_on = b""  # hash of the backbone that the last features came from
-        self._before: nn.Module | None = None  # the backbone before plugins tune it
+        self._before: dict[str, Tensor] | None = None  # its weights before plugins tune it
         self._warned = False
 
     @abstractmethod
@@ -73,7 +80,7 @@ class FeatureStrategy(PretrainedStrategy):
         """The model, and which backbone the stored statistics belong to."""
         return {**super().state_dict(), "fitted_on": self._fitted_on.hex()}
 
-    def load_state_dict(self, state: Any) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state_dict` of a strategy that was made with the same arguments."""
         super().load_state_dict(state)
         self._fitted_on = bytes.fromhex(state["fitted_on"])
@@ -88,12 +95,13 @@ class FeatureStrategy(PretrainedStrategy):
     def make_train_dataloader(self, **kwargs: Any) -> None:
         """Every image once, in order."""
         super().make_train_dataloader(**{**kwargs, "shuffle": False, "drop_last": False})
+        self._images = self.dataloader  # plugins such as Replay put another in its place
 
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
         """Make room for the experience's classes; plugins come right after."""
         self.model = self.model_adaptation()
         if self.drift_compensation and self.head.seen.any():
-            self._before = copy.deepcopy(self.backbone)
+            self._before = self._weights()
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         """Let plugins tune the backbone; then what is stored follows its features."""
@@ -101,6 +109,7 @@ class FeatureStrategy(PretrainedStrategy):
         before, self._before = self._before, None
         if not self.head.seen.any():
             self.first_session(**kwargs)
+            self.forget_features()
         elif state_hash(self.backbone) != self._fitted_on:
             if before is not None:
                 self._follow(before)
@@ -108,19 +117,29 @@ class FeatureStrategy(PretrainedStrategy):
                 self._warn_of_stale_statistics()
         self._fitted_on = state_hash(self.backbone)
 
-    def _follow(self, before: nn.Module) -> None:
+    def _follow(self, before: Mapping[str, Tensor]) -> None:
         """Move what is stored by the map from features before tuning to features after."""
-        now = self.model.backbone
-
-        def views(x: Tensor) -> Tensor:  # (B, V, D)
-            return torch.stack([self.model.features(view) for view in rotations_and_flips(x)], 1)
-
-        self.model.backbone = before
-        old = self.collect(self.dataloader, views).features
-        self.model.backbone = now
-        new = self.collect(self.dataloader, views).features
+        now = self._weights()
+        new = self._views_of_images()
+        try:
+            self.backbone.load_state_dict(before)
+            old = self._views_of_images()
+        finally:
+            self.backbone.load_state_dict(now)
         generator = torch.Generator().manual_seed(self.clock.train_exp_counter)
         self.head.move(fit_drift(old, new, generator))
+
+    def _views_of_images(self) -> Tensor:
+        """Features (n, V, D) of V views of each training image."""
+
+        def views(x: Tensor) -> Tensor:
+            return torch.stack([self.model.features(view) for view in rotations_and_flips(x)], 1)
+
+        return self.collect(self._images, views).features
+
+    def _weights(self) -> dict[str, Tensor]:
+        """A copy of the backbone's parameters and buffers."""
+        return {name: tensor.clone() for name, tensor in self.backbone.state_dict().items()}
 
     def _warn_of_stale_statistics(self) -> None:
         if not self._warned:
@@ -136,7 +155,7 @@ class FeatureStrategy(PretrainedStrategy):
     @torch.no_grad()
     def training_epoch(self, **kwargs: Any) -> None:
         """Fit the head; then pass through the features once more for plugins and metrics."""
-        found = self.collect(self.dataloader, self.model.features)
+        found = self.collect(self._images, self.model.features)
         self.fit(found.features, found.labels)
         for self.mbatch in FeatureBatches(found, self.train_mb_size):
             self._unpack_minibatch()

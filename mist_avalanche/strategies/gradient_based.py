@@ -11,7 +11,7 @@ import torch
 from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from torch import Tensor, nn
 
-from ..models.heads import BackboneWithHead
+from ..models.backbone_with_head import BackboneWithHead
 from ..utils import check_integer, classes_of
 from .base import PretrainedStrategy
 

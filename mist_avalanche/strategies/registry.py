@@ -1,4 +1,4 @@
-"""The registry: strategies by the names that the command, results and tables have for them.
+"""The registry: strategies by their names in the command, in results and in tables.
 
 A strategy is registered where it is written::
 
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..utils import nearest_first
+from . import base
 
 Build = TypeVar("Build", bound=Callable[..., Any])
 
@@ -31,11 +32,11 @@ class StrategyInfo:
     Args:
         name: in the command, in results and in tables.
         title: as people read it.
-        build: makes it: the class, called with ``model=`` and its arguments.
+        build: makes it: the class, or a function with the same arguments.
         paper: its source.
         needs: ``"vit"`` for timm's VisionTransformer, ``"any"`` for any module from images to
             features.
-        is_baseline: whether it is one of Avalanche's, built as :mod:`.baselines` says.
+        is_baseline: whether it is one of Avalanche's, see :mod:`.baselines`.
         upper_bound: whether it sees the images of all experiences at once.
         mist: arguments of MISTPlugin that its model needs.
     """
@@ -59,8 +60,23 @@ class StrategyInfo:
         """Whether MIST may tune before every experience."""
         return bool(getattr(self.build, "follows_tuning", True))
 
+    @property
+    def has_drift(self) -> bool:
+        """Whether it stores statistics that can follow a drift of the features."""
+        return "drift_compensation" in _all_arguments_of(self)
+
 
 STRATEGIES: dict[str, StrategyInfo] = {}
+# What `compare` compares unless told otherwise: all but Cumulative, a second upper bound.
+COMPARED = (
+    *("simplecil", "simplecil+mist", "ranpac", "ranpac+mist"),
+    *("naive", "replay", "ewc", "lwf", "er_ace", "der", "scr", "streaming_lda", "joint"),
+)
+# Arguments for which the command has options of their own, or that are no plain data.
+_NOT_SETTINGS = {
+    *("model", "device", "plugins", "evaluator", "criterion"),
+    *("precision", "compile", "drift_compensation"),
+}
 
 
 def register(name: str, *, title: str, **about: Any) -> Callable[[Build], Build]:
@@ -94,8 +110,20 @@ def find(name: str) -> StrategyInfo:
     return StrategyInfo(title.lower(), title, build)
 
 
+def arguments_of(info: StrategyInfo) -> set[str]:
+    """Settings of a strategy that the command may pass as ``--strategy-arg``."""
+    return _all_arguments_of(info) - _NOT_SETTINGS
+
+
+def _all_arguments_of(info: StrategyInfo) -> set[str]:
+    own: set[str] | None = getattr(info.build, "arguments", None)  # of a baseline
+    return base.arguments_of(info.build) if own is None else own
+
+
 def load(name: str) -> Any:
     """The object that ``package.module:name`` or ``./file.py:name`` refers to.
+
+    Packages are looked up in the working directory too.
 
     Raises:
         ValueError: there is no such file, module or object.
@@ -105,6 +133,8 @@ def load(name: str) -> Any:
         if module_name.endswith(".py"):
             module = _load_file(Path(module_name))
         else:
+            if "" not in sys.path:  # an installed command starts without it
+                sys.path.insert(0, "")
             module = importlib.import_module(module_name)
         return getattr(module, attribute)
     except (ImportError, OSError, AttributeError) as error:

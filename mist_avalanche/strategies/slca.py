@@ -2,74 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from avalanche.evaluation.metric_results import MetricValue
-from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
-from avalanche.training.plugins.evaluation import default_evaluator
-from torch import Tensor, nn
+from torch import nn
+from typing_extensions import Unpack
 
-from .._support.checks import check_integer, check_rate
-from .._support.randomness import isolated_rng
 from ..models.alignment import ClassGaussians, align
-from ..models.attached import without_classifier
+from ..models.backbone_with_head import BackboneWithHead
 from ..models.experience_head import ExperienceLinear
-from ..models.features import in_mode
-from ..models.forward import Forward
-from ..models.heads import BackboneWithHead
-from ._own_training import MOMENTUM, OwnTraining
-
-GAMMA = 0.1  # of the rates at a milestone
-MILESTONE = 0.9  # of the epochs, as published for CIFAR-100: 18 of 20
+from ..utils import check_integer, check_rate, in_mode
+from .base import Common
+from .gradient_based import GradientStrategy, plain_sgd
+from .registry import register
 
 
-class SLCA(OwnTraining):
+@register("slca", title="SLCA", paper="arXiv 2303.05118")
+class SLCA(GradientStrategy):
     """Trains the whole backbone slowly, and aligns a linear classifier with class Gaussians.
 
     Every experience trains the rows of its own classes at ``lr`` and the backbone at
-    ``backbone_lr``, by cross-entropy over its own classes. Then each of its classes gets a Gaussian
-    of its features under the eval transform. From the second experience on, all rows train on draws
-    from all Gaussians, with normalised logits (:func:`~mist_avalanche.models.alignment.align`).
+    ``backbone_lr``, with the cross-entropy over these classes. Then each of them gets a Gaussian of
+    its features under the eval transform. From the second experience on, all rows are trained on
+    draws from all Gaussians, with normalised logits (:mod:`~mist_avalanche.models.alignment`).
     Evaluation uses the aligned rows; the next experience goes on from those before. The pretrained
-    final norm stays and trains along; the authors replace it by a new one.
+    final norm stays and is trained along, where the authors replace it by a new one.
 
-    A class that comes back trains its row again, belongs to the newest experience that has had it,
-    and has the Gaussian of all its features. A :class:`~mist_avalanche.MISTPlugin` tunes before
-    each experience, and leaves SLCA's own steps, which move every weight, without its mask. No
-    optimizer, no number of classes or experiences, no task labels. Defaults are the authors' for
-    ViT-B/16 and CIFAR-100.
+    A MISTPlugin tunes before each experience, and does not mask SLCA's own steps, which move every
+    weight. Defaults are those of the authors for ViT-B/16 and CIFAR-100.
 
     Args:
-        model: images to features (B, D). A classifier that it still has is taken off, with a
-            warning.
+        model: the backbone, images to features (B, D).
         lr: of the classifier.
         backbone_lr: of the backbone.
-        milestones: epochs, from 1, after which both rates are a tenth; None for one after 90 % of
-            the epochs; () for none.
-        weight_decay: of everything that trains, and in the alignment.
+        milestones: epochs, counted from 1, after which both rates fall to a tenth; None for one
+            after 90 % of the epochs; () for none.
+        weight_decay: of everything that is trained, also in the alignment.
         align_epochs: passes of the alignment; 0 for no alignment.
-        samples_per_class: draws a class in each of them.
-        temperature: τ of the normalised logits in the alignment; None for plain logits.
-        masks_steps: whether a MISTPlugin masks the backbone's steps as well. SLCA is a sparse
-            method then.
-        criterion: None for cross-entropy.
-        train_mb_size: images in a batch.
+        samples_per_class: draws per class in each of them.
+        temperature: τ of the normalised logits; None for plain logits.
+        masks_steps: let a MISTPlugin mask the backbone's steps as well, so that only what it
+            selects moves.
+        train_mb_size: images per batch.
         train_epochs: passes over an experience.
-        eval_mb_size: images in a batch of evaluation; changes no result.
-        device: of the model. Gaussians stay on the CPU, 4 D² bytes a class.
-        plugins: Avalanche plugins.
-        evaluator: Avalanche's evaluation plugin.
-        eval_every: as in Avalanche.
-        precision: of the backbone: ``"32"`` or ``"bf16"`` (autocast; classifier, Gaussians and
-            loss in float32).
+        common: see :class:`~.base.Common`. Gaussians stay on the CPU, 4 D² bytes per class.
 
     Attributes:
         gaussians: of the classes so far.
 
     Raises:
-        ValueError: an argument out of its range, or a multi-task model.
+        ValueError: an argument out of its range.
         FloatingPointError: the backbone gives NaN or Inf.
 
     Example:
@@ -94,16 +78,9 @@ class SLCA(OwnTraining):
         samples_per_class: int = 256,
         temperature: float | None = 0.1,
         masks_steps: bool = False,
-        criterion: nn.Module | None = None,
         train_mb_size: int = 128,
         train_epochs: int = 20,
-        eval_mb_size: int = 64,
-        device: str | torch.device = "cpu",
-        plugins: Sequence[SupervisedPlugin] | None = None,
-        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] = default_evaluator,
-        eval_every: int = -1,
-        precision: Literal["32", "bf16"] = "32",
-        **kwargs: Any,
+        **common: Unpack[Common],
     ) -> None:
         self.lr = check_rate("lr", lr, "(0, inf)")
         self.backbone_lr = check_rate("backbone_lr", backbone_lr, "(0, inf)")
@@ -111,92 +88,63 @@ class SLCA(OwnTraining):
         self.weight_decay = check_rate("weight_decay", weight_decay, "[0, inf)")
         self.align_epochs = check_integer("align_epochs", align_epochs, 0)
         self.samples_per_class = check_integer("samples_per_class", samples_per_class, 1)
-        self.temperature = (
-            None if temperature is None else check_rate("temperature", temperature, "(0, inf)")
-        )
+        self.temperature = temperature
+        if temperature is not None:
+            check_rate("temperature", temperature, "(0, inf)")
         self.masks_steps = masks_steps
-        without_classifier(model, "SLCA")
         self.gaussians = ClassGaussians()
-        self.run_backbone = Forward(precision)
         super().__init__(
-            model=BackboneWithHead(model, ExperienceLinear().to(next(model.parameters()))),
-            criterion=criterion,
+            model=BackboneWithHead(model, ExperienceLinear()),
             train_mb_size=train_mb_size,
             train_epochs=train_epochs,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=plugins,
-            evaluator=evaluator,
-            eval_every=eval_every,
-            **kwargs,
+            **common,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Classifier and Gaussians; the model's own state has the backbone."""
-        return {
-            "head": self.head.state_dict(),
-            "gaussians": self.gaussians.state_dict(),
-            "part": self.part_state(),
-        }
+        """The model, and the Gaussians."""
+        return {**super().state_dict(), "gaussians": self.gaussians.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a :meth:`state_dict` of a strategy with the same arguments."""
-        self.head.load_state_dict(state["head"])
+        """Go on from a :meth:`state_dict` of a strategy that was made with the same arguments."""
+        super().load_state_dict(state)
         self.gaussians.load_state_dict(state["gaussians"])
-        self.load_part_state(state.get("part"))
-        self.head.go_on(self._classes)
-
-    def begin_experience(self, classes: list[int]) -> None:
-        """Rows for the classes; the others go back to where they were before the alignment."""
-        self.head.recall()
-        self.head.widen(self._width())
-        self.model = self.model_adaptation()
-        self.head.begin(classes)
 
     @torch.no_grad()
-    def _width(self) -> int:
-        """D, seen from one image of the experience."""
-        with isolated_rng(0, self.device), in_mode(self.model, training=False):
-            x = self.experience.dataset.eval()[0][0].unsqueeze(0).to(self.device)
-            return self._features(x).shape[1]
+    def before_experience(self) -> None:
+        """Rows for the classes, as wide as the features of an image."""
+        image = self.experience.dataset.eval()[0][0].unsqueeze(0).to(self.device)
+        with in_mode(self.model, training=False):
+            self.head.begin(self._classes, self.model.features(image))
 
-    def _features(self, x: Tensor) -> Tensor:
-        """(B, D) of images."""
-        return self.run_backbone(self.backbone, x)
-
-    def training_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of images."""
-        logits: Tensor = self.head(self._features(x))
-        return logits
-
-    evaluation_logits = training_logits
-
-    def trained(self) -> list[dict[str, Any]]:
+    def trainable_parameters(self) -> list[dict[str, Any]]:
         """The backbone, slowly, and the rows."""
         return [
             {"params": self._tunable, "lr": self.backbone_lr},
-            {"params": [*self.head.part.parameters()], "lr": self.lr},
+            {"params": [*self.head.part.parameters()]},
         ]
 
-    def rate(self, epoch: int) -> float:
-        """A tenth after each milestone."""
-        return float(GAMMA ** sum(epoch >= milestone for milestone in self.milestones))
+    def make_new_optimizer(self, parameters: Iterable[Any]) -> torch.optim.SGD:
+        """SGD with momentum 0.9."""
+        return plain_sgd(parameters, self.lr, self.weight_decay)
 
-    def end_experience(self, dataset: Any, num_workers: int) -> None:
+    def schedule(self, epoch: int) -> float:
+        """A tenth after each milestone."""
+        return float(0.1 ** sum(epoch >= milestone for milestone in self.milestones))
+
+    def after_experience(self, dataset: Any, num_workers: int) -> None:
         """A Gaussian for each class; then all rows are aligned."""
-        head = self.head
-        head.end()
-        self.gaussians.add(*self.features_of([dataset], num_workers, self._features)[:2])
-        if self.gaussians.n_experiences < 2 or not self.align_epochs:
+        self.head.end()
+        found = self.extract(dataset, self.model.features, num_workers)
+        self.gaussians.add(found.features, found.labels)
+        if self.gaussians.n_experiences < 2:
             return
-        head.remember()
         epochs = align(
-            head.classifier,
+            self.head.aligned_weight,
+            self.head.aligned_bias,
             self.gaussians,
             epochs=self.align_epochs,
             samples=self.samples_per_class,
             lr=self.lr,
-            momentum=MOMENTUM,
             weight_decay=self.weight_decay,
             temperature=self.temperature,
         )
@@ -206,13 +154,13 @@ class SLCA(OwnTraining):
 
 
 def _milestones(milestones: Sequence[int] | None, epochs: int) -> tuple[int, ...]:
-    """Epochs after which the rates drop, each within the training."""
+    """Epochs after which the rates fall, each within the training."""
     if milestones is None:
-        return (max(1, round(MILESTONE * epochs)),)
+        return (max(1, round(0.9 * epochs)),)  # 18 of 20, as published for CIFAR-100
     found = tuple(check_integer("milestones", epoch, 1) for epoch in milestones)
     if any(epoch >= epochs for epoch in found):
         raise ValueError(
             f"Expected `milestones` below the {epochs} epochs of an experience, got {list(found)}: "
-            "the learning rate would never drop. Lower them, or give () for no drop."
+            "the learning rate would never fall. Lower them, or give () to keep it."
         )
     return found

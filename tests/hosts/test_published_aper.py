@@ -5,6 +5,7 @@ HOSTS_REFERENCE_DIR names a folder with another set of them in ``tuned/``.
 
 import json
 import os
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,11 +15,11 @@ import torch
 from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.benchmarks.utils.transform_groups import TransformGroups
-from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from avalanche.training.plugins import EvaluationPlugin
 from conftest import Images
 from timm.models.vision_transformer import VisionTransformer
 
-from mist_avalanche.strategies import APER, RanPAC
+from mist_avalanche.strategies import APER, RanPAC, first_session
 
 ROOT = os.environ.get("HOSTS_REFERENCE_DIR") or Path(__file__).parent / "golden"
 DIRECTORY = Path(ROOT) / "tuned"
@@ -61,82 +62,77 @@ def stream():
     return benchmark_from_datasets(train=made).train_stream
 
 
-def names(adapter, model):
-    """The published name of each of the adapter's parameters, and the parameter."""
-    if adapter == "finetune":
-        return dict(model.backbone.named_parameters())
+def names(adapter, module):
+    """The published name of each of the module's parameters, and the parameter."""
     found = {}
-    for name, parameter in model.adapter.named_parameters():
+    for name, parameter in module.named_parameters():
         first, *rest = name.split(".")
         if adapter == "adapter":
             found[f"blocks.{rest[0]}.{first}.{rest[1]}"] = parameter
         elif adapter == "ssf":
             found[f"{rest[0].replace('/', '.')}.{first}"] = parameter
         else:
-            found[name] = parameter
+            found[name.removeprefix("backbone.")] = parameter
     return found
 
 
-class Recorder(SupervisedPlugin):
-    """Starts from the stored values, and keeps what came of them by the names of the file."""
+class Recorder:
+    """Trains from the stored values, and keeps what came of them by the names of the file."""
 
     def __init__(self, adapter):
-        super().__init__()
-        self.adapter, self.seen, self.losses = adapter, {}, []
+        self.adapter, self.train, self.seen = adapter, first_session.train, {}
 
-    def images(self, strategy, features):
-        strategy.model.eval()
-        with torch.no_grad():
-            found = features(pixels(COMMON["test_images"]))
-        strategy.model.train()
-        return found
-
-    def before_training_epoch(self, strategy, **kwargs):
-        head = strategy._classifier
-        if head is None or self.losses:
-            return
-        self.start = {k: p.detach().clone() for k, p in strategy.model.backbone.named_parameters()}
+    def __call__(self, backbone, module, head, batches, **settings):
+        own, start = names(self.adapter, module), dict(backbone.named_parameters())
         with torch.no_grad():
             head.weight.copy_(GOLDEN[f"{self.adapter}/head_init.weight"])
             if self.adapter != "finetune":
-                for name, p in names(self.adapter, strategy.model).items():
+                for name, p in own.items():
                     if (init := f"{self.adapter}/init/{name}") in GOLDEN:
                         p.copy_(GOLDEN[init])
                     else:
                         assert not p.any()  # VPT starts from zero
-        self.seen["features_before"] = self.images(strategy, strategy.model.adapted)
+            features = module.eval()(backbone.eval(), pixels(COMMON["test_images"]))
+            module.train(), backbone.train()
+        gradients = {}
 
-    def parameters(self, strategy, where, of, head):
-        own = names(self.adapter, strategy.model)
+        def note(p, gradient):
+            gradients.setdefault(p, gradient.clone())
+
+        for p in (*own.values(), *head.parameters()):
+            p.register_hook(partial(note, p))
+        losses = self.train(backbone, module, head, batches, **settings)
+        self.seen |= {"features_before": features, "losses": losses}
+        self.parameters("grad0", own, "grad0/head", head, gradients.__getitem__)
+        self.parameters("final", own, "head_final", head, torch.Tensor.detach)
+        if self.adapter == "finetune":
+            change = {name: (p - start[name]).norm().detach() for name, p in own.items()}
+            in_order = [change[n] for n in SETTINGS["parameter_names"]]
+            self.seen["change_norms"] = torch.stack(in_order)
+        return losses
+
+    def parameters(self, where, own, where_head, head, of):
         for name, p in own.items():
             self.seen[f"{where}/{name}"] = of(p)
         norms = [of(own[n]).norm() for n in SETTINGS["parameter_names"] if n in own]
         if norms:
             self.seen[f"{where}/norms"] = torch.stack(norms)
-        for name, p in strategy._classifier.named_parameters():
-            self.seen[f"{head}.{name}"] = of(p)
-
-    def after_backward(self, strategy, **kwargs):
-        if not self.losses:
-            self.parameters(strategy, "grad0", lambda p: p.grad.clone(), "grad0/head")
-        self.losses.append(strategy.loss.detach()[0])
-
-    def after_training_epoch(self, strategy, **kwargs):
-        if strategy._classifier is not None:
-            self.parameters(strategy, "final", lambda p: p.detach().clone(), "head_final")
-            if self.adapter == "finetune":
-                moved = strategy.model.backbone.named_parameters()
-                change = {name: (p - self.start[name]).norm().detach() for name, p in moved}
-                self.seen["change_norms"] = torch.stack(
-                    [change[n] for n in SETTINGS["parameter_names"]]
-                )
+        for name, p in head.named_parameters():
+            self.seen[f"{where_head}.{name}"] = of(p)
 
 
-def computed(adapter):
+def on_test_images(model, features):
+    model.eval()
+    with torch.no_grad():
+        return features(pixels(COMMON["test_images"]))
+
+
+def computed(adapter, monkeypatch):
     own = {"adapter": {"dropout": 0.0, "bottleneck": SETTINGS["adapter"]["bottleneck"]}}
     prompts = {"n_prompts": SETTINGS["prompts"]}
     own |= {"vpt_deep": prompts, "vpt_shallow": prompts}
     recorder = Recorder(adapter)
+    monkeypatch.setattr(first_session, "train", recorder)
     strategy = APER(
         model=vit(),
         adapter=adapter,
@@ -145,7 +141,6 @@ def computed(adapter):
         train_mb_size=SETTINGS["batch_size"],
         weight_decay=SETTINGS["weight_decay"],
         min_lr=float(SETTINGS["scheduler"].rsplit("eta_min=", 1)[1]),
-        plugins=[recorder],
         evaluator=EvaluationPlugin(loggers=[]),
         **own.get(adapter, {}),
     )
@@ -154,9 +149,8 @@ def computed(adapter):
         strategy.train(experience, eval_streams=[], shuffle=False)
         seen[f"prototypes_{t}"] = strategy.head.prototypes
         rows = test < len(strategy.head.counts)
-        seen[f"logits_{t}"] = recorder.images(strategy, strategy.model)[rows]
-    seen["features_test"] = recorder.images(strategy, strategy.model.features)
-    seen["losses"] = torch.stack(recorder.losses)
+        seen[f"logits_{t}"] = on_test_images(strategy.model, strategy.model)[rows]
+    seen["features_test"] = on_test_images(strategy.model, strategy.model.features)
     return strategy, seen
 
 
@@ -166,8 +160,8 @@ def difference(one, other):
 
 
 @ADAPTERS
-def test_aper_is_as_published(adapter):
-    strategy, seen = computed(adapter)
+def test_aper_is_as_published(adapter, monkeypatch):
+    strategy, seen = computed(adapter, monkeypatch)
     stored = {k.split("/", 1)[1]: v for k, v in GOLDEN.items() if k.startswith(f"{adapter}/")}
     given = {k for k in stored if k.startswith(("init/", "head_init"))}
     assert stored.keys() - given <= seen.keys()

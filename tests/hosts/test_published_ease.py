@@ -42,8 +42,8 @@ class Recorder(SupervisedPlugin):
         if strategy.clock.train_exp_epochs:
             return
         self.t += 1
-        self.losses, model = [], strategy.model
-        self.adapter, self.head = model.adapters[-1], model.training_head
+        self.losses = []
+        self.adapter, self.head = strategy.adapter, strategy.classifier
         self.rows = slice(-S["task_sizes"][self.t], None)
         with torch.no_grad():
             for name, parameter in named(self.adapter):

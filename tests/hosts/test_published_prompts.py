@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from mist_avalanche.models.prompts import components
 from mist_avalanche.strategies import L2P, CODAPrompt, DualPrompt
-from mist_avalanche.strategies._prompting import rate_of_epoch
+from mist_avalanche.strategies.prompt_based import coda_cosine
 
 ROOT = os.environ.get("HOSTS_REFERENCE_DIR") or Path(__file__).parent / "golden"
 DIRECTORY = Path(ROOT) / "prompts"
@@ -113,16 +113,16 @@ class Recorder(SupervisedPlugin):
         return found
 
     def after_backward(self, strategy, **kwargs):
-        attached = strategy.model.attached
+        output = strategy.model.output
         where = f"step{self.step}"
-        self.put(where, {**self.hooked, **self.record(strategy, attached)})
+        self.put(where, {**self.hooked, **self.record(strategy, output)})
         x = strategy.mb_x
         self.put(
             where,
             {
                 "query": strategy.model.query(x),
                 "loss": strategy.loss[0],
-                "loss_ce": strategy.loss[0] - attached.loss,
+                "loss_ce": strategy.loss[0] - output.loss,
                 "lr": torch.tensor(strategy.optimizer.param_groups[0]["lr"], dtype=torch.float64),
             },
         )
@@ -147,7 +147,7 @@ class Recorder(SupervisedPlugin):
             "eval",
             {
                 **self.hooked,
-                **self.record(strategy, model.attached),
+                **self.record(strategy, model.output),
                 "logits": logits,
                 "top5": logits.topk(5).indices,
             },
@@ -222,11 +222,11 @@ def test_l2p(variant):
         of = {"prompts": prompts.prompts, "keys": prompts.keys}
         return {k: value_of(p, gradient) for k, p in of.items()}
 
-    def record(strategy, attached):
+    def record(strategy, output):
         return {
-            "similarity": attached.similarity,
-            "ids": attached.ids,
-            "reduce_sim": -attached.loss / s["pull"],
+            "similarity": output.similarity,
+            "ids": output.ids,
+            "reduce_sim": -output.loss / s["pull"],
         }
 
     recorder = Recorder(begin, parameters, record)
@@ -235,7 +235,7 @@ def test_l2p(variant):
         size=s["size"],
         length=s["length"],
         top_k=s["top_k"],
-        pull=s["pull"],
+        key_loss_weight=s["pull"],
         lr=s["lr"],
         clip_grad_norm=1.0 if kind == "clipped" else None,
         batchwise=kind == "batchwise",
@@ -272,12 +272,12 @@ def test_dualprompt(variant):
             "keys": torch.stack([value_of(p, gradient) for p in prompts.keys]),
         }
 
-    def record(strategy, attached):
-        prefixes = torch.stack([torch.stack(attached.prefixes[b], dim=1) for b in s["e_layers"]])
+    def record(strategy, output):
+        prefixes = torch.stack([torch.stack(output.prefixes[b], dim=1) for b in s["e_layers"]])
         return {
-            "similarity": attached.similarity,
-            "ids": attached.ids,
-            "reduce_sim": -attached.loss / s["pull"],
+            "similarity": output.similarity,
+            "ids": output.ids,
+            "reduce_sim": -output.loss / s["pull"],
             "e_prefix": prefixes,
         }
 
@@ -288,7 +288,7 @@ def test_dualprompt(variant):
         expert_length=s["e_length"],
         general_blocks=s["g_layers"],
         expert_blocks=s["e_layers"],
-        pull=s["pull"],
+        key_loss_weight=s["pull"],
         lr=s["lr"],
         clip_grad_norm=1.0 if kind == "clipped" else None,
         plugins=[recorder],
@@ -349,9 +349,9 @@ def test_coda_prompt(variant, monkeypatch):
                 found[f"layer{layer}/{name}"] = torch.cat([rows, later])
         return found
 
-    def record(strategy, attached):
-        found = {"loss_ortho": attached.loss}
-        for block, (keys, values) in attached.prefixes.items():
+    def record(strategy, output):
+        found = {"loss_ortho": output.loss}
+        for block, (keys, values) in output.prefixes.items():
             found |= {f"prefix_key/block{block}": keys, f"prefix_value/block{block}": values}
         return found
 
@@ -375,8 +375,8 @@ def test_coda_prompt_learning_rates():
     published = {k: v for k, v in arrays("coda").items() if k.startswith("schedule/")}
     assert len(published) >= 3
     for wanted in published.values():
-        rates = [1e-3 * rate_of_epoch("cosine", e, len(wanted)) for e in range(len(wanted))]
+        rates = [1e-3 * coda_cosine(e, len(wanted)) for e in range(len(wanted))]
         torch.testing.assert_close(
             torch.tensor(rates, dtype=torch.float64), wanted, rtol=0, atol=1e-15
         )
-    assert rate_of_epoch("cosine", 0, 1) == 1.0
+    assert coda_cosine(0, 1) == 1.0

@@ -9,6 +9,7 @@ from tuned_reference import Comparison, arrays, experiences, seen_test_images, s
 
 from mist_avalanche.models import alignment
 from mist_avalanche.strategies import SLCA, slca
+from mist_avalanche.strategies.gradient_based import cosine_schedule
 
 S = settings_of("slca")
 PARAMETERS = ("cls_token", "blocks.0.attn.qkv.bias", "blocks.1.mlp.fc1.bias", "norm.weight")
@@ -28,9 +29,10 @@ class Recorder(SupervisedPlugin):
         with torch.no_grad():
             for name in ("weight", "bias"):
                 start = self.published[f"t{self.t}/head_init.{name}"]
-                getattr(head.part, name).copy_(start[-n:])
-                getattr(head.classifier, name)[-n:] = start[-n:]
-                self.compare(f"t{self.t}/head_init.{name}", getattr(head.classifier, name))
+                part = getattr(head.part, name)
+                part.copy_(start[-n:])
+                rows = torch.cat([getattr(head, name)[:-n], part])
+                self.compare(f"t{self.t}/head_init.{name}", rows)
 
     def after_backward(self, strategy, **kwargs):
         if not self.losses:
@@ -48,9 +50,8 @@ class Recorder(SupervisedPlugin):
         self.compare(f"{t}/change_norms", torch.stack(moved))
         for name in PARAMETERS:
             self.compare(f"{t}/{name}", named[name])
-        before = (head.before_weight, head.before_bias) if self.t else head.classifier.parameters()
-        for name, rows in zip(("weight", "bias"), before, strict=True):
-            self.compare(f"{t}/head.{name}", rows)
+        for name in ("weight", "bias"):
+            self.compare(f"{t}/head.{name}", getattr(head, name))
         gaussians = strategy.gaussians
         factors = [gaussians.factors[y] for y in gaussians.classes]
         self.compare(f"{t}/means", torch.stack([gaussians.means[y] for y in gaussians.classes]))
@@ -72,17 +73,17 @@ def test_slca(monkeypatch):
     def of_task(kind):
         return published[f"t{recorder.t}/align/{kind}"][drawing["epoch"]]
 
-    def noise(n, like, generator):
+    def noise(*shape, **kwargs):
         rows = of_task("noise")[drawing["class"]]
         drawing["class"] += 1
-        assert rows.shape == (n, len(like))
+        assert rows.shape == shape
         return rows
 
-    def order(n, generator):
+    def order(n, **kwargs):
         return of_task("order")
 
-    monkeypatch.setattr(alignment, "standard_normal", noise)
-    monkeypatch.setattr(alignment, "shuffled", order)
+    monkeypatch.setattr(alignment.torch, "randn", noise)
+    monkeypatch.setattr(alignment.torch, "randperm", order)
     drawn, align = alignment.ClassGaussians.draw, slca.align
 
     def draw(self, n, generator=None):
@@ -92,12 +93,12 @@ def test_slca(monkeypatch):
             compare(f"t{recorder.t}/align/inputs_epoch0", samples[of_task("order")])
         return samples
 
-    def observed(linear, gaussians, **kwargs):
+    def observed(weight, bias, gaussians, **kwargs):
         losses, t = [], f"t{recorder.t}/align"
         drawing["epoch"] = 0
-        for each in align(linear, gaussians, **kwargs):
-            for name in ("weight", "bias"):
-                compare(f"{t}/head_after_epoch{drawing['epoch']}.{name}", getattr(linear, name))
+        for each in align(weight, bias, gaussians, **kwargs):
+            for name, rows in (("weight", weight), ("bias", bias)):
+                compare(f"{t}/head_after_epoch{drawing['epoch']}.{name}", rows)
             losses.append(each)
             drawing["epoch"] += 1
             yield each
@@ -121,11 +122,10 @@ def test_slca(monkeypatch):
     )
     for t, experience in enumerate(experiences(S["task_sizes"])):
         strategy.train(experience, shuffle=False, eval_streams=[])
-        strategy.head.recall()
-        compare(f"t{t}/head_recalled.weight", strategy.head.classifier.weight)
+        compare(f"t{t}/head_recalled.weight", strategy.head.weight)
     for name in (f"t{t}/align/lr" for t in (1, 2)):
         n = len(published[name])
-        rates = [S["align"]["lr"] * alignment.cosine_rate(epoch, n) for epoch in range(n)]
+        rates = [S["align"]["lr"] * cosine_schedule(epoch, n) for epoch in range(n)]
         compare(name, torch.tensor(rates, dtype=torch.float64))
     given = {name for name in published if name.endswith(("/noise", "/order"))}
     assert compare.compared == {*published} - given

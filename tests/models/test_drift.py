@@ -47,7 +47,7 @@ def test_shapes_must_agree():
         fit_drift(features(3), features(4))
 
 
-def test_turned_views_are_all_different_and_come_from_the_image():
+def test_views_are_all_different_and_come_from_the_image():
     image = torch.arange(2 * 3 * 4 * 4.0).view(2, 3, 4, 4)
     views = rotations_and_flips(image)
     assert len(views) == 8

@@ -1,38 +1,73 @@
 import pytest
 import torch
 from avalanche.training.plugins import EvaluationPlugin
-from tiny_runs import tiny_benchmark
 
+from mist_avalanche import MISTPlugin
 from mist_avalanche.models.backbones import tiny_vit
-from mist_avalanche.runs import RunConfig, run
-from mist_avalanche.strategies.baselines import BASELINES, LR, build_baseline
-from mist_avalanche.strategies.registry import arguments_of, check_strategy
+from mist_avalanche.strategies.baselines import LR
+from mist_avalanche.strategies.registry import STRATEGIES, arguments_of, build
+
+BASELINES = [name for name, info in STRATEGIES.items() if info.is_baseline]
 
 
-def built(name, **settings):
-    common = {"image_size": 16, "plugins": [], "device": torch.device("cpu")}
-    evaluator = EvaluationPlugin(loggers=[])
-    return build_baseline(name, tiny_vit(), 16, 6, evaluator=evaluator, **common, **settings)
+def built(name, plugins=(), **settings):
+    return build(
+        STRATEGIES[name],
+        tiny_vit(),
+        n_features=96,
+        n_classes=4,
+        image_size=32,
+        device=torch.device("cpu"),
+        plugins=list(plugins),
+        evaluator=EvaluationPlugin(loggers=[]),
+        **settings,
+    )
 
 
-@pytest.mark.parametrize("name", [*BASELINES])
-def test_the_learning_rate_is_set(name):
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_learning_rate_can_be_set(name):
     if name == "streaming_lda":
-        assert "lr" not in arguments_of(name)
-        with pytest.raises(ValueError, match="'streaming_lda' has no argument 'lr'"):
-            check_strategy(name, ["lr"])
+        assert "lr" not in arguments_of(STRATEGIES[name])
         return
-    check_strategy(name, ["lr"])
+    assert "lr" in arguments_of(STRATEGIES[name])
     assert built(name).optimizer.param_groups[0]["lr"] == LR
     assert built(name, lr=1e-4).optimizer.param_groups[0]["lr"] == 1e-4
     with pytest.raises(ValueError, match=r"Expected `lr` in \(0, inf\)"):
         built(name, lr=0)
 
 
-def test_a_run_uses_it(tmp_path):
-    args = {"train_epochs": 1, "lr": 1e-9}
-    config = RunConfig(experiences=3, strategy="naive", strategy_args=args)
-    with tiny_benchmark():
-        results = run(config, tmp_path, progress=False)
-    assert results["config"]["strategy_args"] == args
-    assert results["parameters"]["updated"] < 0.5 * results["parameters"]["total"]
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_listed_argument_is_accepted(name):
+    changes = {"train_mb_size": 5, "eval_mb_size": 7, "eval_every": -1}
+    assert changes.keys() <= arguments_of(STRATEGIES[name])
+    strategy = built(name, **changes)
+    assert (strategy.train_mb_size, strategy.eval_mb_size) == (5, 7)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_trains_and_evaluates_two_experiences(name, benchmark_of):
+    benchmark = benchmark_of(n_classes=4, n_experiences=2, per_class=4)
+    settings = {"train_epochs": 1} if "train_epochs" in arguments_of(STRATEGIES[name]) else {}
+    strategy = built(name, **settings)
+    for t, experience in enumerate(benchmark.train_stream):
+        strategy.train(experience)
+        strategy.eval(benchmark.test_stream[: t + 1])
+
+
+def test_streaming_lda_goes_on_from_its_state(benchmark_of):
+    benchmark = benchmark_of(n_classes=4, n_experiences=2, per_class=8)
+    x = torch.stack([x for x, *_ in benchmark.test_stream[0].dataset])
+
+    def logits(strategy):
+        with torch.no_grad():
+            return strategy.predict(strategy.model.eval()(x))
+
+    info = STRATEGIES["streaming_lda"]
+    whole = built("streaming_lda", [MISTPlugin(tune_epochs=1, verbose=False, **info.mist)])
+    whole.train(benchmark.train_stream[0])
+    loaded = built("streaming_lda")
+    loaded.load_state_dict(whole.state_dict())
+    for strategy in (whole, loaded):
+        torch.manual_seed(0)
+        strategy.train(benchmark.train_stream[1])
+    assert torch.equal(logits(whole), logits(loaded))

@@ -3,81 +3,68 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..._support.randomness import derive_seed
+from ...utils import derive_seed
 
 Prefix = tuple[Tensor, Tensor]  # keys and values, (B, L, D) each
 
 
 @dataclass(frozen=True)
-class Attached:
-    """What a prompt module has for a batch.
+class PromptOutput:
+    """The prompts of a batch.
 
     Args:
-        loss: to be added to the cross-entropy, a scalar; 0 in evaluation.
-        tokens: (B, L, D) that go through all blocks beside the image's; None for none.
+        loss: scalar, added to the cross-entropy; 0 in evaluation.
+        tokens: (B, L, D), which pass through all blocks with those of the image; None for none.
         prefixes: by block, what is put in front of its keys and values.
-        ids: (B, N) prompts that were chosen; None where nothing is.
-        similarity: (B, M) of queries and keys; None where nothing is compared.
+        ids: (B, N) prompts chosen; None where nothing is chosen.
+        similarity: (B, M) cosines of queries and keys; None where nothing is chosen.
     """
 
     loss: Tensor
     tokens: Tensor | None = None
-    prefixes: Mapping[int, Prefix] = field(default_factory=lambda: MappingProxyType({}))
+    prefixes: Mapping[int, Prefix] = field(default_factory=dict)
     ids: Tensor | None = None
     similarity: Tensor | None = None
 
 
 class PromptModule(nn.Module, ABC):
-    """Prompts of a ViT of width D.
+    """Makes the prompts of a ViT of width D from queries.
 
-    ``load_state_dict`` grows to the experiences of the saved state.
+    What grows is an ``nn.ParameterList`` with one parameter per experience, of which only the last
+    trains. ``load_state_dict`` takes as many experiences as were saved.
 
     Args:
         n_features: D.
-        seed: of all that is drawn, on the CPU, from a generator of its own for each experience.
-
-    Attributes:
-        blocks: numbers of the blocks that get prefixes.
-        settings: arguments that make the module again, but for the seed.
+        seed: of all that is drawn, on the CPU and by experience.
     """
 
     _like: Tensor  # gives new parameters their dtype and device
 
-    def __init__(self, n_features: int, seed: int, blocks: tuple[int, ...] = ()) -> None:
+    def __init__(self, n_features: int, seed: int) -> None:
         super().__init__()
-        self.n_features, self.seed, self.blocks = n_features, seed, blocks
-        self.settings: dict[str, Any] = {"n_features": n_features}
+        self.n_features, self.seed = n_features, seed
         self.register_buffer("_like", torch.zeros(0), persistent=False)
 
-    @property
     @abstractmethod
-    def n_experiences(self) -> int:
-        """How many experiences there have been, as far as the module has to know."""
+    def forward(self, query: Tensor) -> PromptOutput:
+        """Prompts for queries (B, D); how they are chosen may depend on ``self.training``."""
 
-    @abstractmethod
     def begin_experience(self) -> None:
-        """Grow by an experience's share; what is old and does not train any more is frozen."""
+        """Grow by the share of one experience, and freeze what earlier ones have learned."""
 
-    @abstractmethod
-    def training_parameters(self) -> list[nn.Parameter]:
-        """Those that train in the present experience."""
-
-    @abstractmethod
-    def forward(self, query: Tensor) -> Attached:
-        """Prompts for queries (B, D); ``self.training`` says which rule holds."""
-
-    def generator(self, *path: int) -> torch.Generator:
-        """Random numbers for a purpose."""
-        return torch.Generator().manual_seed(derive_seed(self.seed, *path))
+    def freeze_earlier(self) -> None:
+        """Let only the last experience's parameter of each list train."""
+        for parameters in self.children():
+            for earlier in list(parameters.parameters())[:-1]:
+                earlier.requires_grad_(False)
 
     def new(self, values: Tensor) -> nn.Parameter:
         """A parameter with this module's dtype and device."""
@@ -87,24 +74,46 @@ class PromptModule(nn.Module, ABC):
         """A parameter drawn from U(-1, 1)."""
         return self.new(2 * torch.rand(*shape, generator=generator) - 1)
 
-    def nothing(self, query: Tensor) -> Tensor:
-        """A loss of 0."""
-        return query.new_zeros(())
+    def generator(self, *path: int) -> torch.Generator:
+        """Random numbers for one purpose."""
+        return torch.Generator().manual_seed(derive_seed(self.seed, *path))
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Make one parameter per saved experience, for torch to fill in."""
+        for name, _ in list(self.named_children()):
+            saved = (v for key, v in state_dict.items() if key.startswith(f"{prefix}{name}."))
+            setattr(self, name, nn.ParameterList(self.new(torch.zeros_like(v)) for v in saved))
+        self.freeze_earlier()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosines (n, m) of rows (n, D) and rows (m, D), norms below 1e-6 counting as 1e-6."""
+    """Cosines (n, m) of rows (n, D) and rows (m, D); norms below 1e-6 count as 1e-6."""
     a, b = (F.normalize(rows, dim=-1, eps=1e-6) for rows in (a, b))
     return a @ b.T
 
 
-def check_blocks(name: str, blocks: Any, depth: int) -> tuple[int, ...]:
-    """Block numbers that a ViT has, each once, in order, or ValueError."""
-    found = tuple(blocks)
-    whole = all(isinstance(b, int) and not isinstance(b, bool) for b in found)
-    if not whole or not all(0 <= b < depth for b in found) or len({*found}) != len(found):
+def choose_blocks(
+    name: str, blocks: Sequence[int] | None, depth: int, *, published: Sequence[int]
+) -> tuple[int, ...]:
+    """The blocks asked for, in order; without any, the published ones that the ViT has.
+
+    Args:
+        name: of the argument, for the error.
+        blocks: counted from 0, or None.
+        depth: number of blocks of the ViT.
+        published: by the paper.
+
+    Raises:
+        ValueError: the ViT does not have them, or they are not different, or there is none.
+    """
+    chosen = [b for b in published if b < depth] if blocks is None else list(blocks)
+    there = range(depth)
+    if not chosen or len({*chosen}) != len(chosen) or any(b not in there for b in chosen):
         raise ValueError(
-            f"Expected `{name}` to be different numbers from 0 to {depth - 1}, the blocks that "
-            f"this ViT has, got {list(found)}."
+            f"Expected `{name}` to be different numbers from 0 to {depth - 1}, the blocks of this "
+            f"ViT, got {chosen}; the published ones are {list(published)}."
         )
-    return tuple(sorted(found))
+    return tuple(sorted(chosen))

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..._support.checks import check_integer, check_rate
-from .base import Attached, PromptModule
+from ...utils import check_integer, check_rate
+from .base import PromptModule, PromptOutput
 
 _SMALL = 1e-8  # squared length below which a row is drawn again
 
 
 class ComponentPrompts(PromptModule):
-    """Every block's prefix is a sum of components, weighted by how well the query fits each.
+    """The prefix of a block is a sum of components, weighted by how well the query fits each.
 
     For each block α_m = cos(q ⊙ A_m, K_m) and p = Σ_m α_m P_m, over the components of all
     experiences; the first half of p is the key prefix, the second the value prefix. Those of
     earlier experiences are constants. New ones start orthogonal to all others
-    (``orthogonal_rows``).
+    (:func:`orthogonal_rows`).
 
     Args:
         n_features: D.
-        per_experience: components that an experience adds.
+        per_experience: components that an experience adds; all together are at most D.
         length: L, rows of a component: L/2 for keys and L/2 for values.
         blocks: blocks with prefixes.
         orthogonality: μ of the penalty μ Σ_blocks (pen(K) + pen(A) + pen(P)), where pen(Z) is the
-            mean of (Z Zᵀ - I)². The paper has 0.1; the published code has 0 since it starts
-            orthogonal.
+            mean of (Z Zᵀ - I)². The paper has 0.1; the published code has 0 because components
+            start orthogonal.
         seed: of the starts.
 
     Attributes:
@@ -46,108 +45,79 @@ class ComponentPrompts(PromptModule):
     def __init__(
         self,
         n_features: int,
+        *,
         per_experience: int = 10,
         length: int = 8,
         blocks: Sequence[int] = (0, 1, 2, 3, 4),
         orthogonality: float = 0.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(n_features, seed, tuple(blocks))
+        super().__init__(n_features, seed)
         self.per_experience = check_integer("per_experience", per_experience, 1)
         self.length = check_integer("length", length, 2)
         if self.length % 2:
             raise ValueError(
                 f"Expected an even `length`, half for keys and half for values, got {length}."
             )
+        self.blocks = tuple(blocks)
         self.orthogonality = check_rate("orthogonality", orthogonality, "[0, inf)")
-        self.settings |= {"per_experience": self.per_experience, "length": self.length}
-        self.settings["blocks"] = self.blocks
         self.components, self.keys = nn.ParameterList(), nn.ParameterList()
         self.attention = nn.ParameterList()
 
-    @property
-    def n_experiences(self) -> int:
-        """Experiences that have added components."""
-        return len(self.components)
-
     def begin_experience(self) -> None:
-        """New components, orthogonal to all before; the earlier ones are frozen.
+        """Add components orthogonal to all before; freeze the earlier ones.
 
         Raises:
             ValueError: more components than D, which cannot be orthogonal.
         """
         room = self.n_features // self.per_experience
-        if self.n_experiences >= room:
+        if len(self.keys) >= room:
             raise ValueError(
                 f"CODA-Prompt with per_experience={self.per_experience} has room for {room} "
                 f"experiences at a width of {self.n_features}: no more keys can be orthogonal. "
                 "Use a smaller per_experience."
             )
-        t = self.n_experiences
-        for kind, (each, shape) in enumerate(self._kinds()):
-            new = []
-            for b in range(len(self.blocks)):
-                draw = self.drawing(t, kind, b, math.prod(shape))
-                old = [part[b].detach().flatten(1) for part in each]
-                rows = torch.cat([self._like.new_zeros(0, math.prod(shape)), *old])
-                new.append(orthogonal_rows(rows, self.per_experience, draw))
-            each.append(self.new(torch.stack(new).view(len(self.blocks), -1, *shape)))
-        self._freeze_earlier()
-
-    def _kinds(self) -> tuple[tuple[nn.ParameterList, tuple[int, ...]], ...]:
-        """Components, keys and attention vectors, with the shape of one of each."""
         row = (self.n_features,)
-        return (self.components, (self.length, *row)), (self.keys, row), (self.attention, row)
+        self.components.append(self._start(self.components, 0, (self.length, *row)))
+        self.keys.append(self._start(self.keys, 1, row))
+        self.attention.append(self._start(self.attention, 2, row))
+        self.freeze_earlier()
+
+    def _start(self, earlier: nn.ParameterList, kind: int, shape: tuple[int, ...]) -> nn.Parameter:
+        """Rows (blocks, m, *shape), in each block orthogonal to those of earlier experiences."""
+        width, starts = math.prod(shape), []
+        for b in range(len(self.blocks)):
+            old = [rows[b].detach().flatten(1) for rows in earlier]
+            draw = self.drawing(len(earlier), kind, b, width)
+            none = self._like.new_zeros(0, width)
+            starts.append(orthogonal_rows(torch.cat([none, *old]), self.per_experience, draw))
+        return self.new(torch.stack(starts).reshape(len(starts), -1, *shape))
 
     def drawing(self, experience: int, kind: int, block: int, width: int) -> Callable[[], Tensor]:
         """What draws standard normal rows (width,) for an experience, a tensor and a block."""
         generator = self.generator(experience, kind, block)
         return lambda: torch.randn(width, generator=generator, dtype=torch.float64)
 
-    def _freeze_earlier(self) -> None:
-        for each, _ in self._kinds():
-            for earlier in each[:-1]:
-                earlier.requires_grad_(False)
-
-    def training_parameters(self) -> list[nn.Parameter]:
-        """The last experience's."""
-        return [p for each, _ in self._kinds() for p in each[-1:]]
-
-    def forward(self, query: Tensor) -> Attached:
-        """Prefixes for queries (B, D), and the penalty."""
-        if not self.n_experiences:
-            return Attached(self.nothing(query))
-        p, k, a = map(self._all, (self.components, self.keys, self.attention))
+    def forward(self, query: Tensor) -> PromptOutput:
+        """Prefixes for queries (B, D), and the penalty; none before the first experience."""
+        if not len(self.keys):
+            return PromptOutput(query.new_zeros(()))
+        p, k, a = (
+            torch.cat([*each], dim=1) for each in (self.components, self.keys, self.attention)
+        )
         # q ⊙ A has the norm √(q² · A²), and with K the product q · (A ⊙ K): no (B, m, D) is made.
         norms = (query.square() @ a.square().mT).clamp(min=1e-24).sqrt()  # (blocks, B, m)
         weights = query @ (a * F.normalize(k, dim=-1)).mT / norms
         summed = torch.einsum("nbm,nmld->nbld", weights, p)
+        half = self.length // 2
         prefixes = {
-            block: (both[:, : self.length // 2], both[:, self.length // 2 :])
-            for block, both in zip(self.blocks, summed, strict=True)
+            block: (prefix[:, :half], prefix[:, half:])
+            for block, prefix in zip(self.blocks, summed, strict=True)
         }
-        loss = self.nothing(query)
+        loss = query.new_zeros(())
         if self.training and self.orthogonality:
             loss = self.orthogonality * (_penalty(k) + _penalty(a) + _penalty(p.flatten(2)))
-        return Attached(loss, prefixes=prefixes)
-
-    def _all(self, each: nn.ParameterList) -> Tensor:
-        """Those of all experiences (blocks, m, ...), the earlier ones as constants."""
-        *earlier, last = each
-        return torch.cat([*(p.detach() for p in earlier), last], dim=1)
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """As many experiences as the state has, before torch fills them in."""
-        saved = sum(name.startswith(f"{prefix}keys.") for name in state_dict)
-        for name in ("components", "keys", "attention"):
-            setattr(self, name, nn.ParameterList([*getattr(self, name)][:saved]))
-        for each, shape in self._kinds():
-            size = len(self.blocks), self.per_experience, *shape
-            each.extend(self.new(torch.zeros(size)) for _ in range(saved - len(each)))
-        self._freeze_earlier()
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        return PromptOutput(loss, prefixes=prefixes)
 
 
 def _penalty(rows: Tensor) -> Tensor:

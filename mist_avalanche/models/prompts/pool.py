@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..._support.checks import check_integer, check_rate
-from .base import Attached, PromptModule, cosine
+from ...utils import check_integer, check_rate
+from .base import PromptModule, PromptOutput, cosine
 
 
 class PromptPool(PromptModule):
     """M prompts of Lp tokens with a key each; an image takes the N whose keys are nearest.
 
-    s = cos(q, κ). The tokens of the N largest s go through all blocks, without position embedding,
-    and the loss pulls the chosen keys to the query: -λ Σ_chosen s, averaged over images. The pool
-    is shared by all experiences and does not grow. Prompts and keys start from U(-1, 1).
+    s = cos(q, κ). The tokens of the N largest s pass through all blocks, without position
+    embedding, and the loss draws the chosen keys to the query: -λ Σ_chosen s, averaged over images.
+    All experiences share the pool. Prompts and keys start from U(-1, 1).
 
     Args:
         n_features: D.
         size: M.
-        length: Lp, tokens a prompt.
-        top_k: N, prompts an image.
-        pull: λ.
+        length: Lp, tokens per prompt.
+        top_k: N, prompts per image.
+        key_loss_weight: λ.
         batchwise: in training, all images of a batch take the N prompts that most of them chose, as
-            published. An image's prompts then depend on its batch: with the batches of one
-            experience they tell the experience. Never in evaluation.
+            published. In evaluation, where the batches of one experience would give it away, every
+            image always chooses for itself.
         seed: of the start.
 
     Attributes:
@@ -38,10 +38,11 @@ class PromptPool(PromptModule):
     def __init__(
         self,
         n_features: int,
+        *,
         size: int = 10,
         length: int = 5,
         top_k: int = 5,
-        pull: float = 0.1,
+        key_loss_weight: float = 0.1,
         batchwise: bool = False,
         seed: int = 0,
     ) -> None:
@@ -49,39 +50,25 @@ class PromptPool(PromptModule):
         size, length = check_integer("size", size, 1), check_integer("length", length, 1)
         self.top_k = check_integer("top_k", top_k, 1)
         if self.top_k > size:
-            raise ValueError(
-                f"Expected `top_k` of at most size={size}, the prompts that there are, got {top_k}."
-            )
-        self.pull, self.batchwise = check_rate("pull", pull, "[0, inf)"), bool(batchwise)
-        self.settings |= {"size": size, "length": length, "top_k": self.top_k}
+            raise ValueError(f"Expected `top_k` of at most size={size}, got {top_k}.")
+        self.key_loss_weight = check_rate("key_loss_weight", key_loss_weight, "[0, inf)")
+        self.batchwise = batchwise
         generator = self.generator()
         self.prompts = self.uniform(size, length, n_features, generator=generator)
         self.keys = self.uniform(size, n_features, generator=generator)
 
-    @property
-    def n_experiences(self) -> int:
-        """1: all experiences share the pool."""
-        return 1
-
-    def begin_experience(self) -> None:
-        """Nothing grows, and everything goes on training."""
-
-    def training_parameters(self) -> list[nn.Parameter]:
-        """All of them."""
-        return [self.prompts, self.keys]
-
-    def forward(self, query: Tensor) -> Attached:
-        """Tokens (B, N·Lp, D) for queries (B, D), the pull, and the ids (B, N)."""
+    def forward(self, query: Tensor) -> PromptOutput:
+        """Tokens (B, N·Lp, D) for queries (B, D), the key loss, and the ids (B, N)."""
         similarity = cosine(query, self.keys)  # (B, M)
         ids = _largest(similarity, self.top_k)
-        loss = self.nothing(query)
+        loss = query.new_zeros(())
         if self.training:
             if self.batchwise:
                 votes = torch.bincount(ids.flatten(), minlength=len(self.keys))
                 ids = _largest(votes.unsqueeze(0), self.top_k).expand(len(query), -1)
-            loss = -self.pull * similarity.gather(1, ids).sum(1).mean()
+            loss = -self.key_loss_weight * similarity.gather(1, ids).sum(1).mean()
         tokens = self.prompts[ids].flatten(1, 2)
-        return Attached(loss, tokens=tokens, ids=ids, similarity=similarity)
+        return PromptOutput(loss, tokens=tokens, ids=ids, similarity=similarity)
 
 
 def _largest(scores: Tensor, k: int) -> Tensor:

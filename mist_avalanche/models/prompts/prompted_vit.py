@@ -1,21 +1,25 @@
-"""A ViT with prompts and a classifier, seen as one model from images to logits."""
+"""A ViT with prompts and a classifier, seen as one model from images to logits.
+
+Prompts are attached to timm's VisionTransformer by hooks, for one pass at a time; outside of it the
+ViT is the plain one. Prompt tokens join those of the image behind ``norm_pre``. A prefix (P_K, P_V)
+of length L gives the attention of a block L more keys and values: L zero tokens in front of its
+input make room, their rows of ``qkv``'s output become [0 | P_K | P_V], and their outputs are
+dropped. So timm's own attention computes, fused or not, and prefixes pass through no projection.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..._support.checks import check_choice
-from ..._support.progress import images_pass
-from ..defaults import PRECISIONS
-from ..heads import BackboneWithHead
-from ..precision import autocast_of
-from .attachment import Attachment
-from .base import Attached, PromptModule, check_blocks
+from ..backbone_with_head import BackboneWithHead
+from ..vit import run_attached, vit_blocks
+from .base import PromptModule, PromptOutput
 
 
 class PromptedViT(BackboneWithHead):
@@ -23,33 +27,26 @@ class PromptedViT(BackboneWithHead):
 
     The first pass, without prompts and without gradient, gives the query: the ViT's features. The
     second has the prompts that belong to the query. Features are the mean of the outputs at the
-    prompt tokens where there are any, and else the ViT's own. Prompts are attached by hooks that
-    rest outside of :meth:`features`: the ViT's own names, and what it computes when it is called by
-    itself, stay what they are. ``train()`` leaves the ViT in evaluation mode.
+    prompt tokens where there are any, otherwise the ViT's own. ``train()`` leaves the ViT in
+    evaluation mode.
 
     Args:
-        backbone: timm's VisionTransformer without classifier, or a model with its parts.
-        prompts: of the ViT's width, with blocks that it has.
+        backbone: timm's VisionTransformer without classifier.
+        prompts: of the ViT's width and for blocks that it has.
         head: features (B, D) to logits (B, C).
-        precision: of the ViT: ``"32"``, or ``"bf16"`` (autocast).
 
     Attributes:
-        attached: what the prompts were for the last batch.
+        output: the prompts of the last batch.
 
     Raises:
-        ValueError: the backbone has no blocks with ``attn.qkv``, or not these blocks.
+        ValueError: the backbone is not timm's VisionTransformer.
     """
 
-    def __init__(
-        self, backbone: nn.Module, prompts: PromptModule, head: nn.Module, precision: str = "32"
-    ) -> None:
-        depth = vit_depth(backbone)
-        check_blocks("blocks", prompts.blocks, depth)
+    def __init__(self, backbone: nn.Module, prompts: PromptModule, head: nn.Module) -> None:
+        vit_blocks(backbone)
         super().__init__(backbone, head)
         self.prompts = prompts
-        self.precision = check_choice("precision", precision, PRECISIONS)
-        self.attached: Attached | None = None
-        self._attachment = Attachment(backbone, prompts.blocks)
+        self.output: PromptOutput | None = None
         backbone.eval()
 
     def forward(self, x: Tensor, query: Tensor | None = None) -> Tensor:
@@ -57,67 +54,80 @@ class PromptedViT(BackboneWithHead):
         logits: Tensor = self.head(self.features(x, query))
         return logits
 
+    @torch.no_grad()
     def query(self, x: Tensor) -> Tensor:
         """Features (B, D) without prompts and without gradient."""
-        with torch.no_grad(), self._computing(x):
-            features: Tensor = self.backbone(x)
-        return features.flatten(1).to(_dtype_of(self.backbone))
+        return self.run_backbone(self.backbone, x)
 
     def features(self, x: Tensor, query: Tensor | None = None) -> Tensor:
-        """Features (B, D) with prompts; what was attached is :attr:`attached` afterwards."""
-        query = self.query(x) if query is None else query.to(x.device)
-        attached = self.attached = self.prompts(query)
-        with self._attachment.of(attached), self._computing(x):
-            features = self._read_out(x, attached)
-        self._attachment.keep_for_backward(features, attached)
-        return features.flatten(1).to(query.dtype)
+        """Features (B, D) with prompts, which are in :attr:`output` afterwards."""
+        self.output = self.prompts(self.query(x) if query is None else query)
+        return self.run_backbone(partial(self._with_prompts, self.output), x)
 
-    def _read_out(self, x: Tensor, attached: Attached) -> Tensor:
+    def _with_prompts(self, output: PromptOutput, x: Tensor) -> Tensor:
+        """Features (B, D) of images with these prompts."""
         vit: Any = self.backbone
-        if attached.tokens is None:
-            features: Tensor = vit(x)
-            return features
-        first, n = vit.num_prefix_tokens, attached.tokens.shape[1]
-        tokens: Tensor = vit.fc_norm(vit.forward_features(x)[:, first : first + n].mean(1))
-        return tokens
 
-    @contextmanager
-    def _computing(self, x: Tensor) -> Iterator[None]:
-        """The ViT in evaluation mode, at the precision that was asked for."""
-        images_pass(len(x), gradient=torch.is_grad_enabled())
-        self.backbone.eval()
-        with autocast_of(self.precision, x):
-            yield
+        def attach() -> AbstractContextManager[None]:
+            return prompts_attached(vit, output)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies, which have no part in a graph of gradients."""
-        return {**vars(self), "attached": None}
+        if output.tokens is None:
+            return run_attached(vit, x, attach)
+        tokens = run_attached(vit, x, attach, run=vit.forward_features)
+        first = vit.num_prefix_tokens
+        last = first + output.tokens.shape[1]
+        features: Tensor = vit.fc_norm(tokens[:, first:last].mean(1))
+        return features
 
     def train(self, mode: bool = True) -> PromptedViT:
-        """As in torch, but for the ViT."""
+        """As in torch, but the ViT stays in evaluation mode."""
         super().train(mode)
         self.backbone.eval()
         return self
 
-
-def vit_depth(model: nn.Module) -> int:
-    """The number of blocks of a ViT that prompts can be attached to.
-
-    Raises:
-        ValueError: it has no blocks with ``attn.qkv``.
-    """
-    blocks = getattr(model, "blocks", None)
-    parts = ("forward_features", "norm_pre", "fc_norm", "num_prefix_tokens")
-    attentions = [getattr(b, "attn", None) for b in blocks] if blocks is not None else []
-    whole = attentions and all(isinstance(getattr(a, "qkv", None), nn.Module) for a in attentions)
-    if not whole or not all(hasattr(model, part) for part in parts):
-        raise ValueError(
-            f"Prompts are attached to a VisionTransformer of timm, to blocks[i].attn.qkv, and "
-            f"{type(model).__name__} has none. Use a backbone such as vit_base_patch16_224, "
-            "deit_tiny_patch16_224 or 'embedded'."
-        )
-    return len(attentions)
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the last output, whose graph of gradients cannot be copied."""
+        return {**vars(self), "output": None}
 
 
-def _dtype_of(module: nn.Module) -> torch.dtype:
-    return next(module.parameters()).dtype
+@contextmanager
+def prompts_attached(vit: Any, output: PromptOutput) -> Iterator[None]:
+    """Inside, a ViT has these prompts."""
+    with ExitStack() as stack:
+        if output.tokens is not None:
+            hook = partial(_insert_tokens, output.tokens, vit.num_prefix_tokens)
+            stack.callback(vit.norm_pre.register_forward_hook(hook).remove)
+        for block, (keys, values) in output.prefixes.items():
+            if keys.shape[1]:
+                _attach_prefix(stack, vit.blocks[block].attn, keys, values)
+        yield
+
+
+def _insert_tokens(
+    tokens: Tensor, first: int, _module: nn.Module, _inputs: Any, x: Tensor
+) -> Tensor:
+    """Tokens (B, L, D) between the class token, if any, and the patches of x (B, n, D)."""
+    return torch.cat([x[:, :first], tokens.to(x.dtype), x[:, first:]], dim=1)
+
+
+def _attach_prefix(stack: ExitStack, attn: Any, keys: Tensor, values: Tensor) -> None:
+    """Let an attention have a prefix (B, L, D) until the stack is closed."""
+    length = keys.shape[1]
+
+    def make_room(_module: nn.Module, inputs: Any) -> Any:
+        x, *others = inputs  # (B, n, D)
+        return torch.cat([x.new_zeros(len(x), length, x.shape[2]), x], dim=1), *others
+
+    def fill(_module: nn.Module, _inputs: Any, qkv: Tensor) -> Tensor:
+        prefix = torch.cat([torch.zeros_like(keys), keys, values], dim=2).to(qkv.dtype)
+        return torch.cat([prefix, qkv[:, length:]], dim=1)  # (B, L + n, 3D)
+
+    def drop(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
+        return out[:, length:]
+
+    for handle in (
+        attn.register_forward_pre_hook(make_room),
+        attn.qkv.register_forward_hook(fill),
+        attn.register_forward_hook(drop, prepend=True),  # other hooks see n outputs
+    ):
+        stack.callback(handle.remove)

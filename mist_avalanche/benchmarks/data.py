@@ -1,0 +1,119 @@
+"""What ``mist-avalanche data`` does: list the datasets, get one, check a copy."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from ..utils import nearest_first
+from . import image_sets as sets
+from .find import Dataset, data_folder, find, find_archives, find_folder
+from .layouts import Split
+
+_KNOWN = (
+    sets.SplitCIFAR100,
+    sets.SplitCUB200,
+    sets.SplitImageNetR,
+    sets.SplitImageNetA,
+    sets.SplitCars196,
+)
+DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in _KNOWN}
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What a copy of a dataset holds."""
+
+    found: Split
+    split: str
+    incomplete: list[str]  # where its numbers differ from those of the dataset
+    unreadable: list[str]  # images that cannot be read, each with the reason
+    duplicates: list[tuple[str, str]]  # training and test images with the same pixels
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is complete, and every image is readable and in one part only."""
+        return not (self.incomplete or self.unreadable or self.duplicates)
+
+    def __str__(self) -> str:
+        found = self.found
+        lines = [
+            f"folder      {found.root}",
+            f"split       {self.split}",
+            f"classes     {len(found.class_names)}",
+            f"images      {len(found.train)} for training, {len(found.test)} for testing",
+            f"complete    {'no: ' + '; '.join(self.incomplete) if self.incomplete else 'yes'}",
+            f"unreadable  {len(self.unreadable)}",
+            *(f"            {problem}" for problem in self.unreadable[:20]),
+            f"duplicates  {len(self.duplicates)} between training and test",
+            *(f"            {train} = {test}" for train, test in self.duplicates[:20]),
+        ]
+        return "\n".join(lines)
+
+
+def listing(root: str | Path | None = None) -> str:
+    """A table of the datasets: name, classes, size of the download, and where a copy is."""
+    where = data_folder(root)
+    lines = [f"{'name':10}  {'classes':7}  {'download':8}  copy"]
+    for dataset in DATASETS.values():
+        size = f"{dataset.archive.size / 1e9:.2f} GB" if dataset.archive else "by hand"
+        try:
+            found = find_folder(dataset, where, dataset.layouts)
+            archives = find_archives(dataset, where)
+            copy = f"{archives[0]}, not unpacked yet" if archives else f"none in {where}"
+            if found is not None:
+                copy = f"{found.root} ({dataset.split_name(found)})"
+        except (ValueError, OSError) as error:
+            copy = str(error)
+        lines.append(f"{dataset.name:10}  {dataset.n_classes:<7}  {size:8}  {copy}")
+    return "\n".join(lines)
+
+
+def get(name: str, root: str | Path | None = None, *, progress: bool = True) -> Path:
+    """The folder of a dataset: downloaded from its official source, unless there is a copy.
+
+    Raises:
+        FileNotFoundError: it cannot be downloaded; the message says where copies are.
+        ValueError: an unknown name, or a download that is not the official archive.
+        OSError: no permission, space or network.
+    """
+    return find(_dataset(name), root, download=True, progress=progress).root
+
+
+def check(
+    name: str, root: str | Path | None = None, split: str | None = None, *, progress: bool = True
+) -> DataReport:
+    """Read every image of a copy of a dataset, or of a ``"folder"``.
+
+    Raises:
+        FileNotFoundError: there is no copy.
+        ValueError: an unknown name, or a copy that cannot be used at all.
+    """
+    dataset = sets.SplitFolder if name == "folder" else _dataset(name)
+    found = find(dataset, root, split)
+    unreadable: list[str] = []
+    names: list[dict[bytes, str]] = []  # of training and test images, by a hash of their pixels
+    for images in (found.train, found.test):
+        names.append({})
+        for i in tqdm(range(len(images)), desc=f"Checking {name}", disable=not progress):
+            try:
+                image, _ = images[i]
+            except (ValueError, OSError) as error:
+                unreadable.append(str(error))
+            else:
+                pixels = hashlib.sha256(f"{image.size}".encode() + image.tobytes())
+                names[-1][pixels.digest()] = images.names[i]
+    train, test = names
+    duplicates = sorted((train[pixels], test[pixels]) for pixels in train.keys() & test.keys())
+    return DataReport(
+        found, dataset.split_name(found), dataset.differences(found), unreadable, duplicates
+    )
+
+
+def _dataset(name: str) -> Dataset:
+    if name not in DATASETS:
+        raise ValueError(f"Unknown dataset {name!r}. Use {nearest_first(name, DATASETS)}.")
+    return DATASETS[name]

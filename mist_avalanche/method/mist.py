@@ -1,0 +1,319 @@
+"""MIST on one experience after another: Algorithm 1 of the paper (arXiv 2505.19943).
+
+Differences from the published code:
+    * Only kept entries move. There, weight decay and momentum move all of them.
+    * The budget is the sum over all entries. There, the rate holds per tensor, and biases and
+      normalisation weights come on top.
+    * Equal scores do not widen the selection and zero scores are not selected. There, a tensor
+      without gradient is selected whole.
+    * The projection always trains. There, its gradients are dropped too.
+    * Scores are computed in evaluation mode, so that no buffer and no random stream changes.
+    * ``tune_epochs`` counts tuning epochs. There, the score pass is the first of ``mi_epochs``.
+    * A last batch of one image, which has nothing to contrast, is left out.
+
+``dynamics="reference"`` restores the first, second and fourth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ..models.classifier import FeatureExtractor, always_selected
+from ..models.forward import Forward
+from ..utils import derive_seed, in_mode, isolated_rng
+from .objective import CrossEntropyObjective, MIObjective, Objective
+from .options import MISTOptions
+from .selection import Masks, Selection, SelectionHistory, most_sensitive, random_scores, select
+from .sensitivity import fisher_scores, gradient_scores
+from .sparse_sgd import ReferenceSGD, SparseSGD
+from .views import second_view
+
+_READ_EVERY = {"cuda": 20}  # steps between two looks at the loss, which make a GPU wait; else 1
+
+
+class MIST:
+    """Mutual Information-guided Sparse Tuning of a backbone.
+
+    Args:
+        options: see :class:`MISTOptions`.
+
+    Attributes:
+        experience: number of the present experience, from 0.
+        selection: what may move; None before the first score.
+        sensitivity: scores of the last score pass by parameter name; empty without ``keep_scores``.
+        history: what earlier experiences selected, and what is protected.
+        overlaps: of each selection after the first, the share that the one before had too.
+        losses: of each tuning, the mean loss of its epochs.
+        updated_fraction: share of the backbone's entries that the last step changed.
+    """
+
+    def __init__(self, options: MISTOptions) -> None:
+        self.options = options
+        self.seed = torch.initial_seed() if options.seed is None else options.seed
+        self.objective: Objective = (
+            MIObjective(self.seed, options.temperature)
+            if options.objective == "mi"
+            else CrossEntropyObjective(self.seed)
+        )
+        self.second_view = second_view(options.view)
+        self.forward = Forward(options.precision, options.chunk_size, compile=options.compile)
+        self.history = SelectionHistory()
+        self.selection: Selection | None = None
+        self.sensitivity: dict[str, Tensor] = {}
+        self.overlaps: list[float] = []
+        self.losses: list[list[float]] = []
+        self.updated_fraction = 0.0
+        self.experience = -1
+        self._to_protect: Masks = {}
+
+    # ---- Algorithm 1 -------------------------------------------------------------------------
+
+    def run(
+        self,
+        extract: FeatureExtractor,
+        dataset: Any,
+        classes: list[int],
+        device: torch.device,
+        *,
+        score: bool,
+        epochs: int,
+        num_workers: int = 0,
+    ) -> None:
+        """Score, select and tune on one experience.
+
+        Args:
+            extract: gives the features, with gradient; its backbone is tuned.
+            dataset: images under the training transform, items (x, y, ...).
+            classes: labels in it.
+            device: of the model.
+            score: whether to score and select; else the last selection holds.
+            epochs: passes of tuning; 0 for none.
+            num_workers: of the data loader.
+
+        Raises:
+            FloatingPointError: a loss that is not finite; no weight has moved in that step.
+        """
+        options, backbone = self.options, extract.backbone()
+        draw = torch.Generator().manual_seed(self._seed_for(0))
+        batches = Batches(dataset, options.batch_size, device, draw, num_workers)
+        head = self._prepare(extract, dataset, classes, device)
+
+        def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
+            x, y = batch
+            both = torch.cat([x, self.second_view(x, draw)])  # (2B, C, H, W)
+            return self.objective(self.forward(extract, both), y)
+
+        if score:
+            with in_mode(extract.model, training=False), self._own_rng(1, device):
+                scores_of = gradient_scores if options.select_by == "gradient" else fisher_scores
+                scores = scores_of(
+                    loss_of, self._bar(batches, "score"), backbone, self.history.protected
+                )
+            self._select(extract, scores)
+
+        if epochs:
+            optimizer = self._optimizer(backbone, head, device)
+            losses = []
+            with in_mode(extract.model, training=True), self._own_rng(2, device):
+                for epoch in range(epochs):
+                    log = _LossLog(f"experience {self.experience}, epoch {epoch}")
+                    for batch in (bar := self._bar(batches, f"tuning, epoch {epoch}")):
+                        loss = loss_of(batch)
+                        optimizer.zero_grad()
+                        loss.backward()  # type: ignore[no-untyped-call]
+                        optimizer.step()  # v ← 0.9 v + g + 5e-4 θ, θ ← θ - lr v where kept
+                        log.add(loss, bar)
+                    losses.append(log.mean())
+            optimizer.zero_grad()
+            self.losses.append(losses)
+            self.updated_fraction = float(optimizer.changed) / _entries(backbone)
+
+    def _select(self, extract: FeatureExtractor, scores: dict[str, Tensor]) -> None:
+        """Let the most sensitive entries move from here on."""
+        options, earlier = self.options, self.selection
+        backbone, ranked = extract.backbone(), scores
+        if options.select_by == "random":
+            ranked = random_scores(scores, self._seed_for(3))
+        elif options.select_by == "magnitude":
+            ranked = {name: backbone[name].detach().abs() for name in scores}
+        whole = always_selected(extract.model)
+        self.selection = select(
+            ranked,
+            options.select_rate,
+            {name for name in scores if id(backbone[name]) in whole},
+            within_budget=options.dynamics == "sparse",
+            ranking=options.ranking,
+        )
+        if earlier is not None:
+            self.history.record(earlier)
+            self.overlaps.append(self.selection.overlap(earlier))
+        if options.protect_rate:
+            always = self.selection.always
+            self._to_protect = most_sensitive(scores, options.protect_rate, always)
+        kept = scores if options.keep_scores else {}
+        self.sensitivity = {name: score.cpu() for name, score in kept.items()}
+
+    def protect(self) -> None:
+        """Protect the most sensitive entries of this experience for good, after it."""
+        self.history.protect(self._to_protect)
+        self._to_protect = {}
+
+    def _optimizer(
+        self, backbone: Mapping[str, nn.Parameter], head: nn.Linear, device: torch.device
+    ) -> SparseSGD | ReferenceSGD:
+        """A fresh optimizer of the selected entries and the projection."""
+        options, masks, scales = self.options, self.masks, self.scales
+        names = [name for name in backbone if name in masks]
+        groups: list[dict[str, Any]] = [
+            {
+                "params": [backbone[name] for name in names],
+                "masks": [masks[name] for name in names],
+                "scales": [scales.get(name) for name in names],
+            },
+            {"params": [*head.parameters()], "lr": options.projection_lr, "drop_rate": 0.0},
+        ]
+        kind = SparseSGD if options.dynamics == "sparse" else ReferenceSGD
+        generator = torch.Generator(device).manual_seed(self._seed_for(4))
+        return kind(groups, options.lr, drop_rate=options.drop_rate, generator=generator)
+
+    @property
+    def masks(self) -> Masks:
+        """Entries that may move now, by name: selected and not protected."""
+        return {} if self.selection is None else self.history.movable(self.selection)
+
+    @property
+    def scales(self) -> dict[str, Tensor]:
+        """Factors on their gradients by name: 0.9 to the number of earlier selections."""
+        return self.history.scales(self.options.overlap_decay)
+
+    # ---- What it needs -----------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _prepare(
+        self, extract: FeatureExtractor, dataset: Any, classes: list[int], device: torch.device
+    ) -> nn.Linear:
+        """The objective's head, for features as wide as those of the first image."""
+        with in_mode(extract.model, training=False), self._own_rng(5, device):
+            features = extract(dataset[0][0].unsqueeze(0).to(device))
+        return self.objective.prepare(features, classes)
+
+    def _own_rng(self, purpose: int, device: torch.device) -> Any:
+        """Random transforms and dropout inside leave the host's random streams alone."""
+        return isolated_rng(self._seed_for(purpose), device)
+
+    def _bar(self, batches: Batches, what: str) -> Any:
+        return tqdm(batches, f"MIST {what}", leave=False, disable=not self.options.verbose or None)
+
+    def _seed_for(self, purpose: int) -> int:
+        return derive_seed(self.seed, purpose, self.experience)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is known between two experiences, as tensors and plain data."""
+        return {
+            "seed": self.seed,
+            "experience": self.experience,
+            "selection": self.selection and self.selection.state_dict(),
+            "counts": self.history.counts,
+            "protected": self.history.protected,
+            "objective": self.objective.state_dict(),
+            "overlaps": self.overlaps,
+            "losses": self.losses,
+            "updated_fraction": self.updated_fraction,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of one with the same options."""
+        saved = state["selection"]
+        self.selection = None if saved is None else Selection.from_state_dict(saved)
+        self.history.counts = dict(state["counts"])
+        self.history.protected = dict(state["protected"])
+        self.objective.load_state_dict(state["objective"])
+        self.seed = self.objective.seed = state["seed"]
+        self.experience, self.updated_fraction = state["experience"], state["updated_fraction"]
+        self.overlaps, self.losses = [*state["overlaps"]], [*state["losses"]]
+
+
+class Batches:
+    """Epochs of shuffled mini-batches (images, labels) on a device, without one of one image.
+
+    Args:
+        dataset: items (x, y, ...).
+        batch_size: images per batch.
+        device: where the batches go.
+        generator: of the order.
+        num_workers: of the data loader.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        device: torch.device,
+        generator: torch.Generator,
+        num_workers: int = 0,
+    ) -> None:
+        self.device = device
+        self.loader = DataLoader(
+            dataset,
+            batch_size,
+            shuffle=True,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=device.type == "cuda",
+            collate_fn=getattr(dataset, "collate_fn", None),
+            generator=generator,
+        )
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y, *_ in self.loader:
+            if len(y) > 1:
+                yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+
+
+class _LossLog:
+    """Losses of an epoch, read a few at a time on a GPU.
+
+    Args:
+        where: the epoch, for the error.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.values: list[float] = []
+        self._unread: list[Tensor] = []
+
+    def add(self, loss: Tensor, bar: Any) -> None:
+        """Take the loss of a step; FloatingPointError where one of the last is not finite."""
+        self._unread.append(loss.detach().float())
+        if len(self._unread) >= _READ_EVERY.get(loss.device.type, 1):
+            self._read()
+            bar.set_postfix(loss=f"{self.values[-1]:.3f}", refresh=False)
+
+    def _read(self) -> None:
+        for value in torch.stack(self._unread).tolist() if self._unread else []:
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"MIST, {self.where}, step {len(self.values)}: the loss is {value}, and no "
+                    "weight has moved. Check the images for NaN or Inf, or lower `lr`."
+                )
+            self.values.append(value)
+        self._unread = []
+
+    def mean(self) -> float:
+        """Over the epoch."""
+        self._read()
+        return sum(self.values) / max(1, len(self.values))
+
+
+def _entries(parameters: Mapping[str, Tensor]) -> int:
+    return sum(p.numel() for p in parameters.values())

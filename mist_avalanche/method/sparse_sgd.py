@@ -1,0 +1,144 @@
+"""SGD that moves a few selected entries per step, as a ``torch.optim.Optimizer``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MOMENTUM = 0.9
+WEIGHT_DECAY = 5e-4
+
+
+class SparseSGD(torch.optim.Optimizer):
+    """SGD with momentum on selected entries, most of which are dropped in each step.
+
+    For an entry that is kept in a step: v ← 0.9 v + c g + 5e-4 θ, θ ← θ - lr v, with c its factor
+    in ``scales``. An entry that is not selected, or is dropped in this step, keeps its weight and
+    its momentum, bit for bit; so does one whose gradient is not finite.
+
+    Args:
+        params: parameters, or groups of them. A group may have ``masks`` and ``scales``, one per
+            parameter: bool tensors of its shape, True where an entry is selected (None: all), and
+            factors on its gradient (None: 1).
+        lr: learning rate.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        drop_rate: probability that a selected entry is dropped in a step, in [0, 1).
+        generator: of the draws, on the parameters' device; None for torch's own.
+
+    Attributes:
+        changed: entries that the last step changed in groups with ``masks``, a scalar tensor.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        *,
+        momentum: float = MOMENTUM,
+        weight_decay: float = WEIGHT_DECAY,
+        drop_rate: float = 0.9,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.generator = generator
+        self.changed = torch.tensor(0)
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(
+            params, {**defaults, "drop_rate": drop_rate, "masks": None, "scales": None}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        changed = []
+        for group in self.param_groups:
+            masks = group["masks"] or [None] * len(group["params"])
+            scales = group["scales"] or [None] * len(group["params"])
+            for p, mask, scale in zip(group["params"], masks, scales, strict=True):
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["entries"] = entries_of(p if mask is None else mask)
+                    state["velocity"] = p.new_zeros(len(state["entries"]))
+                entries, velocity = state["entries"], state["velocity"]  # (K,) each
+                theta, gradient = p.take(entries), p.grad.take(entries)
+                if scale is not None:
+                    gradient = gradient * scale.take(entries)
+                keep = draw_kept(len(entries), group["drop_rate"], p.device, self.generator)
+                keep &= gradient.isfinite()
+                v = group["momentum"] * velocity + gradient + group["weight_decay"] * theta
+                state["velocity"] = torch.where(keep, v, velocity)
+                moved = torch.where(keep, theta - group["lr"] * v, theta)
+                p.put_(entries, moved)
+                if mask is not None:
+                    changed.append((moved != theta).sum())
+        self.changed = torch.stack(changed).sum() if changed else torch.tensor(0)
+        return loss
+
+
+class ReferenceSGD(torch.optim.SGD):
+    """The published code's step: gradients are masked and dropped, then SGD moves every entry.
+
+    Weight decay and momentum act on all weights, and the projection's gradients are dropped like
+    the backbone's. Arguments and attributes as for :class:`SparseSGD`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        *,
+        momentum: float = MOMENTUM,
+        weight_decay: float = WEIGHT_DECAY,
+        drop_rate: float = 0.9,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(params, lr, momentum=momentum, weight_decay=weight_decay)
+        self.drop_rate, self.generator = drop_rate, generator
+        self.changed = torch.tensor(0)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step."""
+        before = []
+        for group in self.param_groups:
+            masks = group.get("masks") or [None] * len(group["params"])
+            scales = group.get("scales") or [None] * len(group["params"])
+            for p, mask, scale in zip(group["params"], masks, scales, strict=True):
+                if p.grad is None and mask is None:
+                    continue
+                gradient = torch.zeros_like(p) if p.grad is None else p.grad
+                keep = draw_kept(p.numel(), self.drop_rate, p.device, self.generator).view(p.shape)
+                keep &= gradient.isfinite()
+                if mask is not None:
+                    keep &= mask
+                    before.append((p, p.clone()))
+                p.grad = torch.where(keep, gradient if scale is None else gradient * scale, 0)
+        loss = super().step(closure)
+        if before:
+            self.changed = torch.stack([(p != b).sum() for p, b in before]).sum()
+        return loss
+
+
+def entries_of(mask: Tensor) -> Tensor:
+    """Positions (K,) of the True entries of a bool mask, in the flattened tensor; else of all."""
+    if mask.dtype == torch.bool:
+        return mask.flatten().nonzero().squeeze(1)
+    return torch.arange(mask.numel(), device=mask.device)
+
+
+def draw_kept(
+    n: int, drop_rate: float, device: torch.device, generator: torch.Generator | None
+) -> Tensor:
+    """Bool (n,), each True with probability 1 - drop_rate."""
+    if drop_rate == 0:
+        return torch.ones(n, dtype=torch.bool, device=device)
+    return torch.rand(n, device=device, generator=generator) >= drop_rate

@@ -1,0 +1,344 @@
+"""Modules that adapt a pretrained backbone, and the classifier that is trained with them.
+
+They are attached by hooks for as long as they are used::
+
+    adapter = Adapter(vit)
+    with adapter.attached(vit):
+        features = vit(images)  # of the adapted ViT; the same as adapter(vit, images)
+
+The backbone's own parameters keep their names, values and ``requires_grad``. Sources: AdaptFormer
+(arXiv 2205.13535), SSF (arXiv 2210.08823), VPT (arXiv 2203.12119), APER (arXiv 2303.07338).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+from ..utils import check_integer, check_rate
+from .backbone_with_head import UNSEEN, BackboneWithHead
+from .vit import run_attached, vit_blocks
+
+
+class AdaptingModule(nn.Module, ABC):
+    """Parameters that change what a backbone computes while they are attached.
+
+    They have the dtype and the device of the backbone that they are made for.
+    """
+
+    @abstractmethod
+    def hooks(self, backbone: Any) -> Iterator[RemovableHandle]:
+        """Register the hooks that change a backbone, and yield their handles."""
+
+    @contextmanager
+    def attached(self, backbone: nn.Module) -> Iterator[None]:
+        """Inside, ``backbone(x)`` is the adapted backbone; afterwards it is the plain one."""
+        with ExitStack() as stack:
+            for handle in self.hooks(backbone):
+                stack.enter_context(handle)
+            yield
+
+    def forward(self, backbone: nn.Module, x: Tensor) -> Tensor:
+        """Features (B, D) of images (B, C, H, W) by the adapted backbone."""
+        return run_attached(backbone, x, partial(self.attached, backbone))
+
+
+class Adapter(AdaptingModule):
+    """AdaptFormer: y = h + mlp(norm2(h)) + s · up(relu(down(h))) in every block of a ViT.
+
+    h (B, n, D) is the block's stream after attention, not normalised. down: D to r and up: r to D
+    are linear with bias. The sum comes after LayerScale and drop path. It starts as the identity:
+    down from U(-1/√D, 1/√D), all else zero. 1,189,632 parameters for ViT-B/16 and r = 64.
+
+    Args:
+        vit: timm's VisionTransformer.
+        bottleneck: r.
+        scale: s, which also scales up's bias.
+        dropout: of relu's output, in training.
+
+    Attributes:
+        down, up: a linear layer per block.
+
+    Raises:
+        ValueError: another kind of backbone, or an argument out of its range.
+    """
+
+    def __init__(
+        self, vit: Any, *, bottleneck: int = 64, scale: float = 0.1, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        blocks, r = vit_blocks(vit), check_integer("bottleneck", bottleneck, 1)
+        self.scale = scale
+        self.dropout = nn.Dropout(check_rate("dropout", dropout, "[0, 1)"))
+        self.down = nn.ModuleList(nn.Linear(vit.embed_dim, r) for _ in blocks)
+        self.up = nn.ModuleList(nn.Linear(r, vit.embed_dim) for _ in blocks)
+        for name, parameter in self.named_parameters():
+            if not (name.startswith("down") and name.endswith("weight")):  # those are as torch's
+                nn.init.zeros_(parameter)
+        self.to(next(vit.parameters()))
+
+    def added(self, block: int, h: Tensor) -> Tensor:
+        """What a block adds to its stream h (B, n, D)."""
+        change: Tensor = self.up[block](self.dropout(self.down[block](h).relu()))
+        return self.scale * change
+
+    def hooks(self, backbone: Any) -> Iterator[RemovableHandle]:
+        """Note the stream before norm2, and add to what leaves the MLP's branch."""
+        for i, block in enumerate(vit_blocks(backbone)):
+            yield from self._hooks_of_block(i, block)
+
+    def _hooks_of_block(self, i: int, block: Any) -> Iterator[RemovableHandle]:
+        streams: list[Tensor] = []
+
+        def note(_norm: nn.Module, inputs: Any) -> None:
+            streams.append(inputs[0])
+
+        def add(_drop_path: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
+            return out + self.added(i, streams.pop())
+
+        yield block.norm2.register_forward_pre_hook(note)
+        yield block.drop_path2.register_forward_hook(add)
+
+
+class ScaleShift(AdaptingModule):
+    """SSF: output · γ + β per channel, after each layer of a ViT.
+
+    The layers are the patch embedding (before its own norm), norm1, attn.qkv, attn.proj, norm2,
+    mlp.fc1 (before the activation) and mlp.fc2 of each block, and the final norm. γ starts from
+    N(1, 0.02²) and β from N(0, 0.02²), so not as the identity. 205,824 parameters for ViT-B/16.
+
+    Args:
+        vit: timm's VisionTransformer.
+
+    Attributes:
+        scale, shift: γ and β by the name of the layer, with ``/`` for its dots.
+
+    Raises:
+        ValueError: another kind of backbone.
+    """
+
+    IN_BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+
+    def __init__(self, vit: Any) -> None:
+        super().__init__()
+        self.scale, self.shift = nn.ParameterDict(), nn.ParameterDict()
+        for name, layer in self.layers(vit):
+            width = getattr(layer, "out_features", vit.embed_dim)
+            key = name.replace(".", "/")
+            self.scale[key] = nn.Parameter(torch.empty(width).normal_(1, 0.02))
+            self.shift[key] = nn.Parameter(torch.empty(width).normal_(0, 0.02))
+        self.to(next(vit.parameters()))
+
+    def layers(self, vit: Any) -> Iterator[tuple[str, Any]]:
+        """Names and layers, in the order of the forward pass."""
+        names = [
+            f"blocks.{i}.{name}" for i in range(len(vit_blocks(vit))) for name in self.IN_BLOCK
+        ]
+        # where patches are averaged, the final norm comes after that
+        final = "fc_norm" if isinstance(vit.norm, nn.Identity) else "norm"
+        for name in ("patch_embed", *names, final):
+            try:
+                yield name, vit.get_submodule(name)
+            except AttributeError as error:
+                raise ValueError(
+                    f"SSF scales the output of {name}, which {type(vit).__name__} does not have. "
+                    "Use another adapter, or a plain VisionTransformer of timm."
+                ) from error
+
+    def hooks(self, backbone: Any) -> Iterator[RemovableHandle]:
+        """Scale and shift what leaves each layer."""
+        for name, layer in self.layers(backbone):
+            key = name.replace(".", "/")
+            if name == "patch_embed" and hasattr(layer, "norm"):
+                yield layer.norm.register_forward_pre_hook(partial(self._change_input, key))
+            else:
+                yield layer.register_forward_hook(partial(self._change_output, key))
+
+    def _change_input(self, key: str, _layer: nn.Module, inputs: Any) -> Any:
+        return (inputs[0] * self.scale[key] + self.shift[key],)
+
+    def _change_output(self, key: str, _layer: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
+        changed: Tensor = out * self.scale[key] + self.shift[key]
+        return changed
+
+
+class PromptTokens(AdaptingModule):
+    """VPT: n tokens after the image's, without position, starting from zero.
+
+    Shallow: one set (1, n, D), which joins before the first block and leaves before the final norm.
+    Deep: one set per block (depth, n, D), which joins before the block and leaves after it.
+
+    Args:
+        vit: timm's VisionTransformer.
+        n_prompts: n.
+        deep: whether there is one set per block.
+
+    Attributes:
+        prompts: the tokens.
+
+    Raises:
+        ValueError: another kind of backbone, or an argument out of its range.
+    """
+
+    def __init__(self, vit: Any, *, n_prompts: int = 5, deep: bool = False) -> None:
+        super().__init__()
+        blocks, n, self.deep = vit_blocks(vit), check_integer("n_prompts", n_prompts, 1), deep
+        self.prompts = nn.Parameter(torch.zeros(len(blocks) if deep else 1, n, vit.embed_dim))
+        self.to(next(vit.parameters()))
+
+    def hooks(self, backbone: Any) -> Iterator[RemovableHandle]:
+        """Append the tokens, and cut them off again."""
+        for block, tokens in zip(vit_blocks(backbone), self.prompts, strict=self.deep):
+            yield block.register_forward_pre_hook(partial(self._append, tokens))
+            if self.deep:
+                yield block.register_forward_hook(lambda _, _inputs, out: self._cut(out))
+            else:
+                yield backbone.norm.register_forward_pre_hook(lambda _, x: (self._cut(x[0]),))
+
+    def _append(self, tokens: Tensor, _block: nn.Module, inputs: Any) -> Any:
+        x, *others = inputs  # (B, N, D)
+        return torch.cat([x, tokens.to(x.dtype).expand(len(x), -1, -1)], dim=1), *others
+
+    def _cut(self, x: Tensor) -> Tensor:
+        return x[:, : -self.prompts.shape[1]]
+
+
+class FineTuned(AdaptingModule):
+    """A copy of a backbone of any kind, all of which may be trained.
+
+    Args:
+        backbone: what is copied, with its ``requires_grad``.
+
+    Attributes:
+        backbone: the copy.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = copy.deepcopy(backbone)
+
+    def hooks(self, backbone: Any) -> Iterator[RemovableHandle]:
+        """Run the copy in place of the backbone."""
+        yield backbone.register_forward_hook(lambda _, inputs, _out: self.backbone(*inputs))
+
+    def forward(self, _backbone: nn.Module, x: Tensor) -> Tensor:
+        """Features (B, D) of images (B, C, H, W) by the copy."""
+        features: Tensor = self.backbone(x)
+        return features
+
+
+ADAPTERS: Mapping[str, Callable[..., AdaptingModule]] = MappingProxyType(
+    {
+        "adapter": Adapter,
+        "ssf": ScaleShift,
+        "vpt_deep": partial(PromptTokens, deep=True),
+        "vpt_shallow": PromptTokens,
+        "finetune": FineTuned,
+    }
+)
+
+
+class AdaptedBackbone(BackboneWithHead):
+    """Images to logits, of features of the adapted backbone, alone or after those of the plain one.
+
+    Features are those of the plain backbone until there is an adapter.
+
+    Args:
+        backbone: images (B, C, H, W) to features (B, D).
+        head: features to logits (B, C).
+        new_adapter: makes an adapting module for a backbone.
+        both: features are [plain, adapted] (B, 2 D) instead of the adapted ones (B, D).
+
+    Attributes:
+        adapter: what adapts the backbone; None at first.
+
+    Raises:
+        ValueError: the backbone is of a kind that the adapter does not fit.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        new_adapter: Callable[[nn.Module], AdaptingModule],
+        *,
+        both: bool,
+    ) -> None:
+        super().__init__(backbone, head)
+        self.both = both
+        self.adapter: AdaptingModule | None = None
+        self._new_adapter = new_adapter
+        new_adapter(backbone)  # or a ValueError
+
+    def use(self, adapter: AdaptingModule) -> None:
+        """Adapt the backbone from now on.
+
+        A fine-tuned copy takes the place of the backbone's weights where no plain half is needed.
+        """
+        if isinstance(adapter, FineTuned) and not self.both:
+            self.backbone.load_state_dict(adapter.backbone.state_dict())
+        else:
+            self.adapter = adapter
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head gets of images."""
+        if self.adapter is None:
+            return super().features(x)
+        adapted = self.run_backbone(partial(self.adapter, self.backbone), x)
+        return torch.cat([super().features(x), adapted], dim=1) if self.both else adapted
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """An adapter where the state has one."""
+        has_one = any(name.startswith(f"{prefix}adapter.") for name in state_dict)
+        adapter = self._new_adapter(self.backbone) if has_one else None
+        self.adapter = adapter.requires_grad_(False).eval() if adapter else None
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class CosineHead(nn.Module):
+    """Logits σ · cos(f, V_c) of some classes, for as long as an adapter is trained.
+
+    V starts from U(-1/√D, 1/√D) and σ from 1. Both are trained. There is no bias.
+
+    Args:
+        n_features: D.
+        classes: labels, in the order of V's rows.
+
+    Attributes:
+        weight: V (C, D).
+        sigma: σ (1,).
+    """
+
+    classes: Tensor
+
+    def __init__(self, n_features: int, classes: Sequence[int]) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(n_features)
+        self.weight = nn.Parameter(torch.empty(len(classes), n_features).uniform_(-bound, bound))
+        self.sigma = nn.Parameter(torch.ones(1))
+        self.register_buffer("classes", torch.tensor(classes))
+
+    def forward(self, features: Tensor, n_classes: int = 0) -> Tensor:
+        """Logits (B, C) of features (B, D) by label; -1000 for labels without a row.
+
+        Args:
+            features: of images.
+            n_classes: the least C; the highest label counts as well.
+        """
+        cosines = F.normalize(features, dim=1) @ F.normalize(self.weight, dim=1).T
+        width = max(n_classes, int(self.classes.max()) + 1)
+        logits = features.new_full((len(features), width), UNSEEN)
+        return logits.index_copy(1, self.classes, (self.sigma * cosines).to(logits.dtype))
