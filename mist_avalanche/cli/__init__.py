@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shlex
 import signal
 import sys
@@ -56,7 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")
     level = logging.WARNING if getattr(args, "quiet", False) else logging.INFO
     logging.getLogger("mist_avalanche").setLevel(level)
-    sys.path.append(os.getcwd())  # for strategies and benchmarks of one's own
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         return args.execute(args) or 0

@@ -9,8 +9,7 @@ from dataclasses import replace
 from ..models.backbones import check_backbone
 from ..models.defaults import NORMALIZATIONS, PRECISIONS
 from ..plugin import MISTPlugin
-from ..strategies.base import arguments_of
-from ..strategies.registry import StrategyInfo, find
+from ..strategies.registry import StrategyInfo, arguments_of, find
 from ..utils import check_choice, check_integer, nearest_first
 from .build import find_benchmark, make_mist
 from .config import RunConfig
@@ -30,7 +29,6 @@ _OPTIONS = {
     "normalize": "--normalize",
 }
 _OF_BENCHMARKS = {**_OPTIONS, "seed": "--order-seed"}
-_NOT_TO_BE_SET = {"evaluator", "eval_every", "criterion", "optimizer"}
 
 
 def check_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
@@ -46,8 +44,8 @@ def check_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
     """
     infos = [find(config.strategy) for config in configs]
     for name in {name: None for config in configs for name in config.strategy_args}:
-        if not any(name in settable(info) for info in infos):
-            _refuse(name, infos[0].title, settable(infos[0]))
+        if not any(name in arguments_of(info) for info in infos):
+            _refuse(name, infos[0].title, arguments_of(infos[0]))
     for config in configs:
         if config.mist_args and not any(c.mist for c in configs):
             raise ValueError(
@@ -56,16 +54,11 @@ def check_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
             )
     checked = []
     for config, info in zip(configs, infos, strict=True):
-        strategy_args = {k: v for k, v in config.strategy_args.items() if k in settable(info)}
+        strategy_args = {k: v for k, v in config.strategy_args.items() if k in arguments_of(info)}
         mist_args = config.mist_args if config.mist else {}
         checked.append(replace(config, strategy_args=strategy_args, mist_args=mist_args))
         _check(checked[-1], info)
     return checked
-
-
-def settable(info: StrategyInfo) -> set[str]:
-    """Arguments of a strategy that may be given as ``strategy_args``."""
-    return arguments_of(info.build) - _OPTIONS.keys() - _NOT_TO_BE_SET
 
 
 def _check(config: RunConfig, info: StrategyInfo) -> None:
@@ -84,7 +77,7 @@ def _check(config: RunConfig, info: StrategyInfo) -> None:
         raise ValueError(
             f"Glyphs are 32 pixels wide; {config.backbone!r} takes {config.inputs['image_size']}."
         )
-    if config.drift_compensation and "drift_compensation" not in arguments_of(info.build):
+    if config.drift_compensation and not info.has_drift:
         raise ValueError(f"{info.title} stores no features, so it has no drift to compensate.")
     if not config.mist:
         return
