@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_type_hints
 
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
-from avalanche.training.plugins.evaluation import default_evaluator
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from typing_extensions import Unpack
 
 from ..models.backbone_with_head import BackboneWithHead
 from ..models.classifier import without_classifier
@@ -24,15 +24,17 @@ class Common(TypedDict, total=False):
     """Keyword arguments that every strategy here takes besides its own.
 
     Args:
-        criterion: loss of logits and labels; None for the cross-entropy.
-        eval_mb_size: images per batch of evaluation; changes no result.
-        device: of the model.
+        criterion: loss of logits and labels; by default the cross-entropy.
+        eval_mb_size: images per batch of evaluation, 64 by default; changes no result.
+        device: of the model, ``"cpu"`` by default.
         plugins: Avalanche plugins, such as :class:`~mist_avalanche.MISTPlugin`.
-        evaluator: Avalanche's evaluation plugin.
-        eval_every: as in Avalanche.
-        precision: of the backbone: ``"32"`` or ``"bf16"`` (autocast; heads and losses in float32).
-        cache: keep features of test images in memory while the backbone stays the same. Give False
-            where the eval transform is random or a plugin changes test images.
+        evaluator: Avalanche's evaluation plugin; by default Avalanche's own choice.
+        eval_every: as in Avalanche; by default never while training.
+        precision: of the backbone: ``"32"`` by default, or ``"bf16"`` (autocast; heads and losses
+            in float32).
+        cache: keep features of test images in memory while the backbone stays the same, which is
+            the default. Give False where the eval transform is random or a plugin changes test
+            images.
     """
 
     criterion: nn.Module | None
@@ -98,32 +100,22 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
         model: BackboneWithHead,
         train_mb_size: int,
         train_epochs: int,
-        criterion: nn.Module | None = None,
-        eval_mb_size: int = 64,
-        device: str | torch.device = "cpu",
-        plugins: Sequence[SupervisedPlugin] | None = None,
-        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = default_evaluator,
-        eval_every: int = -1,
-        precision: Literal["32", "bf16"] = "32",
         compile: bool = False,
-        cache: bool = True,
+        **common: Unpack[Common],
     ) -> None:
         without_classifier(model.backbone, type(self).__name__)
-        model.run_backbone = Forward(precision, compile=compile)
+        model.run_backbone = Forward(common.pop("precision", "32"), compile=compile)
+        self._cache = FeatureCache() if common.pop("cache", True) else None
         super().__init__(
             model=model,
             optimizer=None,
-            criterion=criterion or nn.CrossEntropyLoss(),
+            criterion=common.pop("criterion", None) or nn.CrossEntropyLoss(),
             train_mb_size=train_mb_size,
             train_epochs=train_epochs,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=plugins,
-            evaluator=evaluator,
-            eval_every=eval_every,
+            eval_mb_size=common.pop("eval_mb_size", 64),
+            **common,
         )
         self.model.to(self.device)  # which Avalanche does in training only
-        self._cache = FeatureCache() if cache else None
 
     @property
     def backbone(self) -> Any:

@@ -51,7 +51,7 @@ class FeatureStrategy(PretrainedStrategy):
     """
 
     seed: int = 0
-    session: Mapping[str, Any] = {}  # settings of an adapter, trained on the first experience
+    session: Mapping[str, Any] = {}  # settings of an adapter that the first experience trains
 
     def __init__(
         self,
@@ -80,11 +80,16 @@ class FeatureStrategy(PretrainedStrategy):
         if self.session:
             from .first_session import adapt
 
-            run = {"num_workers": num_workers, "shuffle": shuffle, **self.session}
-            precision = self.model.run_backbone.precision
-            self.model.use(
-                adapt(self.backbone, self.experience, seed=self.seed, precision=precision, **run)
+            adapter = adapt(
+                self.backbone,
+                self.experience,
+                seed=self.seed,
+                precision=self.model.run_backbone.precision,
+                num_workers=num_workers,
+                shuffle=shuffle,
+                **self.session,
             )
+            self.model.use(adapter)
 
     def state_dict(self) -> dict[str, Any]:
         """The model, and which backbone the stored statistics belong to."""

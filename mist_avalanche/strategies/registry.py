@@ -156,15 +156,10 @@ def build(
     image_size: int,
     **arguments: Any,
 ) -> Any:
-    """A strategy around a backbone.
+    """A strategy around a backbone, images of ``image_size`` to ``n_features`` features.
 
-    Args:
-        info: of :func:`find`.
-        backbone: images to features.
-        n_features: width of the features.
-        n_classes: of the whole benchmark; only some of Avalanche's strategies need it.
-        image_size: pixels per side.
-        arguments: of the strategy, with ``device``, ``plugins`` and ``evaluator``.
+    Only some of Avalanche's strategies need these numbers and that of all classes. ``arguments``
+    are the strategy's, with ``device``, ``plugins`` and ``evaluator``.
     """
     if info.is_baseline:
         sizes = {"n_features": n_features, "n_classes": n_classes, "image_size": image_size}
