@@ -9,32 +9,30 @@ from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_type_hints
 
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from avalanche.training.plugins.evaluation import default_evaluator
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from typing_extensions import Unpack
 
 from ..models.backbone_with_head import BackboneWithHead
 from ..models.classifier import without_classifier
 from ..models.forward import Forward
-from ..utils import in_mode, memory_advice, nearest_first, state_hash
+from ..utils import in_mode, memory_advice, state_hash
 
 
 class Common(TypedDict, total=False):
     """Keyword arguments that every strategy here takes besides its own.
 
     Args:
-        criterion: loss of logits and labels; by default the cross-entropy.
-        eval_mb_size: images per batch of evaluation, 64 by default; changes no result.
-        device: of the model, ``"cpu"`` by default.
+        criterion: loss of logits and labels; None for the cross-entropy.
+        eval_mb_size: images per batch of evaluation; changes no result.
+        device: of the model.
         plugins: Avalanche plugins, such as :class:`~mist_avalanche.MISTPlugin`.
-        evaluator: Avalanche's evaluation plugin; by default Avalanche's own choice.
-        eval_every: as in Avalanche; by default never while training.
-        precision: of the backbone: ``"32"`` by default, or ``"bf16"`` (autocast; heads and losses
-            in float32).
-        cache: keep features of test images in memory while the backbone stays the same, which is
-            the default. Give False where the eval transform is random or a plugin changes test
-            images.
+        evaluator: Avalanche's evaluation plugin.
+        eval_every: as in Avalanche.
+        precision: of the backbone: ``"32"`` or ``"bf16"`` (autocast; heads and losses in float32).
+        cache: keep features of test images in memory while the backbone stays the same. Give False
+            where the eval transform is random or a plugin changes test images.
     """
 
     criterion: nn.Module | None
@@ -65,7 +63,6 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
         model: backbone and head, images to logits.
         train_mb_size: images per batch of training.
         train_epochs: passes over the training images of an experience.
-        compile: use ``torch.compile`` for the backbone.
         common: see :class:`Common`.
 
     Attributes:
@@ -75,7 +72,7 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
         masks_steps: whether a MISTPlugin masks the steps of the strategy's own training.
 
     Raises:
-        TypeError: an unknown argument; the message names the nearest ones.
+        TypeError: an unknown argument.
         ValueError: features of the backbone depend on task labels, or its classifier grows.
     """
 
@@ -86,34 +83,35 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
     model: Any
     dataloader: Any
 
-    def __new__(cls, **arguments: Any) -> Any:
-        """Refuse what the constructor does not list, such as ``compile`` for prompts."""
-        known = arguments_of(cls)
-        for name in arguments.keys() - known:
-            near = nearest_first(name, known)
-            raise TypeError(f"{cls.__name__} has no argument {name!r}. It has {near}.")
-        return super().__new__(cls)
-
     def __init__(
         self,
         *,
         model: BackboneWithHead,
         train_mb_size: int,
         train_epochs: int,
-        compile: bool = False,
-        **common: Unpack[Common],
+        criterion: nn.Module | None = None,
+        eval_mb_size: int = 64,
+        device: str | torch.device = "cpu",
+        plugins: Sequence[SupervisedPlugin] | None = None,
+        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = default_evaluator,
+        eval_every: int = -1,
+        precision: Literal["32", "bf16"] = "32",
+        cache: bool = True,
     ) -> None:
         without_classifier(model.backbone, type(self).__name__)
-        model.run_backbone = Forward(common.pop("precision", "32"), compile=compile)
-        self._cache = FeatureCache() if common.pop("cache", True) else None
+        model.run_backbone = Forward(precision)
+        self._cache = FeatureCache() if cache else None
         super().__init__(
             model=model,
             optimizer=None,
-            criterion=common.pop("criterion", None) or nn.CrossEntropyLoss(),
+            criterion=criterion or nn.CrossEntropyLoss(),
             train_mb_size=train_mb_size,
             train_epochs=train_epochs,
-            eval_mb_size=common.pop("eval_mb_size", 64),
-            **common,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,
+            eval_every=eval_every,
         )
         self.model.to(self.device)  # which Avalanche does in training only
 

@@ -47,6 +47,7 @@ class FeatureStrategy(PretrainedStrategy):
         common: see :class:`~mist_avalanche.strategies.base.Common`.
 
     Raises:
+        ValueError: ``compile`` with a first session.
         FloatingPointError: the backbone gives NaN or Inf.
     """
 
@@ -62,9 +63,10 @@ class FeatureStrategy(PretrainedStrategy):
         compile: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(
-            model=model, train_mb_size=train_mb_size, train_epochs=1, compile=compile, **common
-        )
+        if compile and self.session:
+            raise ValueError("torch.compile does not see a first session's adapter. Omit one.")
+        super().__init__(model=model, train_mb_size=train_mb_size, train_epochs=1, **common)
+        self.model.run_backbone.compile = compile
         self.drift_compensation = drift_compensation
         self._images: Any = None  # batches of the experience's training images
         self._fitted_on = ""  # hash of the backbone that the last features came from

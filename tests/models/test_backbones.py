@@ -1,8 +1,8 @@
-import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
 
 from mist_avalanche.models import backbone_defaults, backbones, create_backbone, input_statistics
 from mist_avalanche.models.backbones import EMBEDDED_WEIGHTS, tiny_vit
@@ -24,43 +24,10 @@ def tiny_state():
     return timm.create_model(TINY, num_classes=0).state_dict()
 
 
-def jax_arrays(state, heads=3):
-    """A ViT's weights by the names and in the layouts of JAX, as Google publishes them."""
-    arrays = {
-        "cls": state["cls_token"],
-        "embedding/kernel": state["patch_embed.proj.weight"].permute(2, 3, 1, 0),
-        "embedding/bias": state["patch_embed.proj.bias"],
-        "Transformer/posembed_input/pos_embedding": state["pos_embed"],
-        "Transformer/encoder_norm/scale": state["norm.weight"],
-        "Transformer/encoder_norm/bias": state["norm.bias"],
-    }
-    width = state["cls_token"].shape[-1]
-    for i in range(12):
-        block = {k.removeprefix(f"blocks.{i}."): v for k, v in state.items()}
-        there = f"Transformer/encoderblock_{i}"
-        attention = f"{there}/MultiHeadDotProductAttention_1"
-        for j, name in enumerate(("query", "key", "value")):
-            weight = block["attn.qkv.weight"].chunk(3)[j]
-            arrays[f"{attention}/{name}/kernel"] = weight.T.reshape(width, heads, -1)
-            arrays[f"{attention}/{name}/bias"] = block["attn.qkv.bias"].chunk(3)[j].view(heads, -1)
-        arrays[f"{attention}/out/kernel"] = block["attn.proj.weight"].T.reshape(heads, -1, width)
-        arrays[f"{attention}/out/bias"] = block["attn.proj.bias"]
-        for ours, theirs in (("norm1", "LayerNorm_0"), ("norm2", "LayerNorm_2")):
-            arrays[f"{there}/{theirs}/scale"] = block[f"{ours}.weight"]
-            arrays[f"{there}/{theirs}/bias"] = block[f"{ours}.bias"]
-        for ours, theirs in (("fc1", "Dense_0"), ("fc2", "Dense_1")):
-            arrays[f"{there}/MlpBlock_3/{theirs}/kernel"] = block[f"mlp.{ours}.weight"].T
-            arrays[f"{there}/MlpBlock_3/{theirs}/bias"] = block[f"mlp.{ours}.bias"]
-    return {name: array.numpy() for name, array in arrays.items()}
-
-
-@pytest.mark.parametrize("ending", ["safetensors", "pth", "npz"])
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
 def test_timm_weights_from_a_file_and_resampled(tmp_path, tiny_state, ending):
     path = tmp_path / f"tiny.{ending}"
-    if ending == "npz":
-        np.savez(path, **jax_arrays(tiny_state))
-    else:
-        (save_file if ending == "safetensors" else torch.save)(tiny_state, path)
+    (save_file if ending == "safetensors" else torch.save)(tiny_state, path)
     model = create_backbone(TINY, path)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, tiny_state[name], msg=name)
@@ -69,6 +36,14 @@ def test_timm_weights_from_a_file_and_resampled(tmp_path, tiny_state, ending):
     state = smaller.state_dict()
     assert all(torch.equal(v, tiny_state[k]) for k, v in state.items() if k != "pos_embed")
     assert state["pos_embed"].shape == (1, 37, 192)
+
+
+def test_timm_itself_reads_the_layout_of_jax(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(VisionTransformer, "load_pretrained", lambda _, file: asked.append(file))
+    (tmp_path / "tiny.npz").touch()
+    create_backbone(TINY, tmp_path / "tiny.npz")
+    assert asked == [str(tmp_path / "tiny.npz")]
 
 
 class RunsCode:

@@ -180,7 +180,7 @@ def test_queries_of_test_images_are_computed_once_until_the_vit_changes(name):
 
 @NAMES
 def test_what_is_refused(name):
-    with pytest.raises(TypeError, match="has no argument 'optimizer'"):
+    with pytest.raises(TypeError, match="optimizer"):
         make(name, optimizer=None)
     with pytest.raises(ValueError, match=r"ResNet has none\. Use a backbone"):
         make(name, model=timm.create_model("resnet18", num_classes=0))
