@@ -52,11 +52,11 @@ def test_unknown_names_are_explained(name, message):
         find(name)
 
 
-@pytest.mark.parametrize("name", ["./mine.py:Mine", "mine:Mine"])
+@pytest.mark.parametrize("name", ["./ours.py:Mine", "ours:Mine"])
 def test_a_strategy_in_the_working_directory(name, tmp_path, monkeypatch, benchmark_of):
     monkeypatch.setattr("sys.path", [p for p in __import__("sys").path if p])
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "ours.py").write_text(OWN)
     info = find(name)
     assert find(name) == info  # the same class
     assert (info.name, info.title, info.tune_on, info.has_drift) == ("mine", "Mine", "every", True)
