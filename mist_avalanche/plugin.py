@@ -262,62 +262,47 @@ class MISTPlugin(SupervisedPlugin):
                 "experience: what it learned belongs to earlier features. Use "
                 "MISTPlugin(tune_on='first') (--mist-arg tune_on=first)."
             )
-        if isinstance(strategy.experience, OnlineCLExperience):
-            return self._due_online(strategy.experience)
+        online = isinstance(strategy.experience, OnlineCLExperience)
+        if online and method.selection is not None:
+            return False, 0
         score = options.score_on == "every" or method.selection is None
         epochs = options.tune_epochs
         if method.losses:
             later = epochs if options.later_epochs is None else options.later_epochs
             epochs = 0 if tune_on == "first" else later
-        if score or epochs:
-            self._check_images(strategy.experience)
-        return score, epochs
-
-    def _due_online(self, part: Any) -> tuple[bool, int]:
-        """The same for a part of an online stream: once, on the first that is large enough."""
-        if self.selection is not None:
-            return False, 0
-        images, classes = len(part.dataset), len(classes_of(part))
-        enough = self.options.batch_size if self.options.tune_epochs else 2
-        if images >= enough and classes > 1:
-            return True, self.options.tune_epochs
-        if self.method.experience == 0:
-            warnings.warn(
-                f"This part of an online stream has {images} image(s) of {classes} class(es). "
-                "MISTPlugin scores and tunes once, on the first part with two classes and at least "
-                f"{enough} images (batch_size); until then the backbone stays as it is. Lower "
-                "batch_size, or train on a whole experience before the stream.",
-                stacklevel=2,
-            )
+        if not (score or epochs) or self._enough(strategy.experience, online=online):
+            return score, epochs
         return False, 0
 
-    def _check_images(self, experience: Any) -> None:
-        """ValueError where the MI objective has nothing to contrast."""
+    def _enough(self, experience: Any, *, online: bool) -> bool:
+        """Whether the MI objective has something to contrast.
+
+        Of an online stream only the part at hand has arrived, and the next one may do; elsewhere
+        a ValueError says what to change.
+        """
         images, classes = len(experience.dataset), len(classes_of(experience))
-        if images < 2 or classes < 2:
-            number = self.method.experience
-            fix = "Use fewer experiences"
-            if number:
-                fix += ", or MISTPlugin(score_on='first', tune_on='first')"
-            raise ValueError(
-                f"Experience {number} has {images} image(s) of {classes} class(es); the MI "
-                f"objective needs two images of different classes at least. {fix}."
-            )
+        needed = self.options.batch_size if online and self.options.tune_epochs else 2
+        if images >= needed and classes > 1:
+            return True
+        found = (
+            f"Experience {self.method.experience} has {images} image(s) of {classes} class(es), "
+            f"and MIST needs {needed} images of two classes at least. "
+        )
+        if not online:
+            fix = "Use fewer experiences, or MISTPlugin(score_on='first', tune_on='first')."
+            raise ValueError(found + fix)
+        if self.method.experience == 0:
+            wait = "Until such a part arrives the backbone stays as it is. Lower batch_size."
+            warnings.warn(found + wait, stacklevel=2)
+        return False
 
     def _freeze(self, strategy: Any, extract: FeatureExtractor) -> None:
         """From here on nothing before the classifier moves but what is selected."""
         method, options = self.method, self.options
-        everything, masks = extract.everything(), method.masks
-        for name in everything.keys() & masks.keys():
-            if everything[name].shape != masks[name].shape:
-                raise ValueError(
-                    f"{name} has another shape than when it was scored. Use "
-                    "MISTPlugin(score_on='every')."
-                )
         seed = derive_seed(method.seed, 6, method.experience)
         self._frozen = FrozenEntries(
-            everything,
-            masks,
+            extract.everything(),
+            method.masks,
             scales=method.scales,
             drop_rate=options.drop_rate,
             generator=torch.Generator(strategy.device).manual_seed(seed),
