@@ -8,6 +8,7 @@ import pickle
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,20 +22,13 @@ TRAIN_SHARE = 0.8
 class Split:
     """Training and test images of a dataset.
 
-    Args:
-        root: their folder.
-        kind: how they were divided.
-        class_names: by class id.
-        train: training images.
-        test: test images.
-
     Raises:
         ValueError: a label without a class, a class without training images, or no test image.
     """
 
-    root: Path
-    kind: str
-    class_names: list[str]
+    root: Path  # their folder
+    kind: str  # how they were divided
+    class_names: list[str]  # by class id
     train: LabelledImages
     test: LabelledImages
 
@@ -47,6 +41,17 @@ class Split:
                 raise ValueError(f"class {name!r} has no training image")
         if not self.test.targets:
             raise ValueError("there is no test image")
+
+
+class Layout(NamedTuple):
+    """A layout: what the argument ``split`` calls its division, and its reader.
+
+    The reader returns None for a folder with another layout. For a broken folder with this one, it
+    may raise anything.
+    """
+
+    split: str
+    read: Callable[[Path], Split | None]
 
 
 def split_by_hash(classes: Mapping[str, list[str]]) -> tuple[Files, Files]:
@@ -162,10 +167,13 @@ def _read_cars_devkit(root: Path) -> Split | None:
         return None
     from scipy.io import loadmat  # slow to import, and for Cars only
 
-    meta = loadmat(root / "devkit" / "cars_meta.mat", squeeze_me=True)
+    def variables(file: Path) -> Any:
+        return loadmat(BytesIO(file.read_bytes()), squeeze_me=True)
+
+    meta = variables(root / "devkit" / "cars_meta.mat")
     parts = []
     for folder, table in tables.items():
-        rows = loadmat(table, squeeze_me=True)["annotations"].ravel()
+        rows = variables(table)["annotations"].ravel()
         parts.append([(f"{folder}/{row['fname']}", int(row["class"]) - 1) for row in rows])
     return _listed(root, [str(name) for name in meta["class_names"].ravel()], *parts)
 
@@ -208,17 +216,6 @@ class _ArrayUnpickler(pickle.Unpickler):
 def _unpickle(file: Path) -> Any:
     with file.open("rb") as opened:
         return _ArrayUnpickler(opened, encoding="latin1").load()
-
-
-class Layout(NamedTuple):
-    """A layout: what the argument ``split`` calls its division, and its reader.
-
-    The reader returns None for a folder with another layout, and raises any error for a folder
-    with this one that is broken.
-    """
-
-    split: str
-    read: Callable[[Path], Split | None]
 
 
 CUB_TABLES = Layout("official", _read_cub_tables)
