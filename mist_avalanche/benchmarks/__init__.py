@@ -10,7 +10,8 @@ with ``nc_benchmark`` or with :func:`mist_avalanche.benchmarks.stream.class_incr
 
 Its ``train_stream`` and ``test_stream`` are read, and where it has them ``class_names`` (by label)
 and ``split_name`` (how the data are divided into training and test). Task labels should be 0. The
-command takes it as ``--benchmark package.module:letters``.
+command takes it as ``--benchmark package.module:letters``, and gives it those of ``seed``,
+``dataset_root``, ``image_size`` and ``normalize`` that it has arguments for.
 """
 
 from collections.abc import Callable

@@ -11,6 +11,7 @@ from pathlib import Path
 from avalanche.benchmarks.datasets import default_dataset_location
 
 from .download import archive_stem, fetch, unpacked
+from .images import digest
 from .layouts import Layout, Split
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Dataset:
         """How the images are divided, for results, with a digest of the test images."""
         known = self.known_splits.get((len(found.train), len(found.test)))
         like = f" ({known})" if known and found.kind.endswith("folders") else ""
-        return f"{found.kind}{like}, test images {found.test.digest()}"
+        return f"{found.kind}{like}, test images {digest(found.test)}"
 
     def differences(self, found: Split) -> list[str]:
         """Where a copy has another number of classes or images."""
@@ -150,7 +151,9 @@ def _read_first(
             except PermissionError:
                 raise
             except Exception as error:  # a broken table, pickle or MATLAB file raises any type
-                reason = error if isinstance(error, ValueError | OSError) else repr(error)
+                reason = (
+                    error if isinstance(error, ValueError | OSError | RuntimeError) else repr(error)
+                )
                 raise ValueError(
                     f"{folder} is broken as a copy of {dataset.title}: {reason}. Repair it, or get "
                     "it again."

@@ -19,10 +19,9 @@ from .transforms import Statistics, Transform
 class ImageBenchmark(Dataset):
     """A dataset that makes class-incremental streams of itself when it is called."""
 
-    train_crops: Callable[[int, Statistics | None], Transform] = (
-        transforms.random_crops
-    )  # as published
-    statistics: Statistics | None = None  # of the published runs; None for images in [0, 1]
+    # Of the published runs: training transform, and mean and std (None for images in [0, 1]).
+    train_crops: Callable[[int, Statistics | None], Transform] = transforms.random_crops
+    statistics: Statistics | None = None
     normalize: str = "published"  # by default
 
     def __call__(

@@ -1,7 +1,6 @@
 """Which copy of a dataset is found, and what is said where there is none."""
 
-import logging
-import os
+from dataclasses import replace
 
 import pytest
 from avalanche.benchmarks.datasets import dataset_utils
@@ -32,14 +31,9 @@ def test_names_of_folders_count_whatever_their_punctuation(tmp_path):
     assert find(SplitCUB200, tmp_path).root == tmp_path / "cub_200"
 
 
-def test_folder_of_another_name_with_all_classes(tmp_path, monkeypatch):
+def test_folder_of_another_name_with_all_classes(tmp_path):
     made = class_folders(tmp_path / "paintings", photos())
-    monkeypatch.setattr(type(SplitImageNetR), "n_classes", None)
-    object.__setattr__(SplitImageNetR, "n_classes", 6)
-    try:
-        assert find(SplitImageNetR, made).root == made
-    finally:
-        object.__setattr__(SplitImageNetR, "n_classes", 200)
+    assert find(replace(SplitImageNetR, n_classes=6), made).root == made
 
 
 def test_preferred_and_given_splits(tmp_path):
@@ -94,18 +88,6 @@ def test_what_to_get(tmp_path):
 
 def test_another_number_of_classes_and_images_is_said(tmp_path, caplog):
     cars(tmp_path / "cars", photos())
-    with caplog.at_level(logging.WARNING):
-        find(SplitCars196, tmp_path)
+    find(SplitCars196, tmp_path)
     assert "Stanford Cars has 196 classes, there are 6" in caplog.text
     assert "Stanford Cars has 16185 images, there are 60" in caplog.text
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_no_permission(tmp_path):
-    made = class_folders(tmp_path / "imagenet-r", photos())
-    made.chmod(0)
-    try:
-        with pytest.raises(PermissionError, match="imagenet-r"):
-            find(SplitImageNetR, tmp_path)
-    finally:
-        made.chmod(0o755)

@@ -33,11 +33,6 @@ def test_16_bits_of_grey_are_scaled(tmp_path):
     ]
 
 
-def test_missing_image_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nothing.png"):
-        read_image(tmp_path / "nothing.png")
-
-
 def test_prepare_makes_what_a_benchmark_tests_on(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     image = Image.fromarray(noise)

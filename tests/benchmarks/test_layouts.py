@@ -7,7 +7,16 @@ import unicodedata
 
 import pytest
 import torch
-from data_layouts import archive, cars, cifar, class_folders, cub, photos, train_test
+from data_layouts import (
+    archive,
+    cars,
+    cifar,
+    class_folders,
+    cub,
+    photos,
+    train_test,
+    without_checksums,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -15,6 +24,7 @@ from torch.utils.data import DataLoader
 from mist_avalanche import benchmarks
 from mist_avalanche.benchmarks.image_benchmarks import SplitImageNetR
 from mist_avalanche.benchmarks.layouts import list_classes, split_by_hash
+from mist_avalanche.benchmarks.transforms import IMAGENET
 
 SMALL = {"image_size": 16, "normalize": None}
 
@@ -41,7 +51,8 @@ each_layout = pytest.mark.parametrize(("name", "folder", "make", "kind"), LAYOUT
 
 @pytest.mark.parametrize("where", ["in the root", "itself", ".zip", ".tar", ".tgz", "archive"])
 @each_layout
-def test_every_image_once(tmp_path, name, folder, make, kind, where):
+def test_every_image_once(tmp_path, monkeypatch, name, folder, make, kind, where):
+    without_checksums(monkeypatch)
     made = make(tmp_path / "made" / folder, photos())
     root = made if where == "itself" else made.parent
     if where[0] in ".a":
@@ -62,46 +73,40 @@ def test_every_image_once(tmp_path, name, folder, make, kind, where):
     assert benchmark.class_names == [names[i] for i in benchmark.classes_order_original_ids]
 
 
-@each_layout
-def test_same_images_with_workers_and_after_pickling(tmp_path, name, folder, make, kind):
-    root = make(tmp_path / folder, photos())
-    dataset = getattr(benchmarks, name)(2, dataset_root=root, **SMALL).test_stream[1].dataset
-    again = pickle.loads(pickle.dumps(dataset))
-    batches = [torch.cat([x for x, *_ in DataLoader(d, 4, num_workers=n)]) for d, n in
-               ((dataset, 0), (dataset, 1), (again, 0))]  # fmt: skip
-    assert torch.equal(batches[0], batches[1])
-    assert torch.equal(batches[0], batches[2])
-
-
-def test_published_transforms_are_the_default(tmp_path):
+def test_same_images_in_workers(tmp_path):
     root = class_folders(tmp_path / "imagenet-r", photos())
-    x = SplitImageNetR(2, dataset_root=root).train_stream[0].dataset[0][0]
-    assert x.shape == (3, 224, 224)
-    assert 0 <= x.min() < x.max() <= 1
-    with pytest.raises(ValueError, match="`backbone` has no effect"):
-        SplitImageNetR(2, dataset_root=root, backbone="deit_tiny_patch16_224")
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6]))
-    settings = {"dataset_root": root, "image_size": 32}
-    plain = SplitImageNetR(2, **settings).test_stream[0].dataset[0][0]
-    given = (mean.ravel().tolist(), std.ravel().tolist())
-    scaled = SplitImageNetR(2, normalize=given, **settings).test_stream[0].dataset[0][0]
-    torch.testing.assert_close(scaled, (plain - mean) / std)
-    own = SplitImageNetR(
-        2, dataset_root=root, train_transform=lambda x: x.size, eval_transform=lambda x: x.mode
-    )
-    assert own.test_stream[0].dataset[0][0] == "RGB"
+    dataset = SplitImageNetR(2, dataset_root=root, **SMALL).test_stream[1].dataset
+    for x, in_worker in zip(DataLoader(dataset), DataLoader(dataset, num_workers=2), strict=True):
+        assert torch.equal(x[0], in_worker[0])
 
 
-def test_folder_is_normalised_as_the_backbone_was_pretrained(tmp_path):
-    root = class_folders(tmp_path / "photos", photos())
-    settings = {"dataset_root": root, "image_size": 32}
+def test_training_images_pickle(tmp_path, monkeypatch):
+    """Transforms included, for workers that start with spawn."""
+    without_checksums(monkeypatch)
+    for name, make in (("SplitCIFAR100", cifar), ("SplitCars196", cars)):
+        benchmark = getattr(benchmarks, name)(2, dataset_root=make(tmp_path / name[5:], photos()))
+        dataset = pickle.loads(pickle.dumps(benchmark.train_stream[0].dataset))
+        assert dataset[0][0].shape == (3, 224, 224)
+
+
+def test_normalisation_and_own_transforms(tmp_path):
+    root = class_folders(tmp_path / "imagenet-r", photos())
+
+    def first(split=SplitImageNetR, **settings):
+        return split(2, dataset_root=root, image_size=32, **settings).test_stream[0].dataset[0][0]
+
+    plain = first()
+    assert 0 <= plain.min() < plain.max() <= 1
+    for settings, (mean, std) in (
+        ({"normalize": ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))}, ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))),
+        ({"split": benchmarks.SplitFolder, "backbone": "deit_tiny_patch16_224"}, IMAGENET),
+    ):
+        mean, std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+        torch.testing.assert_close(first(**settings), (plain - mean) / std)
+    own = {"train_transform": lambda x: x.size, "eval_transform": lambda x: x.mode}
+    assert first(benchmarks.SplitFolder, **own) == "RGB"  # needs no backbone
     with pytest.raises(ValueError, match="needs the backbone"):
-        benchmarks.SplitFolder(2, **settings)
-    plain = benchmarks.SplitFolder(2, normalize=None, **settings)
-    scaled = benchmarks.SplitFolder(2, backbone="deit_tiny_patch16_224", **settings)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    x, scaled_x = (b.test_stream[0].dataset[0][0] for b in (plain, scaled))
-    torch.testing.assert_close(scaled_x, (x - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+        first(benchmarks.SplitFolder)
 
 
 # ---- Split by hash -------------------------------------------------------------------------------
