@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` takes a GPU where there is one.
-
-    Raises:
-        RuntimeError: ``cuda`` was asked for and torch finds none.
-    """
+    """The device that is named; ``auto`` takes a GPU where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
@@ -34,11 +30,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def find_benchmark(name: str) -> Callable[..., Any]:
-    """The function that makes a benchmark, by its name or as ``package.module:function``.
-
-    Raises:
-        ValueError: there is none; the message names the nearest ones.
-    """
+    """The function that makes a benchmark, by its name or as ``package.module:function``."""
     if name not in BENCHMARKS and ":" not in name:
         raise ValueError(
             f"Unknown benchmark {name!r}. Use one of {nearest_first(name, BENCHMARKS)}, or "
