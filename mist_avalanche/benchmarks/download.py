@@ -19,15 +19,7 @@ TIMEOUT = 60.0  # seconds without a byte
 
 
 def fetch(url: str, md5: str, folder: Path, *, progress: bool = True) -> Path:
-    """Download an archive into a folder, under its own name once the checksum is right.
-
-    Returns:
-        Its path.
-
-    Raises:
-        ValueError: what came has another checksum.
-        OSError: no network, space or permission.
-    """
+    """Download an archive into a folder; it gets its name once its checksum is right."""
     path = folder / Path(urlparse(url).path).name
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     request = Request(url, headers={"User-Agent": "mist-avalanche"})
@@ -65,10 +57,6 @@ def unpacked(archive: Path) -> Path:
     """The folder beside a zip or tar with what is in it: unpacked, unless it is there.
 
     It appears when it is whole. A folder that is alone at the top of the archive becomes it.
-
-    Raises:
-        ValueError: the archive is broken.
-        OSError: no space or permission.
     """
     folder = archive.with_name(archive_stem(archive.name) or f"{archive.name}-unpacked")
     if folder.exists():

@@ -21,11 +21,7 @@ TRAIN_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Split:
-    """Training and test images of a dataset.
-
-    Raises:
-        ValueError: a label without a class, a class without training images, or no test image.
-    """
+    """Training and test images of a dataset, checked."""
 
     root: Path  # their folder
     kind: str  # how they were divided
@@ -59,14 +55,10 @@ def split_by_hash(classes: Mapping[str, list[str]]) -> tuple[Files, Files]:
     """80 % of each class for training and 20 % for testing, at least one image for each.
 
     The images of a class are sorted by the SHA-256 of ``class/file`` in Unicode NFC, and the first
-    ones train. The split is the same on every machine and independent of the files' order and
-    dates.
+    ones train: the same on every machine, whatever the order or dates of the files.
 
     Args:
         classes: class folder to the names of its images.
-
-    Raises:
-        ValueError: a class has fewer than two images.
     """
 
     def digest(name: str) -> bytes:

@@ -25,12 +25,9 @@ IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def statistics_for(
     normalize: str | Statistics | None, published: Statistics | None, backbone: Any
 ) -> Statistics | None:
-    """The mean and std that the arguments of a benchmark mean; None leaves images in [0, 1].
+    """Mean and std for two arguments of a benchmark, given those of the published runs on it.
 
-    Args:
-        normalize: argument of the benchmark.
-        published: mean and std of the published runs on the dataset.
-        backbone: argument of the benchmark.
+    None leaves images in [0, 1].
 
     Raises:
         ValueError: another setting, or a backbone that is missing, unknown or without effect.
