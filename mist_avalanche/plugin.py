@@ -32,7 +32,7 @@ class MISTPlugin(SupervisedPlugin):
     selects at most ``select_rate`` of them, and tunes those with SGD, most of them dropped in every
     step. While the strategy trains, the strategy's own backbone gradients get the same mask. An
     entry that is not selected never changes by a bit, whatever optimizer the strategy has
-    (``docs/sparsity.md``). A plugin belongs to one strategy.
+    (``docs/mist.md``). A plugin belongs to one strategy.
 
     In an online stream (``split_online_stream``) it scores and tunes once, on the first part with
     two classes and ``batch_size`` images; until then the backbone stays as it is, with a warning.
