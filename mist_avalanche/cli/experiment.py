@@ -110,10 +110,10 @@ def plan(methods: Sequence[RunConfig], n_seeds: int, output: Path) -> str:
     rows.append(("output", output))
     for config in methods:
         settings = config.settings()
-        own = {**settings["strategy_args"]}
+        parts = [_listed(settings["strategy_args"])]
         if config.mist:
-            own["MIST"] = _listed({**_defaults_of_mist(config), **settings["mist_args"]})
-        rows.append((config.label, _listed(own)))
+            parts.append(f"MIST: {_listed({**_defaults_of_mist(config), **settings['mist_args']})}")
+        rows.append((config.label, "; ".join(filter(None, parts))))
     return f"{tabulate(rows, tablefmt='plain', disable_numparse=True)}\n"
 
 

@@ -122,11 +122,7 @@ def write(file: Path, **content: Any) -> None:
 
 
 def read(file: Path, *, mmap: bool = False) -> dict[str, Any]:
-    """The content of a checkpoint; with ``mmap`` tensors are read when they are used.
-
-    Raises:
-        ValueError: it is of an earlier version, or no checkpoint.
-    """
+    """The content of a checkpoint, or ValueError; with ``mmap`` tensors are read when used."""
     try:
         content: dict[str, Any] = torch.load(file, "cpu", weights_only=True, mmap=mmap)
         if content["format"] == FORMAT:

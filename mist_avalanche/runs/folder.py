@@ -23,11 +23,7 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
 
 
 def read_results(file: Path) -> dict[str, Any]:
-    """The content of a results.json.
-
-    Raises:
-        ValueError: it is none, or has another schema.
-    """
+    """The content of a results.json, or ValueError where it is none of this version."""
     try:
         results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         schema = results["schema"]
@@ -48,11 +44,7 @@ def check_free(folder: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def check_resumable(config: RunConfig, folder: Path) -> dict[str, Any] | None:
-    """The results in a folder, or None where the run is not finished.
-
-    Raises:
-        ValueError: a run with other settings is there, or one of an earlier version.
-    """
+    """The results in a folder, None where there are none yet, ValueError for another run's."""
     results, saved = None, None
     if (folder / "results.json").exists():
         results = read_results(folder / "results.json")
@@ -76,11 +68,7 @@ def remove(folder: Path) -> None:
 
 
 def run_folder(path: str | Path) -> Path:
-    """The folder of a finished run, from itself or from its results.json.
-
-    Raises:
-        FileNotFoundError: it has no results.json; the message names a seed's folder if it has one.
-    """
+    """The folder of a finished run, from itself or its results.json, or FileNotFoundError."""
     folder = Path(path).parent if Path(path).name == "results.json" else Path(path)
     if not (folder / "results.json").is_file():
         seeds = sorted(file.parent for file in folder.glob("*/results.json"))

@@ -76,6 +76,8 @@ def run(
         remove(output)
     elif (finished := check_resumable(config, output)) is not None:
         return finished
+    for unfinished in output.glob(".*.tmp"):  # a run was killed while it wrote
+        unfinished.unlink()
     return _run(config, output, bars=progress and sys.stderr.isatty())
 
 

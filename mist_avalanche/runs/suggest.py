@@ -103,12 +103,7 @@ def best(trials: Sequence[Trial]) -> Trial:
 
 
 def split_classes(targets: Tensor, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Rows to train on and rows held out, for each half of the classes.
-
-    Args:
-        targets: (n,) class of each row.
-        seed: of the halves and of what is held out.
-    """
+    """Rows to train on and rows held out, for each half of the classes in targets (n,)."""
     generator = torch.Generator().manual_seed(seed)
     classes = torch.unique(targets)
     order = classes[torch.randperm(len(classes), generator=generator)]
