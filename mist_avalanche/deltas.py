@@ -67,8 +67,8 @@ def save_delta(
             vectors[f"{name}:xor"] = xor[index]
     if not vectors:
         raise ValueError(
-            "The adapted model does not differ from its base. Copy the base before tuning, by "
-            "copy.deepcopy(model): state_dict() does not copy."
+            "The adapted model does not differ from its base. If it should, copy the base before "
+            "tuning by copy.deepcopy(model): state_dict() does not copy."
         )
     info = {
         "changed": sum(len(vector) for vector in vectors.values()) // 2,

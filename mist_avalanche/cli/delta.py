@@ -27,12 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Run one action.
-
-    Raises:
-        OSError: a file is missing, or cannot be read or written.
-        ValueError: a file is not what it should be, or belongs to another base.
-    """
+    """Run one action, and show what the delta says about itself."""
     from safetensors.torch import save_file
 
     from ..deltas import apply_delta, read_info, save_delta

@@ -138,8 +138,9 @@ def selection_figure(rows: Sequence[Sequence[Any]]) -> Figure:
     """
     blocks: dict[str, list[int]] = {}
     for name, selected, total, _ in rows:
-        block = re.search(r"[a-z_]\w*\.\d+(?=\.)", name)  # such as blocks.3
-        layer = re.sub(r"\.(weight|bias)$", "", name)
+        inside = name.removeprefix("backbone.")
+        block = re.match(r".*?\.\d+(?=\.)", inside)  # such as blocks.3
+        layer = re.sub(r"\.(weight|bias)$", "", inside)
         sums = blocks.setdefault(block[0] if block else layer, [0, 0])
         sums[0] += selected
         sums[1] += total

@@ -14,7 +14,7 @@ from ..utils import check_choice
 from .labels import display_name
 from .summary import METRICS, Methods, best, costs, mean_and_std
 
-# Cells are marked as in Markdown, names escaped by tabulate, and marks then replaced.
+# Tables are made with Markdown's marks, and tabulate escapes the names; then marks are replaced.
 _BOLD = {"pipe": r"**\1**", "html": r"<b>\1</b>", "latex": r"\\textbf{\1}"}
 _LATEX = {
     "±": r"$\pm$",
@@ -124,7 +124,7 @@ def _format(
         disable_numparse=True,
         colalign=["left", "right", *["right"] * len(heads)],
     )
-    text = re.sub(r"\*\*([\d.]+)\*\*", _BOLD.get(style, r"\1"), text)
+    text = re.sub(r"\*\*(\S+)\*\*", _BOLD.get(style, r"\1"), text)
     if style == "latex":
         for plain, command in _LATEX.items():
             text = text.replace(plain, command)

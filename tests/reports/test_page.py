@@ -25,11 +25,11 @@ def test_every_figure_is_a_column_wide_with_readable_text():
 
 def test_selection_is_summed_by_block():
     rows = [
-        ("cls_token", 1, 4, False),
-        ("0.blocks.0.attn.qkv.weight", 5, 100, False),
-        ("0.blocks.0.attn.qkv.bias", 10, 10, True),
-        ("0.blocks.1.attn.qkv.weight", 15, 100, False),
-        ("norm.weight", 2, 2, True),
+        ("backbone.cls_token", 1, 4, False),
+        ("backbone.blocks.0.attn.qkv.weight", 5, 100, False),
+        ("backbone.blocks.0.attn.qkv.bias", 10, 10, True),
+        ("backbone.blocks.1.attn.qkv.weight", 15, 100, False),
+        ("backbone.norm.weight", 2, 2, True),
     ]
     (axes,) = selection_figure(rows).axes
     names = [name.get_text() for name in axes.get_yticklabels()]

@@ -24,6 +24,9 @@ def test_best_is_bold(style, best):
     text = table(METHODS, style, ["A_T"])
     assert best in text
     assert "SimpleCIL + MIST" in text
+    metrics = {**results()["metrics"], "forgetting": -1.0}
+    negative = {"a": [results()], "b": [results(metrics=metrics)]}
+    assert best[: best.index(" ", 1)].replace("61", "-1") in table(negative, style)
 
 
 def test_latex_is_a_booktabs_table():
