@@ -68,19 +68,20 @@ class SubspaceHead(StatisticsHead):
     def grow(self, n_classes: int) -> None:
         """Make room for labels below ``n_classes``; never shrinks."""
         super().grow(n_classes)
-        more = len(self.counts) - len(self.own)
-        self.own = F.pad(self.own, (0, more), value=-1)
-        self.images = F.pad(self.images, (0, more))
-        self.sums = F.pad(self.sums, (0, 0, 0, more))
-        self.prototypes = F.pad(self.prototypes, (0, 0, 0, more))
+        self.own = F.pad(self.own, (0, len(self.counts) - len(self.own)), value=-1)
+        self._make_room(len(self.images), self.sums.shape[2])
+
+    def _make_room(self, blocks: int, width: int) -> None:
+        """Pad with zeros to (S, C, D)."""
+        old_blocks, old_classes, old_width = self.sums.shape
+        more = (0, len(self.counts) - old_classes, 0, blocks - old_blocks)
+        self.images = F.pad(self.images, more)
+        self.sums = F.pad(self.sums, (0, width - old_width, *more))
+        self.prototypes = F.pad(self.prototypes, (0, width - old_width, *more))
 
     @torch.no_grad()
     def add_subspace(self, features: Tensor, labels: Tensor) -> None:
-        """Add an experience, by its features in all blocks, the new one included.
-
-        Args:
-            features: (n, S, D).
-            labels: (n,).
+        """Add an experience, by its features (n, S, D) in all blocks, the new one included.
 
         Raises:
             FloatingPointError: a feature is not finite; nothing was added.
@@ -88,13 +89,7 @@ class SubspaceHead(StatisticsHead):
         self._check(features, labels)
         self._count(labels)
         blocks, width = features.shape[1:]
-        more = blocks - len(self.images)
-        if not self.sums.shape[2]:
-            self.sums = self.sums.new_zeros(0, len(self.own), width)
-            self.prototypes = self.prototypes.new_zeros(0, len(self.own), width)
-        self.images = F.pad(self.images, (0, 0, 0, more))
-        self.sums = F.pad(self.sums, (0, 0, 0, 0, 0, more))
-        self.prototypes = F.pad(self.prototypes, (0, 0, 0, 0, 0, more))
+        self._make_room(blocks, width)
         self.sums.index_add_(1, labels, features.transpose(0, 1).to(self.sums.dtype))
         self.images.index_add_(1, labels, torch.ones_like(labels).expand(blocks, -1))
         present = torch.unique(labels)
@@ -115,10 +110,10 @@ class SubspaceHead(StatisticsHead):
                 similarity = there[missing] @ there[others].T
                 self.prototypes[b, missing] = similarity.softmax(1) @ self.prototypes[b, others]
 
-    def weights(self) -> Tensor:
-        """w_b(c) (S, C), which α has to be given for."""
+    def _weights(self, alpha: float) -> Tensor:
+        """w_b(c) (S, C)."""
         blocks, classes = self.images.shape
-        others = (self.alpha or 0.0) / max(1, blocks - self.first - 1)
+        others = alpha / max(1, blocks - self.first - 1)
         w = self.prototypes.new_full((blocks, classes), others)
         w[self.own.clamp(min=0), torch.arange(classes, device=w.device)] = 1.0
         if self.beta is not None:
@@ -135,8 +130,8 @@ class SubspaceHead(StatisticsHead):
             logits = F.normalize(features, dim=1) @ F.normalize(prototypes, dim=1).T
         else:
             f, p = F.normalize(features, dim=2), F.normalize(prototypes, dim=2)
-            logits = torch.einsum("bsd,scd,sc->bc", f, p, self.weights().to(f.dtype))
-        return logits.masked_fill(~self.seen, UNSEEN)
+            logits = torch.einsum("bsd,scd,sc->bc", f, p, self._weights(self.alpha).to(f.dtype))
+        return self._mask_unseen(logits)
 
 
 class SubspaceViT(BackboneWithHead):
@@ -149,9 +144,6 @@ class SubspaceViT(BackboneWithHead):
 
     Attributes:
         adapters: one per subspace.
-
-    Raises:
-        ValueError: another kind of backbone.
     """
 
     head: SubspaceHead
@@ -187,7 +179,7 @@ class SubspaceViT(BackboneWithHead):
     ) -> None:
         """As many adapters as the state has."""
         start = f"{prefix}adapters."
-        saved = [name.removeprefix(start) for name in state_dict if name.startswith(start)]
-        adapters = [self.new_adapter().eval() for _ in {name.split(".")[0] for name in saved}]
-        self.adapters = nn.ModuleList(adapters).requires_grad_(False)
+        numbers = {n[len(start) :].split(".")[0] for n in state_dict if n.startswith(start)}
+        adapters = nn.ModuleList(self.new_adapter() for _ in numbers)
+        self.adapters = adapters.requires_grad_(False).eval()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

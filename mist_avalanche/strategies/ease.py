@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from ..models.heads import PrototypeHead
 from ..models.subspaces import COMPLEMENTS, SubspaceHead, SubspaceViT
 from ..utils import check_choice, check_integer, check_rate, derive_seed, isolated_rng
 from .base import Common, FeatureBatches
-from .gradient_based import GradientStrategy, cosine_schedule, plain_sgd, trainable
+from .gradient_based import GradientStrategy, cosine_schedule
 from .registry import register
 
 
@@ -54,13 +53,6 @@ class EASE(GradientStrategy):
     Raises:
         ValueError: an argument out of its range, or a backbone that adapters do not fit.
         FloatingPointError: the backbone gives NaN or Inf.
-
-    Example:
-        >>> mist = MISTPlugin.for_backbone("embedded")
-        >>> strategy = EASE(model=create_backbone(), bottleneck=16, lr=0.25, plugins=[mist])
-        >>> for t, experience in enumerate(benchmark.train_stream):
-        ...     strategy.train(experience)
-        ...     strategy.eval(benchmark.test_stream[: t + 1])
     """
 
     tune_on = "first"
@@ -91,8 +83,6 @@ class EASE(GradientStrategy):
         for name, weight in (("alpha", alpha), ("beta", beta)):
             if weight is not None:
                 check_rate(name, weight, "[0, inf)")
-        if alpha is None and beta is not None:
-            raise ValueError("`beta` has no effect without `alpha`. Give both, or omit it.")
         head = SubspaceHead(alpha, beta, check_choice("complement", complement, COMPLEMENTS))
         super().__init__(
             model=SubspaceViT(model, head, bottleneck=bottleneck, dropout=dropout),
@@ -116,13 +106,10 @@ class EASE(GradientStrategy):
             self.adapter = self.model.new_adapter()
             self.classifier = CosineHead(self.backbone.embed_dim, sorted(known)).to(weights)
 
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        """The adapter and its classifier."""
-        return trainable(self.adapter, self.classifier)
-
-    def make_new_optimizer(self, parameters: Iterable[Any]) -> torch.optim.SGD:
-        """SGD with momentum 0.9."""
-        return plain_sgd(parameters, self.lr, self.weight_decay)
+    def make_new_optimizer(self) -> torch.optim.SGD:
+        """SGD with momentum 0.9 of the adapter and its classifier."""
+        parameters = [*self.adapter.parameters(), *self.classifier.parameters()]
+        return torch.optim.SGD(parameters, lr=self.lr, momentum=0.9, weight_decay=self.weight_decay)
 
     def schedule(self, epoch: int) -> float:
         """Cosine."""

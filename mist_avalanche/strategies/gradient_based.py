@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from avalanche.benchmarks.scenarios.online import OnlineCLExperience
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..models.backbone_with_head import BackboneWithHead
 from ..utils import check_integer, classes_of
@@ -20,9 +19,9 @@ class GradientStrategy(PretrainedStrategy):
     """Trains on every experience with the cross-entropy over its own classes.
 
     An experience: grow the head (:meth:`before_experience`), let plugins tune the backbone, choose
-    what trains (:meth:`before_training`, :meth:`trainable_parameters`), train with a new optimizer
-    and schedule, compute statistics (:meth:`after_experience`). Logits of other classes are -inf in
-    training, so rows of earlier classes stay as they are.
+    what trains (:meth:`before_training`), train with a new optimizer and schedule, compute
+    statistics (:meth:`after_experience`). Logits of other classes are -inf in training, so rows of
+    earlier classes stay as they are.
 
     Args:
         model: backbone and head.
@@ -57,12 +56,8 @@ class GradientStrategy(PretrainedStrategy):
         """Freeze or attach what the strategy does; plugins have tuned the backbone."""
 
     @abstractmethod
-    def trainable_parameters(self) -> Iterable[Any]:
-        """Parameters that train in this experience, or groups of them with their ``lr``."""
-
-    @abstractmethod
-    def make_new_optimizer(self, parameters: Iterable[Any]) -> torch.optim.Optimizer:
-        """The optimizer of an experience."""
+    def make_new_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of what trains in this experience."""
 
     def schedule(self, epoch: int) -> float:
         """Share of the learning rates in an epoch, counted from 0."""
@@ -70,6 +65,11 @@ class GradientStrategy(PretrainedStrategy):
 
     def training_logits(self, x: Tensor) -> Tensor:
         """Logits (B, C) of images in training."""
+        logits: Tensor = self.model(x)
+        return logits
+
+    def evaluation_logits(self, x: Tensor) -> Tensor:
+        """Logits (B, C) of a mini-batch of evaluation."""
         logits: Tensor = self.model(x)
         return logits
 
@@ -100,7 +100,7 @@ class GradientStrategy(PretrainedStrategy):
         super()._before_training_exp(**kwargs)
         self.before_training()
         self.model.to(self.device)
-        self.optimizer = self.make_new_optimizer(self.trainable_parameters())
+        self.optimizer = self.make_new_optimizer()
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
 
     def _before_training_epoch(self, **kwargs: Any) -> None:
@@ -114,11 +114,6 @@ class GradientStrategy(PretrainedStrategy):
         if not self.is_training:
             return self.evaluation_logits(self.mb_x)
         return mask_other_classes(self.training_logits(self.mb_x), self._classes, self.mb_y)
-
-    def evaluation_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of a mini-batch of evaluation."""
-        logits: Tensor = self.model(x)
-        return logits
 
     def criterion(self) -> Tensor:
         """Cross-entropy, in training plus :meth:`extra_loss`."""
@@ -146,13 +141,3 @@ def mask_other_classes(logits: Tensor, classes: list[int], labels: Tensor) -> Te
 def cosine_schedule(epoch: int, epochs: int) -> float:
     """Share of a learning rate that falls on a cosine from 1 to 0, by epochs counted from 0."""
     return (1 + math.cos(math.pi * epoch / epochs)) / 2
-
-
-def plain_sgd(parameters: Iterable[Any], lr: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD with momentum 0.9."""
-    return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=weight_decay)
-
-
-def trainable(*modules: nn.Module) -> list[nn.Parameter]:
-    """Parameters of some modules that require gradients."""
-    return [p for module in modules for p in module.parameters() if p.requires_grad]

@@ -35,7 +35,7 @@ class RanPAC(FeatureStrategy):
             ``"finetune"``, see :class:`~mist_avalanche.strategies.APER`. A MISTPlugin tunes before
             it, by default before the first experience only. None for nothing.
         first_session_args: its settings, such as ``lr`` and ``train_epochs``, see
-            :class:`~mist_avalanche.strategies.first_session.SessionSettings`.
+            :class:`~mist_avalanche.strategies.APER`.
         seed: of W, of the shuffling and of the first session.
         dtype: of G and Q. In float64 G takes 8 M² bytes (800 MB at M = 10000), in float32 half of
             that, and as much again while it is factorised.
