@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..models.backbone_with_head import BackboneWithHead
 from ..utils import check_integer, classes_of
@@ -45,7 +46,7 @@ class GradientStrategy(PretrainedStrategy):
         )
         self._tunable = [p for p in model.backbone.parameters() if p.requires_grad]
         self._classes: list[int] = []  # of the present experience
-        self._rates: list[float] = []  # of the optimizer's groups, before the schedule
+        self._scheduler: Any = None
 
     # ---- What a strategy defines -------------------------------------------------------------
 
@@ -101,13 +102,7 @@ class GradientStrategy(PretrainedStrategy):
         self.before_training()
         self.model.to(self.device)
         self.optimizer = self.make_new_optimizer()
-        self._rates = [group["lr"] for group in self.optimizer.param_groups]
-
-    def _before_training_epoch(self, **kwargs: Any) -> None:
-        share = self.schedule(self.clock.train_exp_epochs)
-        for group, lr in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = lr * share
-        super()._before_training_epoch(**kwargs)
+        self._scheduler = LambdaLR(self.optimizer, self.schedule)
 
     def forward(self) -> Tensor:
         """Logits (B, C) of the mini-batch, in training those of the experience's classes."""
@@ -120,11 +115,15 @@ class GradientStrategy(PretrainedStrategy):
         loss: Tensor = super().criterion()
         return loss + self.extra_loss() if self.is_training else loss
 
+    def _after_training_epoch(self, **kwargs: Any) -> None:
+        super()._after_training_epoch(**kwargs)
+        self._scheduler.step()
+
     def _after_training_exp(self, num_workers: int = 0, **kwargs: Any) -> None:
         self.optimizer.zero_grad()
         self.after_experience(self.experience.dataset.eval(), num_workers)
         super()._after_training_exp(num_workers=num_workers, **kwargs)
-        self.optimizer = None
+        self.optimizer = self._scheduler = None
 
 
 def mask_other_classes(logits: Tensor, classes: list[int], labels: Tensor) -> Tensor:

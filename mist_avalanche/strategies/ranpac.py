@@ -88,7 +88,7 @@ class RanPAC(FeatureStrategy):
             self.model_to_tune = with_head  # without the adapter
             self.masks_steps = False  # "finetune" trains the whole backbone
             make = partial(new_adapter, **self._session)
-            with_head = AdaptedBackbone(model, head, make, both=False)
+            with_head = AdaptedBackbone(model, head, make, plain=False)
         super().__init__(model=with_head, **common)
 
     def first_session(self, num_workers: int = 0, shuffle: bool = True, **kwargs: Any) -> None:
