@@ -178,14 +178,7 @@ class PromptTokens(AdaptingModule):
 
 
 class FineTuned(nn.Module):
-    """A copy of a backbone of any kind, all of which may be trained.
-
-    Args:
-        backbone: what is copied, with its ``requires_grad``.
-
-    Attributes:
-        backbone: the copy.
-    """
+    """A copy of a backbone of any kind, all of which may be trained."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()

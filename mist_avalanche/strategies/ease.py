@@ -111,11 +111,12 @@ class EASE(GradientStrategy):
         """Cosine."""
         return cosine_schedule(epoch, self.train_epochs)
 
-    def training_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of images, with the new adapter."""
-        features = self.model.run_backbone(partial(self.adapter, self.backbone), x)
-        logits: Tensor = self.classifier(features)
-        return logits
+    def logits(self, x: Tensor) -> Any:
+        """Logits (B, C) of images, in training with the new adapter; in evaluation of features."""
+        if self.is_training:
+            adapted = partial(self.adapter, self.backbone)
+            return self.classifier(self.model.run_backbone(adapted, x))
+        return (self.head if isinstance(self.dataloader, FeatureBatches) else self.model)(x)
 
     def after_experience(self, dataset: Any, num_workers: int) -> None:
         """Prototypes in all subspaces, with the new one."""
@@ -134,9 +135,3 @@ class EASE(GradientStrategy):
         ]
         features = torch.stack([part.features for part in found], dim=1)
         self.dataloader = FeatureBatches(found[0]._replace(features=features), self.eval_mb_size)
-
-    def evaluation_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of features, or of images."""
-        model = self.head if isinstance(self.dataloader, FeatureBatches) else self.model
-        logits: Tensor = model(x)
-        return logits

@@ -64,17 +64,11 @@ class GradientStrategy(PretrainedStrategy):
         """Share of the learning rates in an epoch, counted from 0."""
         return 1.0
 
-    def training_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of images in training."""
-        logits: Tensor = self.model(x)
-        return logits
+    def logits(self, x: Tensor) -> Any:
+        """Logits (B, C) of a mini-batch, in training (``self.is_training``) or evaluation."""
+        return self.model(x)
 
-    def evaluation_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of a mini-batch of evaluation."""
-        logits: Tensor = self.model(x)
-        return logits
-
-    def extra_loss(self) -> Tensor | float:
+    def extra_loss(self) -> Any:
         """What is added to the cross-entropy of the current mini-batch."""
         return 0.0
 
@@ -106,9 +100,10 @@ class GradientStrategy(PretrainedStrategy):
 
     def forward(self) -> Tensor:
         """Logits (B, C) of the mini-batch, in training those of the experience's classes."""
-        if not self.is_training:
-            return self.evaluation_logits(self.mb_x)
-        return mask_other_classes(self.training_logits(self.mb_x), self._classes, self.mb_y)
+        logits: Tensor = self.logits(self.mb_x)
+        if self.is_training:
+            return mask_other_classes(logits, self._classes, self.mb_y)
+        return logits
 
     def criterion(self) -> Tensor:
         """Cross-entropy, in training plus :meth:`extra_loss`."""

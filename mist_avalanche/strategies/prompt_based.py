@@ -85,10 +85,13 @@ class PromptStrategy(GradientStrategy):
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def extra_loss(self) -> Tensor:
+    def logits(self, x: Tensor) -> Any:
+        """Logits (B, C) of images, in evaluation with the queries that were kept."""
+        return self.model(x, None if self.is_training else next(self._queries, None))
+
+    def extra_loss(self) -> Any:
         """The loss of the prompts."""
-        loss: Tensor = self.model.output.loss
-        return loss
+        return self.model.output.loss
 
     def optimizer_step(self, **kwargs: Any) -> None:
         """Clip the norm of the gradient, and step."""
@@ -104,8 +107,3 @@ class PromptStrategy(GradientStrategy):
             dataset = self.experience.dataset
             found = self.cached(dataset, "query", self.model.query, num_workers)
             self._queries = iter(torch.split(found.features, self.eval_mb_size))
-
-    def evaluation_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of a mini-batch of evaluation."""
-        logits: Tensor = self.model(x, next(self._queries, None))
-        return logits
