@@ -178,14 +178,7 @@ class PromptTokens(AdaptingModule):
 
 
 class FineTuned(nn.Module):
-    """A copy of a backbone of any kind, all of which may be trained.
-
-    Args:
-        backbone: what is copied, with its ``requires_grad``.
-
-    Attributes:
-        backbone: the copy.
-    """
+    """A copy of a backbone of any kind, all of which may be trained."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -207,18 +200,16 @@ ADAPTERS: Mapping[str, Callable[..., nn.Module]] = {
 
 
 class AdaptedBackbone(BackboneWithHead):
-    """Images to logits, of features of the adapted backbone, alone or after those of the plain one.
-
-    Features are those of the plain backbone until there is an adapter.
+    """A backbone and its adapters; features are those of the plain and of each adapted backbone.
 
     Args:
         backbone: images (B, C, H, W) to features (B, D).
         head: features to logits (B, C).
-        new_adapter: makes an adapting module for a backbone, or raises a ValueError.
-        both: features are [plain, adapted] (B, 2 D) instead of the adapted ones (B, D).
+        new_adapter: makes an adapter of a backbone, or raises a ValueError.
+        plain: whether features of the plain backbone come first; they do without adapters.
 
     Attributes:
-        adapter: what adapts the backbone; None at first.
+        adapters: what adapts the backbone, none at first.
     """
 
     def __init__(
@@ -227,38 +218,50 @@ class AdaptedBackbone(BackboneWithHead):
         head: nn.Module,
         new_adapter: Callable[[nn.Module], nn.Module],
         *,
-        both: bool,
+        plain: bool,
     ) -> None:
         super().__init__(backbone, head)
-        self.both = both
-        self.adapter: nn.Module | None = None
-        self._new_adapter = new_adapter
-        new_adapter(backbone)  # refuses a backbone of the wrong kind before anything is trained
+        self.adapters = nn.ModuleList()
+        self.plain, self._new_adapter = plain, new_adapter
+        self.new_adapter()  # refuses a backbone of the wrong kind before anything is trained
+
+    def new_adapter(self) -> Any:
+        """An adapter as it starts, which is not used yet."""
+        return self._new_adapter(self.backbone)
 
     def use(self, adapter: nn.Module) -> None:
-        """Adapt the backbone from now on.
+        """Take one more adapter, trained.
 
-        A fine-tuned copy takes the place of the backbone's weights where no plain half is needed.
+        A fine-tuned copy takes the place of the backbone's weights where these are not needed.
         """
-        if isinstance(adapter, FineTuned) and not self.both:
+        if isinstance(adapter, FineTuned) and not self.plain:
             self.backbone.load_state_dict(adapter.backbone.state_dict())
         else:
-            self.adapter = adapter
+            self.adapters.append(adapter.requires_grad_(False).eval())
+
+    @property
+    def parts(self) -> range:
+        """Numbers of the adapters, after -1 where the plain backbone takes part."""
+        n = len(self.adapters)
+        return range(-1 if self.plain or not n else 0, n)
+
+    def features_of(self, part: int, x: Tensor) -> Tensor:
+        """Features (B, D) of images by one of :attr:`parts`."""
+        source = self.backbone if part < 0 else partial(self.adapters[part], self.backbone)
+        return self.run_backbone(source, x)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head gets of images."""
-        if self.adapter is None:
-            return super().features(x)
-        adapted = self.run_backbone(partial(self.adapter, self.backbone), x)
-        return torch.cat([super().features(x), adapted], dim=1) if self.both else adapted
+        """Features (B, P D) of images by all P parts."""
+        return torch.cat([self.features_of(part, x) for part in self.parts], dim=1)
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """An adapter where the state has one."""
-        self.adapter = None
-        if any(name.startswith(f"{prefix}adapter.") for name in state_dict):
-            self.adapter = self._new_adapter(self.backbone).requires_grad_(False).eval()
+        """As many adapters as the state has."""
+        start = f"{prefix}adapters."
+        numbers = {n[len(start) :].split(".")[0] for n in state_dict if n.startswith(start)}
+        adapters = nn.ModuleList(self.new_adapter() for _ in numbers)
+        self.adapters = adapters.requires_grad_(False).eval()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -285,14 +288,8 @@ class CosineHead(nn.Module):
         self.sigma = nn.Parameter(torch.ones(1))
         self.register_buffer("classes", torch.tensor(classes))
 
-    def forward(self, features: Tensor, n_classes: int = 0) -> Tensor:
-        """Logits (B, C) of features (B, D) by label; -1000 for labels without a row.
-
-        Args:
-            features: of images.
-            n_classes: the least C; the highest label counts as well.
-        """
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C) of features (B, D) by label; -1000 for labels without a row."""
         cosines = F.normalize(features, dim=1) @ F.normalize(self.weight, dim=1).T
-        width = max(n_classes, int(self.classes.max()) + 1)
-        logits = features.new_full((len(features), width), UNSEEN)
+        logits = features.new_full((len(features), int(self.classes.max()) + 1), UNSEEN)
         return logits.index_copy(1, self.classes, (self.sigma * cosines).to(logits.dtype))

@@ -132,7 +132,7 @@ def align(
     samples: int = 256,
     lr: float = 0.01,
     weight_decay: float = 5e-4,
-    temperature: float | None = 0.1,
+    temperature: float = 0.1,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
     """Train a linear classifier on draws from the Gaussians, in place.
@@ -148,7 +148,7 @@ def align(
         samples: draws per class and epoch, and draws per step.
         lr: of SGD, at first.
         weight_decay: of SGD.
-        temperature: τ of :func:`normalized_logits`; None for plain logits.
+        temperature: τ of :func:`normalized_logits`.
         generator: of the draws, on the CPU; None for torch's own.
 
     Yields:
@@ -167,9 +167,7 @@ def align(
         for rows in torch.split(order, samples):
             x, y = drawn[rows].to(w), labels[rows].to(w.device)
             with torch.enable_grad():
-                logits = F.linear(x, w, b)
-                if temperature is not None:
-                    logits = normalized_logits(logits, experiences, temperature)
+                logits = normalized_logits(F.linear(x, w, b), experiences, temperature)
                 loss = F.cross_entropy(logits, y)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

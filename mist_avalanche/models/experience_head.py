@@ -12,8 +12,6 @@ from torch.nn import functional as F
 from .backbone_with_head import UNSEEN
 from .heads import StatisticsHead
 
-STD = 0.02
-
 
 class ExperienceLinear(StatisticsHead):
     """logits = f Wᵀ + b, with rows that are trained once and then only aligned.
@@ -58,7 +56,7 @@ class ExperienceLinear(StatisticsHead):
             self.weight = F.pad(self.weight, (0, n_features))
         self._classes = [*classes]
         self.part = nn.Linear(n_features, len(classes)).to(self.weight)
-        nn.init.trunc_normal_(self.part.weight, std=STD)
+        nn.init.trunc_normal_(self.part.weight, std=0.02)
         nn.init.zeros_(self.part.bias)
         comes_back = self.seen[self._classes]
         self.part.weight[comes_back] = self.weight[self._classes][comes_back]

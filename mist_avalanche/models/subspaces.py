@@ -5,16 +5,12 @@ Source: arXiv 2403.12030, section 4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from .adapters import Adapter
-from .backbone_with_head import UNSEEN, BackboneWithHead
+from .adapters import AdaptedBackbone
+from .backbone_with_head import UNSEEN
 from .heads import StatisticsHead
 
 COMPLEMENTS = ("all", "newest")
@@ -134,52 +130,9 @@ class SubspaceHead(StatisticsHead):
         return self._mask_unseen(logits)
 
 
-class SubspaceViT(BackboneWithHead):
-    """Images to logits, with one pass through a frozen ViT per subspace.
-
-    Args:
-        vit: timm's VisionTransformer without a classifier.
-        head: of the prototypes.
-        settings: arguments of each :class:`~.adapters.Adapter`.
-
-    Attributes:
-        adapters: one per subspace.
-    """
-
-    head: SubspaceHead
-
-    def __init__(self, vit: nn.Module, head: SubspaceHead, **settings: Any) -> None:
-        super().__init__(vit, head)
-        self.adapters = nn.ModuleList()
-        self._settings = settings
-        self.new_adapter()  # or a ValueError
-
-    def new_adapter(self) -> Adapter:
-        """An adapter as it starts, which belongs to no subspace yet."""
-        return Adapter(self.backbone, **self._settings)
-
-    @property
-    def blocks(self) -> range:
-        """Numbers of the subspaces, after -1 for the plain ViT where that takes part."""
-        return range(-self.head.first, len(self.adapters))
-
-    def features_in(self, block: int, x: Tensor) -> Tensor:
-        """Features (B, D) of images in one of :attr:`blocks`."""
-        if block < 0:
-            return self.run_backbone(self.backbone, x)
-        return self.run_backbone(partial(self.adapters[block], self.backbone), x)
+class SubspaceViT(AdaptedBackbone):
+    """A ViT with an adapter per subspace; an image passes through the ViT once for each."""
 
     def features(self, x: Tensor) -> Tensor:
-        """Features (B, S, D) of images in all blocks."""
-        rows = [self.features_in(block, x) for block in self.blocks]
-        return torch.stack(rows, dim=1) if rows else x.new_zeros(len(x), 0, 0)
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """As many adapters as the state has."""
-        start = f"{prefix}adapters."
-        numbers = {n[len(start) :].split(".")[0] for n in state_dict if n.startswith(start)}
-        adapters = nn.ModuleList(self.new_adapter() for _ in numbers)
-        self.adapters = adapters.requires_grad_(False).eval()
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        """Features (B, S, D) of images in all subspaces."""
+        return torch.stack([self.features_of(part, x) for part in self.parts], dim=1)

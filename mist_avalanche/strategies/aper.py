@@ -83,7 +83,7 @@ class APER(FeatureStrategy):
         )
         make = partial(new_adapter, **self.session)
         super().__init__(
-            model=AdaptedBackbone(model, PrototypeHead(), make, both=True),
+            model=AdaptedBackbone(model, PrototypeHead(), make, plain=True),
             train_mb_size=self.session["train_mb_size"],
             **common,
         )

@@ -41,6 +41,8 @@ class CODAPrompt(PromptStrategy):
         ValueError: more experiences than orthogonal components have room for.
     """
 
+    head_std = None  # as nn.Linear starts
+
     def __init__(
         self,
         *,
@@ -67,7 +69,6 @@ class CODAPrompt(PromptStrategy):
                 orthogonality=orthogonality,
                 seed=seed,
             ),
-            head_std=None,
             lr=lr,
             clip_grad_norm=clip_grad_norm,
             train_mb_size=train_mb_size,

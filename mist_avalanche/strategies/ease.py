@@ -45,13 +45,10 @@ class EASE(GradientStrategy):
         lr: learning rate of SGD, on a cosine schedule.
         weight_decay: of adapter and classifier.
         seed: of the start of adapters and classifiers.
-        train_mb_size: images per batch.
-        train_epochs: passes over an experience.
-        common: see :class:`~.base.Common`. In evaluation ``mb_x`` are features (B, S, D) where
-            these are cached. Classes of an experience are known once it is over.
+        train_mb_size, train_epochs, common: see :class:`~.base.PretrainedStrategy`. In evaluation
+            ``mb_x`` are features (B, S, D) where these are cached.
 
     Raises:
-        ValueError: an argument out of its range, or a backbone that adapters do not fit.
         FloatingPointError: the backbone gives NaN or Inf.
     """
 
@@ -84,15 +81,14 @@ class EASE(GradientStrategy):
             if weight is not None:
                 check_rate(name, weight, "[0, inf)")
         head = SubspaceHead(alpha, beta, check_choice("complement", complement, COMPLEMENTS))
+        new_adapter = partial(Adapter, bottleneck=bottleneck, dropout=dropout)
         super().__init__(
-            model=SubspaceViT(model, head, bottleneck=bottleneck, dropout=dropout),
+            model=SubspaceViT(model, head, new_adapter, plain=beta is not None),
             train_mb_size=train_mb_size,
             train_epochs=train_epochs,
             **common,
         )
         self.model_to_tune = BackboneWithHead(model, PrototypeHead())  # without adapters
-
-    # ---- Training ----------------------------------------------------------------------------
 
     def before_training(self) -> None:
         """A new adapter of the frozen ViT, and a classifier for as long as it is trained.
@@ -115,36 +111,27 @@ class EASE(GradientStrategy):
         """Cosine."""
         return cosine_schedule(epoch, self.train_epochs)
 
-    def training_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of images, with the new adapter."""
-        features = self.model.run_backbone(partial(self.adapter, self.backbone), x)
-        logits: Tensor = self.classifier(features, len(self.head.counts))
-        return logits
+    def logits(self, x: Tensor) -> Any:
+        """Logits (B, C) of images, in training with the new adapter; in evaluation of features."""
+        if self.is_training:
+            adapted = partial(self.adapter, self.backbone)
+            return self.classifier(self.model.run_backbone(adapted, x))
+        return (self.head if isinstance(self.dataloader, FeatureBatches) else self.model)(x)
 
     def after_experience(self, dataset: Any, num_workers: int) -> None:
         """Prototypes in all subspaces, with the new one."""
-        self.model.adapters.append(self.adapter.requires_grad_(False).eval())
+        self.model.use(self.adapter)
         found = self.extract(dataset, self.model.features, num_workers)
         self.head.add_subspace(found.features, found.labels)
 
-    # ---- Evaluation --------------------------------------------------------------------------
-
     def make_eval_dataloader(self, num_workers: int = 0, **kwargs: Any) -> None:
         """Features in all subspaces, computed where they are new; images where none are cached."""
-        if self._cache is None or not self.model.blocks:
+        if self._cache is None:
             super().make_eval_dataloader(num_workers=num_workers, **kwargs)
             return
+        dataset, run = self.experience.dataset, self.model.features_of
         found = [
-            self.cached(
-                self.experience.dataset, block, partial(self.model.features_in, block), num_workers
-            )
-            for block in self.model.blocks
+            self.cached(dataset, part, partial(run, part), num_workers) for part in self.model.parts
         ]
         features = torch.stack([part.features for part in found], dim=1)
         self.dataloader = FeatureBatches(found[0]._replace(features=features), self.eval_mb_size)
-
-    def evaluation_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of features, or of images."""
-        model = self.head if isinstance(self.dataloader, FeatureBatches) else self.model
-        logits: Tensor = model(x)
-        return logits

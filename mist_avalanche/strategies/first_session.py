@@ -26,14 +26,12 @@ from ..utils import (
     classes_of,
     in_mode,
     isolated_rng,
-    memory_advice,
     nearest_first,
 )
 
 AdapterName = Literal["adapter", "ssf", "vpt_deep", "vpt_shallow", "finetune"]
 
-# The settings of APER's authors for ViT-B/16; :class:`~mist_avalanche.strategies.APER` says what they
-# are.
+# The settings of APER's authors for ViT-B/16, by their names in APER.
 _ALL = {"lr": 0.01, "train_epochs": 20, "train_mb_size": 48, "weight_decay": 5e-4, "min_lr": 0.0}
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "adapter": {**_ALL, "bottleneck": 64, "dropout": 0.1},
@@ -91,11 +89,12 @@ def adapt(
     Args:
         backbone: images (B, C, H, W) to features (B, D), on the device to train on.
         experience: of an Avalanche benchmark.
+        adapter: what is trained, see :class:`~mist_avalanche.strategies.APER`.
         seed: of everything random.
         precision: of the backbone: ``"32"`` or ``"bf16"``.
         num_workers: processes that read images.
         shuffle: whether images come in another order in each epoch.
-        adapter, settings: see :class:`~mist_avalanche.strategies.APER`.
+        settings: of the training and the adapter, as in APER.
 
     Returns:
         The adapter, in evaluation mode and without gradients; ``adapter(backbone, images)`` gives
@@ -121,18 +120,17 @@ def adapt(
             pin_memory=weights.device.type == "cuda",
             collate_fn=experience.dataset.collate_fn,
         )
-        with memory_advice("a batch of images", "Lower the first session's train_mb_size."):
-            train(
-                backbone,
-                module,
-                classifier,
-                batches,
-                lr=s["lr"],
-                epochs=s["train_epochs"],
-                weight_decay=s["weight_decay"],
-                min_lr=s["min_lr"],
-                run=run,
-            )
+        train(
+            backbone,
+            module,
+            classifier,
+            batches,
+            lr=s["lr"],
+            epochs=s["train_epochs"],
+            weight_decay=s["weight_decay"],
+            min_lr=s["min_lr"],
+            run=run,
+        )
     return module.requires_grad_(False).eval()
 
 

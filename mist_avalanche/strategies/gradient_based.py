@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..models.backbone_with_head import BackboneWithHead
 from ..utils import check_integer, classes_of
@@ -45,7 +46,7 @@ class GradientStrategy(PretrainedStrategy):
         )
         self._tunable = [p for p in model.backbone.parameters() if p.requires_grad]
         self._classes: list[int] = []  # of the present experience
-        self._rates: list[float] = []  # of the optimizer's groups, before the schedule
+        self._scheduler: Any = None
 
     # ---- What a strategy defines -------------------------------------------------------------
 
@@ -63,17 +64,11 @@ class GradientStrategy(PretrainedStrategy):
         """Share of the learning rates in an epoch, counted from 0."""
         return 1.0
 
-    def training_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of images in training."""
-        logits: Tensor = self.model(x)
-        return logits
+    def logits(self, x: Tensor) -> Any:
+        """Logits (B, C) of a mini-batch, in training (``self.is_training``) or evaluation."""
+        return self.model(x)
 
-    def evaluation_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of a mini-batch of evaluation."""
-        logits: Tensor = self.model(x)
-        return logits
-
-    def extra_loss(self) -> Tensor | float:
+    def extra_loss(self) -> Any:
         """What is added to the cross-entropy of the current mini-batch."""
         return 0.0
 
@@ -101,30 +96,29 @@ class GradientStrategy(PretrainedStrategy):
         self.before_training()
         self.model.to(self.device)
         self.optimizer = self.make_new_optimizer()
-        self._rates = [group["lr"] for group in self.optimizer.param_groups]
-
-    def _before_training_epoch(self, **kwargs: Any) -> None:
-        share = self.schedule(self.clock.train_exp_epochs)
-        for group, lr in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = lr * share
-        super()._before_training_epoch(**kwargs)
+        self._scheduler = LambdaLR(self.optimizer, self.schedule)
 
     def forward(self) -> Tensor:
         """Logits (B, C) of the mini-batch, in training those of the experience's classes."""
-        if not self.is_training:
-            return self.evaluation_logits(self.mb_x)
-        return mask_other_classes(self.training_logits(self.mb_x), self._classes, self.mb_y)
+        logits: Tensor = self.logits(self.mb_x)
+        if self.is_training:
+            return mask_other_classes(logits, self._classes, self.mb_y)
+        return logits
 
     def criterion(self) -> Tensor:
         """Cross-entropy, in training plus :meth:`extra_loss`."""
         loss: Tensor = super().criterion()
         return loss + self.extra_loss() if self.is_training else loss
 
+    def _after_training_epoch(self, **kwargs: Any) -> None:
+        super()._after_training_epoch(**kwargs)
+        self._scheduler.step()
+
     def _after_training_exp(self, num_workers: int = 0, **kwargs: Any) -> None:
         self.optimizer.zero_grad()
         self.after_experience(self.experience.dataset.eval(), num_workers)
         super()._after_training_exp(num_workers=num_workers, **kwargs)
-        self.optimizer = None
+        self.optimizer = self._scheduler = None
 
 
 def mask_other_classes(logits: Tensor, classes: list[int], labels: Tensor) -> Tensor:

@@ -29,26 +29,21 @@ class PromptStrategy(GradientStrategy):
     Args:
         model: timm's VisionTransformer, images (B, C, H, W) to features (B, D).
         prompts: of the ViT's width, for blocks that it has.
-        head_std: of the classifier's start; see
-            :class:`~mist_avalanche.models.linear_head.GrowingLinear`.
         lr: of Adam.
         clip_grad_norm: largest norm of the gradient; None for no limit.
         train_mb_size, train_epochs: see :class:`~.base.PretrainedStrategy`.
         common: see :class:`~.base.Common`.
-
-    Raises:
-        ValueError: an argument out of its range, or a model that prompts cannot be attached to.
     """
 
     tune_on = "first"
     follows_tuning = False
+    head_std: float | None = 0.02  # of the classifier's start
 
     def __init__(
         self,
         *,
         model: nn.Module,
         prompts: PromptModule,
-        head_std: float | None = 0.02,
         lr: float,
         clip_grad_norm: float | None,
         train_mb_size: int,
@@ -60,7 +55,7 @@ class PromptStrategy(GradientStrategy):
         if clip_grad_norm is not None:
             check_rate("clip_grad_norm", clip_grad_norm, "(0, inf)")
         like = next(model.parameters())
-        head = GrowingLinear(prompts.n_features, head_std).to(like)
+        head = GrowingLinear(prompts.n_features, self.head_std).to(like)
         super().__init__(
             model=PromptedViT(model, prompts.to(like), head),
             train_mb_size=train_mb_size,
@@ -74,8 +69,6 @@ class PromptStrategy(GradientStrategy):
     def prompts(self) -> Any:
         """The prompt module."""
         return self.model.prompts
-
-    # ---- Training ----------------------------------------------------------------------------
 
     def before_experience(self) -> None:
         """Add the prompts of the experience."""
@@ -92,18 +85,19 @@ class PromptStrategy(GradientStrategy):
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def extra_loss(self) -> Tensor:
+    def logits(self, x: Tensor) -> Any:
+        """Logits (B, C) of images, in evaluation with the queries that were kept."""
+        return self.model(x, None if self.is_training else next(self._queries, None))
+
+    def extra_loss(self) -> Any:
         """The loss of the prompts."""
-        loss: Tensor = self.model.output.loss
-        return loss
+        return self.model.output.loss
 
     def optimizer_step(self, **kwargs: Any) -> None:
         """Clip the norm of the gradient, and step."""
         if self.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(self._trained(), self.clip_grad_norm)
         super().optimizer_step(**kwargs)
-
-    # ---- Evaluation --------------------------------------------------------------------------
 
     def make_eval_dataloader(self, num_workers: int = 0, **kwargs: Any) -> None:
         """Images in order, and their queries where they are kept."""
@@ -113,8 +107,3 @@ class PromptStrategy(GradientStrategy):
             dataset = self.experience.dataset
             found = self.cached(dataset, "query", self.model.query, num_workers)
             self._queries = iter(torch.split(found.features, self.eval_mb_size))
-
-    def evaluation_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of a mini-batch of evaluation."""
-        logits: Tensor = self.model(x, next(self._queries, None))
-        return logits

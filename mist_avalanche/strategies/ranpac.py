@@ -76,11 +76,11 @@ class RanPAC(FeatureStrategy):
                 raise ValueError("torch.compile does not see a first session's adapter. Omit one.")
             if not drift_compensation:
                 self.tune_on = "first"  # the adapter belongs to the backbone of its time
-            self.masks_steps = False  # "finetune" trains the whole backbone
             self.model_to_tune = with_head  # without the adapter
+            self.masks_steps = False  # "finetune" trains the whole backbone
             self.session = session_settings(first_session, **(first_session_args or {}))
             make = partial(new_adapter, **self.session)
-            with_head = AdaptedBackbone(model, head, make, both=False)
+            with_head = AdaptedBackbone(model, head, make, plain=False)
         super().__init__(model=with_head, **common)
 
     def fit(self, features: Tensor, labels: Tensor) -> None:

@@ -42,18 +42,15 @@ class SLCA(GradientStrategy):
         weight_decay: of everything that is trained, also in the alignment.
         align_epochs: passes of the alignment; 0 for no alignment.
         samples_per_class: draws per class in each of them.
-        temperature: τ of the normalised logits; None for plain logits.
+        temperature: τ of the normalised logits.
         masks_steps: let a MISTPlugin mask the backbone's steps as well, so that only what it
             selects moves.
-        train_mb_size: images per batch.
-        train_epochs: passes over an experience.
-        common: see :class:`~.base.Common`. Gaussians stay on the CPU, 4 D² bytes per class.
+        train_mb_size, train_epochs, common: see :class:`~.base.PretrainedStrategy`.
 
     Attributes:
-        gaussians: of the classes so far.
+        gaussians: of the classes so far, on the CPU, 4 D² bytes each.
 
     Raises:
-        ValueError: an argument out of its range.
         FloatingPointError: the backbone gives NaN or Inf.
     """
 
@@ -67,7 +64,7 @@ class SLCA(GradientStrategy):
         weight_decay: float = 5e-4,
         align_epochs: int = 5,
         samples_per_class: int = 256,
-        temperature: float | None = 0.1,
+        temperature: float = 0.1,
         masks_steps: bool = False,
         train_mb_size: int = 128,
         train_epochs: int = 20,
@@ -86,9 +83,7 @@ class SLCA(GradientStrategy):
         self.weight_decay = check_rate("weight_decay", weight_decay, "[0, inf)")
         self.align_epochs = check_integer("align_epochs", align_epochs, 0)
         self.samples_per_class = check_integer("samples_per_class", samples_per_class, 1)
-        self.temperature = temperature
-        if temperature is not None:
-            check_rate("temperature", temperature, "(0, inf)")
+        self.temperature = check_rate("temperature", temperature, "(0, inf)")
         self.masks_steps = masks_steps
         self.gaussians = ClassGaussians()
         super().__init__(

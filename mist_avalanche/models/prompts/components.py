@@ -60,11 +60,7 @@ class ComponentPrompts(PromptModule):
         self.attention = nn.ParameterList()
 
     def begin_experience(self) -> None:
-        """Add components orthogonal to all before; freeze the earlier ones.
-
-        Raises:
-            ValueError: more components than D, which cannot be orthogonal.
-        """
+        """Add components orthogonal to all before, or a ValueError; freeze the earlier ones."""
         room = self.n_features // self.per_experience
         if len(self.keys) >= room:
             raise ValueError(

@@ -92,8 +92,7 @@ def _hooks(vit: Any, output: PromptOutput) -> Iterator[RemovableHandle]:
         insert = partial(_insert_tokens, output.tokens, vit.num_prefix_tokens)
         yield vit.norm_pre.register_forward_hook(insert)
     for block, (keys, values) in output.prefixes.items():
-        if keys.shape[1]:
-            yield from _prefix_hooks(vit.blocks[block].attn, keys, values)
+        yield from _prefix_hooks(vit.blocks[block].attn, keys, values)
 
 
 def _insert_tokens(
