@@ -13,7 +13,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from mist_avalanche import __version__
-from mist_avalanche.cli.options import parser
+from mist_avalanche.cli import COMMANDS, parser_for
 
 project = "mist_avalanche"
 release = version = __version__
@@ -61,8 +61,12 @@ class CommandLine(SphinxDirective):
     """Every subcommand of the parser, with its options."""
 
     def run(self) -> list[nodes.Node]:
-        """One section a subcommand."""
-        return [self._section(command, about) for command, about in _commands(parser())]
+        """One section per subcommand."""
+        sections = []
+        for name in COMMANDS:
+            (actions,) = _subcommands(parser_for(name))
+            sections += [self._section(c, a) for c, a in _commands(actions.choices[name], COMMANDS[name])]
+        return sections
 
     def _section(self, command: argparse.ArgumentParser, about: str) -> nodes.section:
         section = nodes.section(ids=[nodes.make_id(command.prog)])
@@ -91,11 +95,15 @@ class CommandLine(SphinxDirective):
         return nodes.definition_list_item("", term, nodes.definition("", body))
 
 
+def _subcommands(command: argparse.ArgumentParser) -> list[Any]:
+    return [a for a in command._actions if isinstance(a, argparse._SubParsersAction)]
+
+
 def _commands(
     command: argparse.ArgumentParser, about: str = ""
 ) -> Iterator[tuple[argparse.ArgumentParser, str]]:
     """The parsers that have no further subcommands, in order, and what they are for."""
-    below = [a for a in command._actions if isinstance(a, argparse._SubParsersAction)]
+    below = _subcommands(command)
     if not below:
         yield command, about
     for action in below:
