@@ -17,7 +17,7 @@ Differences from the published code:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,8 +34,6 @@ from .selection import Masks, Selection, SelectionHistory, most_sensitive, rando
 from .sensitivity import fisher_scores, gradient_scores
 from .sparse_sgd import ReferenceSGD, SparseSGD
 from .views import second_view
-
-_READ_EVERY = {"cuda": 20}  # steps between two looks at the loss, which make a GPU wait; else 1
 
 
 class MIST:
@@ -102,11 +100,21 @@ class MIST:
         """
         options, backbone = self.options, extract.backbone()
         draw = torch.Generator().manual_seed(self._seed_for(0))
-        batches = Batches(dataset, options.batch_size, device, draw, num_workers)
+        batches = DataLoader(
+            dataset,
+            options.batch_size,
+            shuffle=True,
+            drop_last=len(dataset) % options.batch_size == 1,  # one image has no contrast
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=device.type == "cuda",
+            collate_fn=getattr(dataset, "collate_fn", None),
+            generator=draw,
+        )
         head = self._prepare(extract, dataset, classes, device)
 
-        def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
-            x, y = batch
+        def loss_of(batch: list[Tensor]) -> Tensor:
+            x, y = (part.to(device, non_blocking=True) for part in batch[:2])
             both = torch.cat([x, self.second_view(x, draw)])  # (2B, C, H, W)
             return self.objective(self.forward(extract, both), y)
 
@@ -120,20 +128,24 @@ class MIST:
 
         if epochs:
             optimizer = self._optimizer(backbone, head, device)
-            losses = []
+            means: list[float] = []
             with in_mode(extract.model, training=True), self._own_rng(2, device):
-                for epoch in range(epochs):
-                    log = _LossLog(f"experience {self.experience}, epoch {epoch}")
-                    for batch in (bar := self._bar(batches, f"tuning, epoch {epoch}")):
+                for epoch in (bar := self._bar(range(epochs), "tuning")):
+                    losses = []
+                    for batch in batches:
                         loss = loss_of(batch)
                         optimizer.zero_grad()
                         loss.backward()  # type: ignore[no-untyped-call]
                         optimizer.step()  # v ← 0.9 v + g + 5e-4 θ, θ ← θ - lr v where kept
-                        log.add(loss, bar)
-                    losses.append(log.mean())
+                        losses.append(loss.detach().float())
+                    means.append(
+                        finite_mean(losses, f"experience {self.experience}, epoch {epoch}")
+                    )
+                    bar.set_postfix(loss=f"{means[-1]:.3f}")
             optimizer.zero_grad()
-            self.losses.append(losses)
-            self.updated_fraction = float(optimizer.changed) / _entries(backbone)
+            self.losses.append(means)
+            total = sum(p.numel() for p in backbone.values())
+            self.updated_fraction = float(optimizer.changed) / total
 
     def _select(self, extract: FeatureExtractor, scores: dict[str, Tensor]) -> None:
         """Let the most sensitive entries move from here on."""
@@ -208,8 +220,8 @@ class MIST:
         """Random transforms and dropout inside leave the host's random streams alone."""
         return isolated_rng(self._seed_for(purpose), device)
 
-    def _bar(self, batches: Batches, what: str) -> Any:
-        return tqdm(batches, f"MIST {what}", leave=False, disable=not self.options.verbose or None)
+    def _bar(self, steps: Any, what: str) -> Any:
+        return tqdm(steps, f"MIST {what}", leave=False, disable=not self.options.verbose or None)
 
     def _seed_for(self, purpose: int) -> int:
         return derive_seed(self.seed, purpose, self.experience)
@@ -240,80 +252,13 @@ class MIST:
         self.overlaps, self.losses = [*state["overlaps"]], [*state["losses"]]
 
 
-class Batches:
-    """Epochs of shuffled mini-batches (images, labels) on a device, without one of one image.
-
-    Args:
-        dataset: items (x, y, ...).
-        batch_size: images per batch.
-        device: where the batches go.
-        generator: of the order.
-        num_workers: of the data loader.
-    """
-
-    def __init__(
-        self,
-        dataset: Any,
-        batch_size: int,
-        device: torch.device,
-        generator: torch.Generator,
-        num_workers: int = 0,
-    ) -> None:
-        self.device = device
-        self.loader = DataLoader(
-            dataset,
-            batch_size,
-            shuffle=True,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            pin_memory=device.type == "cuda",
-            collate_fn=getattr(dataset, "collate_fn", None),
-            generator=generator,
-        )
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, y, *_ in self.loader:
-            if len(y) > 1:
-                yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
-
-
-class _LossLog:
-    """Losses of an epoch, read a few at a time on a GPU.
-
-    Args:
-        where: the epoch, for the error.
-    """
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-        self.values: list[float] = []
-        self._unread: list[Tensor] = []
-
-    def add(self, loss: Tensor, bar: Any) -> None:
-        """Take the loss of a step; FloatingPointError where one of the last is not finite."""
-        self._unread.append(loss.detach().float())
-        if len(self._unread) >= _READ_EVERY.get(loss.device.type, 1):
-            self._read()
-            bar.set_postfix(loss=f"{self.values[-1]:.3f}", refresh=False)
-
-    def _read(self) -> None:
-        for value in torch.stack(self._unread).tolist() if self._unread else []:
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"MIST, {self.where}, step {len(self.values)}: the loss is {value}, and no "
-                    "weight has moved. Check the images for NaN or Inf, or lower `lr`."
-                )
-            self.values.append(value)
-        self._unread = []
-
-    def mean(self) -> float:
-        """Over the epoch."""
-        self._read()
-        return sum(self.values) / max(1, len(self.values))
-
-
-def _entries(parameters: Mapping[str, Tensor]) -> int:
-    return sum(p.numel() for p in parameters.values())
+def finite_mean(losses: list[Tensor], where: str) -> float:
+    """Mean of the losses of an epoch; FloatingPointError at the first that is not finite."""
+    values = torch.stack(losses).tolist()  # read once per epoch: reading makes a GPU wait
+    for step, value in enumerate(values):
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"MIST, {where}, step {step}: the loss is {value}, and no weight has moved in this "
+                "step. Check the images for NaN or Inf, or lower `lr`."
+            )
+    return float(sum(values) / len(values))

@@ -93,7 +93,7 @@ def _top_overall(scores: Mapping[str, Tensor], rate: float) -> Masks:
     """At most ``rate`` of all entries together, ranked over all tensors."""
     flat = torch.cat([score.flatten() for score in scores.values()])
     mask = _largest(flat, math.floor(rate * len(flat)))
-    parts = mask.split([score.numel() for score in scores.values()])
+    parts = torch.split(mask, [score.numel() for score in scores.values()])
     return {
         name: part.view_as(score) for part, (name, score) in zip(parts, scores.items(), strict=True)
     }

@@ -122,7 +122,7 @@ class ReferenceSGD(torch.optim.SGD):
                     keep &= mask
                     before.append((p, p.clone()))
                 p.grad = torch.where(keep, gradient if scale is None else gradient * scale, 0)
-        loss = super().step(closure)
+        loss: float | None = super().step(closure)
         if before:
             self.changed = torch.stack([(p != b).sum() for p, b in before]).sum()
         return loss

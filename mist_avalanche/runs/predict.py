@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..benchmarks.transforms import prepare
 from ..method.losses import TEMPERATURE
 from ..models import create_backbone
-from ..models.heads import BackboneWithHead, PrototypeHead
+from ..models.backbone_with_head import BackboneWithHead
+from ..models.heads import PrototypeHead
 from ..utils import check_integer, in_mode
 from . import checkpoint
 from .build import make_strategy

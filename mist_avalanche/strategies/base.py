@@ -122,6 +122,7 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
             evaluator=evaluator,
             eval_every=eval_every,
         )
+        self.model.to(self.device)  # which Avalanche does in training only
         self._cache = FeatureCache() if cache else None
 
     @property

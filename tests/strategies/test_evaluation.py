@@ -105,6 +105,17 @@ def test_evaluation_leaves_the_random_stream_alone(benchmark_of):
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_a_loaded_state_is_evaluated_without_training(benchmark_of):
+    benchmark = benchmark_of()
+    trained, loaded = (build(RanPAC, create_backbone()) for _ in range(2))
+    trained.train(benchmark.train_stream)
+    loaded.load_state_dict(trained.state_dict())
+    found = trained.eval(benchmark.test_stream)
+    assert loaded.eval(benchmark.test_stream).items() <= found.items()
+    elsewhere = build(RanPAC, create_backbone(), device="meta")
+    assert {t.device.type for t in elsewhere.model.state_dict().values()} == {"meta"}
+
+
 def test_precision_and_compile_reach_the_backbone(benchmark_of, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
