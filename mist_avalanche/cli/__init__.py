@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shlex
 import signal
 import sys
@@ -37,7 +36,7 @@ def parser_for(command: str) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, about in COMMANDS.items():
-        options = commands.add_parser(name, help=about, description=f"{about.capitalize()}.")
+        options = commands.add_parser(name, help=about, description=f"{name}: {about}.")
         if name == command:
             module = import_module(f".{name}", __name__)
             module.add_arguments(options)
@@ -49,11 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code; an error of the user is one line and exit code 1."""
     given = [*(sys.argv[1:] if arguments is None else arguments)]
     args = parser_for(given[0] if given else "").parse_args(given)
+    from ..utils import hide_avalanche_warnings  # not above: it imports torch
+
+    hide_avalanche_warnings()
     args.command_line = shlex.join(["mist-avalanche", *given])
     logging.basicConfig(format="%(message)s")
     level = logging.WARNING if getattr(args, "quiet", False) else logging.INFO
     logging.getLogger("mist_avalanche").setLevel(level)
-    sys.path.append(os.getcwd())  # for strategies and benchmarks of one's own
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         return args.execute(args) or 0

@@ -11,20 +11,15 @@ from .options import add_experiment, config_of
 if TYPE_CHECKING:
     from ..runs import RunConfig
 
-_DEFAULT = (
-    "simplecil,simplecil+mist,ranpac,ranpac+mist,"
-    "naive,replay,ewc,lwf,er_ace,der,scr,streaming_lda,joint"
-)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``compare``."""
     add_experiment(parser)
     parser.add_argument(
         "--strategies",
-        default=_DEFAULT,
         help="comma-separated; '+mist' adds MISTPlugin, '+drift' drift compensation; your own as "
-        "package.module:Class or ./file.py:Class (default: %(default)s)",
+        "package.module:Class or ./file.py:Class; default: simplecil and ranpac with and without "
+        "MIST, and Avalanche's naive, replay, ewc, lwf, er_ace, der, scr, streaming_lda, joint",
     )
     parser.add_argument(
         "--columns",
@@ -35,10 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Run every method, and compare them in tables, figures and one page."""
+    from ..strategies.registry import COMPARED
     from .experiment import run_and_report
 
     base = config_of(args)
-    methods = [method(name.strip(), base) for name in args.strategies.split(",")]
+    names = args.strategies.split(",") if args.strategies else COMPARED
+    methods = [method(name.strip(), base) for name in names]
     run_and_report(methods, args, "comparison")
 
 

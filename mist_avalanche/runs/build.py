@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from avalanche.training.plugins.evaluation import default_evaluator
 from torch import nn
 
 from ..benchmarks import BENCHMARKS
@@ -48,16 +49,17 @@ def find_benchmark(name: str) -> Callable[..., Any]:
 
 
 def make_benchmark(config: RunConfig) -> Any:
-    """The benchmark of a run; data folder and inputs go to functions with these arguments."""
+    """The benchmark of a run; a function gets those of the settings that it has arguments for."""
     function, inputs = find_benchmark(config.benchmark), config.inputs
     offered = {
+        "seed": config.order_seed,
         "dataset_root": config.dataset_root,
         "image_size": inputs["image_size"],
         "normalize": None if inputs["mean"] is None else (inputs["mean"], inputs["std"]),
     }
     taken = inspect.signature(function).parameters
     given = {name: value for name, value in offered.items() if name in taken}
-    return function(config.experiences, seed=config.order_seed, **given, **config.benchmark_args)
+    return function(config.experiences, **given, **config.benchmark_args)
 
 
 def names_of_classes(benchmark: Any) -> list[str]:
@@ -80,17 +82,15 @@ def make_strategy(
     *,
     device: torch.device,
     plugins: Sequence[Any] = (),
-    evaluator: Any = None,
+    evaluator: Any = default_evaluator,
 ) -> Any:
     """The strategy of a run around a backbone, for a benchmark of ``n_classes``."""
     info, size = find(config.strategy), config.inputs["image_size"]
     with in_mode(backbone, training=False):  # timm's num_features may be of another layer
         n_features = backbone(torch.zeros(1, 3, size, size)).flatten(1).shape[1]
-    offered = {"precision": config.precision, "compile": config.compile}
-    if config.drift_compensation:
-        offered["drift_compensation"] = True
-    taken = arguments_of(info.build)
-    given = {name: value for name, value in offered.items() if name in taken}
+    offered = ("precision", "compile", "drift_compensation")
+    taken = set() if info.is_baseline else arguments_of(info.build)
+    given = {name: getattr(config, name) for name in offered if name in taken}
     return build(
         info,
         backbone,

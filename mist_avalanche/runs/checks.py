@@ -9,31 +9,26 @@ from dataclasses import replace
 from ..models.backbones import check_backbone
 from ..models.defaults import NORMALIZATIONS, PRECISIONS
 from ..plugin import MISTPlugin
-from ..strategies.base import arguments_of
-from ..strategies.registry import StrategyInfo, find
+from ..strategies.registry import StrategyInfo, arguments_of, find
 from ..utils import check_choice, check_integer, nearest_first
 from .build import find_benchmark, make_mist
 from .config import RunConfig
 
 # arguments that have an option of the command
-_OF_STRATEGIES = {
+_OPTIONS = {
     "model": "--backbone",
+    "backbone": "--backbone",
     "plugins": "--mist",
     "device": "--device",
     "precision": "--precision",
     "compile": "--compile",
     "drift_compensation": "--drift-compensation",
-}
-_OF_BENCHMARKS = {
     "n_experiences": "--experiences",
     "dataset_root": "--dataset-root",
-    "seed": "--order-seed",
     "image_size": "--image-size",
     "normalize": "--normalize",
-    "backbone": "--backbone",
 }
-_OF_MIST = {"precision": "--precision", "compile": "--compile"}
-_NOT_TO_BE_SET = {"evaluator", "eval_every", "criterion", "optimizer"}
+_OF_BENCHMARKS = {**_OPTIONS, "seed": "--order-seed"}
 
 
 def check_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
@@ -49,8 +44,8 @@ def check_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
     """
     infos = [find(config.strategy) for config in configs]
     for name in {name: None for config in configs for name in config.strategy_args}:
-        if not any(name in settable(info) for info in infos):
-            _refuse(name, infos[0].title, settable(infos[0]), _OF_STRATEGIES)
+        if not any(name in arguments_of(info) for info in infos):
+            _refuse(name, infos[0].title, arguments_of(infos[0]))
     for config in configs:
         if config.mist_args and not any(c.mist for c in configs):
             raise ValueError(
@@ -59,16 +54,11 @@ def check_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
             )
     checked = []
     for config, info in zip(configs, infos, strict=True):
-        strategy_args = {k: v for k, v in config.strategy_args.items() if k in settable(info)}
+        strategy_args = {k: v for k, v in config.strategy_args.items() if k in arguments_of(info)}
         mist_args = config.mist_args if config.mist else {}
         checked.append(replace(config, strategy_args=strategy_args, mist_args=mist_args))
         _check(checked[-1], info)
     return checked
-
-
-def settable(info: StrategyInfo) -> set[str]:
-    """Arguments of a strategy that may be given as ``strategy_args``."""
-    return arguments_of(info.build) - _OF_STRATEGIES.keys() - _NOT_TO_BE_SET
 
 
 def _check(config: RunConfig, info: StrategyInfo) -> None:
@@ -87,13 +77,13 @@ def _check(config: RunConfig, info: StrategyInfo) -> None:
         raise ValueError(
             f"Glyphs are 32 pixels wide; {config.backbone!r} takes {config.inputs['image_size']}."
         )
-    if config.drift_compensation and "drift_compensation" not in arguments_of(info.build):
+    if config.drift_compensation and not info.has_drift:
         raise ValueError(f"{info.title} stores no features, so it has no drift to compensate.")
     if not config.mist:
         return
     known = {*inspect.signature(MISTPlugin).parameters}
     for name in config.mist_args:
-        _refuse(name, "MISTPlugin", known - _OF_MIST.keys(), _OF_MIST)
+        _refuse(name, "MISTPlugin", known - _OPTIONS.keys())
     make_mist(config, verbose=False)  # which checks the ranges
     if config.settings()["mist_args"].get("tune_on") == "every" and not info.follows_tuning:
         raise ValueError(
@@ -102,7 +92,9 @@ def _check(config: RunConfig, info: StrategyInfo) -> None:
         )
 
 
-def _refuse(name: str, what: str, known: Collection[str], options: Mapping[str, str]) -> None:
+def _refuse(
+    name: str, what: str, known: Collection[str], options: Mapping[str, str] = _OPTIONS
+) -> None:
     """ValueError for an argument that is not known, or has an option of its own."""
     if name in options:
         raise ValueError(f"{name!r} is not an argument here. Use {options[name]}.")

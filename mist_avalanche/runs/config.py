@@ -8,8 +8,7 @@ from typing import Any
 
 from ..benchmarks.transforms import IMAGENET, statistics_for
 from ..models.defaults import EMBEDDED, backbone_defaults
-from ..strategies.base import arguments_of
-from ..strategies.registry import find
+from ..strategies.registry import arguments_of, find
 
 _CHANGE_NO_NUMBER = ("name", "num_workers")
 
@@ -96,7 +95,7 @@ class RunConfig:
         info, defaults = find(self.strategy), backbone_defaults(self.backbone)
         mist = defaults.mist_for(drift_compensation=self.drift_compensation)
         strategy = defaults.strategy_for(info.name)
-        if "seed" in arguments_of(info.build):
+        if "seed" in arguments_of(info):
             strategy["seed"] = self.seed
         found = {
             **asdict(self),

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -122,8 +122,7 @@ def default_jobs(device: str) -> int:
 
 def error_of(folder: Path) -> str:
     """The error of a run that failed."""
-    text = (folder / "error.txt").read_text(encoding="utf-8")
-    return text.partition("\n\nTraceback")[0]
+    return (folder / "error.txt").read_text(encoding="utf-8").partition("\n\nTraceback")[0]
 
 
 # ---- Launchers: runs in, results out, None for a run that failed and left its error.txt ----------
@@ -131,11 +130,7 @@ def error_of(folder: Path) -> str:
 
 def run_here(runs: Sequence[Run], *, progress: bool, **options: Any) -> list[Results | None]:
     """Runs one after the other, in this process."""
-    results = []
-    for n, one in enumerate(runs, 1):
-        results.append(attempt(*one, progress=progress, **options))
-        _log_end(f"{n} of {len(runs)}", one, results[-1])
-    return results
+    return [attempt(config, folder, progress=progress, **options) for config, folder in runs]
 
 
 def run_in_processes(runs: Sequence[Run], *, jobs: int, **options: Any) -> list[Results | None]:
@@ -146,16 +141,12 @@ def run_in_processes(runs: Sequence[Run], *, jobs: int, **options: Any) -> list[
     number, level = spawn.Value("i", 0), log.getEffectiveLevel()
     pool = ProcessPoolExecutor(jobs, spawn, _start_worker, (threads, number, level))
     try:
-        futures = {
-            pool.submit(attempt, *one, progress=False, **options): i for i, one in enumerate(runs)
-        }
-        for n, future in enumerate(as_completed(futures), 1):
-            i = futures[future]
+        futures = [pool.submit(attempt, *one, progress=False, **options) for one in runs]
+        for i, future in enumerate(futures):
             if error := future.exception():  # the process is gone, as where memory ran out
-                _write_error(error, runs[i][1])
+                _fail(runs[i], error)
             else:
                 results[i] = future.result()
-            _log_end(f"{n} of {len(runs)}", runs[i], results[i])
     except BaseException:
         for process in [*(pool._processes or {}).values()]:
             process.terminate()
@@ -170,22 +161,18 @@ def attempt(config: RunConfig, folder: Path, **options: Any) -> Results | None:
     try:
         return run(config, folder, **options)
     except Exception as error:
-        _write_error(error, folder)
+        _fail((config, folder), error)
         return None
 
 
-def _write_error(error: BaseException, folder: Path) -> None:
-    """The error of a run and its traceback, as ``error.txt`` in its folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _fail(one: Run, error: BaseException) -> None:
+    """Log that a run failed, and write why."""
+    config, folder = one
+    log.info("%s, seed %d: failed, see %s", config.label, config.seed, folder / "error.txt")
     text = "".join(traceback.format_exception(error))
+    folder.mkdir(parents=True, exist_ok=True)
     about = f"{type(error).__name__}: {error}\n\n{text}"
     (folder / "error.txt").write_text(about, encoding="utf-8")
-
-
-def _log_end(which: str, one: Run, results: Results | None) -> None:
-    config, folder = one
-    how = "finished" if results else f"failed, see {folder / 'error.txt'}"
-    log.info("run %s: %s, seed %d, %s", which, config.label, config.seed, how)
 
 
 def _start_worker(threads: int, number: Any, level: int) -> None:

@@ -16,13 +16,14 @@ from ..method.losses import TEMPERATURE
 from ..models import create_backbone
 from ..models.backbone_with_head import BackboneWithHead
 from ..models.heads import PrototypeHead
+from ..models.subspaces import SubspaceHead
 from ..utils import check_integer, in_mode
 from . import checkpoint
 from .build import make_strategy
 from .config import RunConfig
 from .folder import read_results, run_folder
 
-# RanPAC needs these to learn more classes, not to predict
+# RanPAC needs these to learn more classes, not to predict; they are large
 _FOR_TRAINING = ("head.gram", "head.cross", "head.memory.")
 
 
@@ -67,7 +68,7 @@ class Classifier:
             OSError: a file does not exist.
         """
         check_integer("k", k, 1)
-        cosines = isinstance(getattr(self.model, "head", None), PrototypeHead)
+        cosines = isinstance(getattr(self.model, "head", None), PrototypeHead | SubspaceHead)
         device = next(self.model.parameters()).device
         predictions = []
         for start in range(0, len(files), batch_size):
@@ -86,17 +87,15 @@ def save_classifier(strategy: Any, folder: Path, settings: Mapping[str, Any]) ->
 
     Models that classify in their own way, such as SCR's, are not saved.
     """
-    if checkpoint.can_resume(strategy):
-        state = strategy.state_dict()
-    elif isinstance(strategy.model, BackboneWithHead):
-        state = {"model": strategy.model.state_dict()}
-    else:
-        return
-    if "model" in state:
-        kept = {k: v for k, v in state["model"].items() if not k.startswith(_FOR_TRAINING)}
-        state = {**state, "model": kept}
-    settings = checkpoint.as_json(settings)
-    checkpoint.write(folder / checkpoint.NAME, settings=settings, strategy=state)
+    file = folder / checkpoint.NAME
+    file.unlink(missing_ok=True)
+    if isinstance(strategy.model, BackboneWithHead):
+        model = {
+            name: value.new_empty((0,) * value.ndim) if name.startswith(_FOR_TRAINING) else value
+            for name, value in strategy.model.state_dict().items()
+        }
+        settings = checkpoint.as_json(settings)
+        checkpoint.write(file, settings=settings, strategy={"model": model})
 
 
 def load_run(
@@ -126,21 +125,13 @@ def load_run(
     backbone = create_backbone(config.backbone, config.weights, image_size=config.image_size)
     names, inputs = results["class_names"], results["inputs"]
     strategy = make_strategy(config, backbone, len(names), device=device)
-    state = checkpoint.read(folder / checkpoint.NAME)["strategy"]
-    if checkpoint.can_resume(strategy):
-        strategy.load_state_dict(state)
-    else:
-        _load_grown(strategy.model, state["model"])
-    statistics = None if inputs["mean"] is None else (inputs["mean"], inputs["std"])
-    prepared = prepare(config.benchmark, inputs["image_size"], statistics)
-    return Classifier(strategy.model.to(device).eval(), names, prepared)
-
-
-def _load_grown(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a model of Avalanche's strategies, whose classifier has grown with the classes."""
-    for name, module in model.named_modules():
-        if isinstance(module, IncrementalClassifier):
+    state = checkpoint.read(folder / checkpoint.NAME)["strategy"]["model"]
+    for name, module in strategy.model.named_modules():
+        if isinstance(module, IncrementalClassifier):  # which has grown with the classes
             weight = state[f"{name}.classifier.weight"]
             module.classifier = nn.Linear(weight.shape[1], len(weight))
             module.active_units = torch.zeros(len(weight), dtype=torch.int8)
-    model.load_state_dict(state)
+    strategy.model.load_state_dict(state)
+    statistics = None if inputs["mean"] is None else (inputs["mean"], inputs["std"])
+    prepared = prepare(config.benchmark, inputs["image_size"], statistics)
+    return Classifier(strategy.model.to(device).eval(), names, prepared)

@@ -44,12 +44,13 @@ def error_of(capsys, *arguments):
 def test_help_does_not_wait_for_torch(arguments, says):
     code = (
         "import sys; from mist_avalanche.cli import main\n"
-        "try: main()\nexcept SystemExit: print(*sys.modules)"
+        "try: main()\nexcept SystemExit: print('MODULES', *sys.modules)"
     )
     command = [sys.executable, "-c", code, *arguments]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    shown, _, modules = shown.partition("MODULES")
     assert says in shown
-    assert not HEAVY & {*shown.split()}
+    assert not HEAVY & {*modules.split()}
 
 
 def test_every_command_has_help(capsys):
@@ -57,7 +58,7 @@ def test_every_command_has_help(capsys):
         with pytest.raises(SystemExit) as end:
             cli.main([command, "--help"])
         assert end.value.code == 0
-        assert cli.COMMANDS[command] in capsys.readouterr().out.lower().replace("mist", "MIST")
+        assert f"{command}: " in capsys.readouterr().out
 
 
 def test_settings():
@@ -66,6 +67,7 @@ def test_settings():
     assert setting("select_by=random") == ("select_by", "random")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_run(tmp_path, capsys):
     output = tmp_path / "out"
     arguments = ["run", "--mist", *SHORT, "--mist-arg", "drop_rate=0.5", "--select-rate", "0.02"]
@@ -75,7 +77,6 @@ def test_run(tmp_path, capsys):
     assert str(output / "report.html") in shown
     found = json.loads((output / "results.json").read_text())["config"]["mist_args"]
     assert (found["tune_epochs"], found["drop_rate"], found["select_rate"]) == (1, 0.5, 0.02)
-    assert (output / "figures" / "accuracy.pdf").exists()
     assert "finished run" in error_of(capsys, *arguments, *COMMON, "--output", str(output))
     assert cli.main([*arguments, *COMMON, "--output", str(output), "--resume"]) == 0
 
@@ -88,7 +89,6 @@ def test_compare_with_a_strategy_of_ones_own(tmp_path, monkeypatch, capsys):
     strategies = "simplecil,./mine.py:Mine+mist,naive"
     arguments = ["compare", *COMMON, *SHORT, "--strategies", strategies, "--output", "out"]
     assert cli.main([*arguments, "--strategy-arg", "train_epochs=1", "--columns", "A_T"]) == 0
-    assert "1.0 " not in capsys.readouterr().err
     assert (tmp_path / "out" / "comparison.md").read_text().startswith("| method")
     folders = {f.parent.name: f for f in (tmp_path / "out").glob("*/results.json")}
     assert {*folders} == {"simplecil", "mine+mist", "naive"}

@@ -50,9 +50,9 @@ def test_side_by_side_with_a_strategy_of_ones_own_that_fails(tmp_path, monkeypat
     assert found[0][0]["mist"] == alone["mist"]
 
 
-def test_where_all_fail_the_first_error_is_raised(tmp_path, monkeypatch):
-    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="no images"):
-        patched.setattr(SimpleCIL, "fit", mock.Mock(side_effect=ValueError("no images")))
+def test_where_all_fail_the_first_error_is_raised(tmp_path):
+    failing = mock.patch.object(SimpleCIL, "fit", side_effect=ValueError("no images"))
+    with failing, pytest.raises(RuntimeError, match="no images"):
         run_methods([(config(), tmp_path)], 2)
     assert len([*tmp_path.rglob("error.txt")]) == 2
     run_methods([(config(), tmp_path)], 2, resume=True)

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ class Stop(Exception):
     """In place of Ctrl-C."""
 
 
-def run_and_stop(settings, folder, monkeypatch, experiences=2):
+def run_and_stop(settings, folder, experiences=2):
     """A run that is stopped once so many experiences are done."""
     correct = one._correct
 
@@ -45,8 +46,7 @@ def run_and_stop(settings, folder, monkeypatch, experiences=2):
             raise Stop
         return correct(metrics, experience, count)
 
-    with monkeypatch.context() as patched, pytest.raises(Stop):
-        patched.setattr(one, "_correct", stopping)
+    with mock.patch.object(one, "_correct", stopping), pytest.raises(Stop):
         run(settings, folder)
 
 
@@ -55,9 +55,9 @@ def without_time(results):
 
 
 @pytest.mark.parametrize("label", RUNS)
-def test_the_numbers_are_those_of_a_run_that_was_not_stopped(label, tmp_path, monkeypatch):
+def test_the_numbers_are_those_of_a_run_that_was_not_stopped(label, tmp_path):
     whole = run(RUNS[label], tmp_path / "whole")
-    run_and_stop(RUNS[label], tmp_path / "stopped", monkeypatch)
+    run_and_stop(RUNS[label], tmp_path / "stopped")
     assert not (tmp_path / "stopped" / "results.json").exists()
     torch.manual_seed(99)
     resumed = run(RUNS[label], tmp_path / "stopped", resume=True)
@@ -71,16 +71,16 @@ def test_the_numbers_are_those_of_a_run_that_was_not_stopped(label, tmp_path, mo
 
 
 def test_finished_experiences_are_not_repeated(tmp_path, monkeypatch):
-    run_and_stop(config(), tmp_path, monkeypatch)
+    run_and_stop(config(), tmp_path)
     trained = []
     monkeypatch.setattr(SimpleCIL, "fit", lambda _self, _x, y: trained.append(y.unique().tolist()))
     run(config(), tmp_path, resume=True)
     assert trained == [[4, 5]]
 
 
-def test_other_settings_are_refused_by_name(tmp_path, monkeypatch):
+def test_other_settings_are_refused_by_name(tmp_path):
     settings = config(mist=True)
-    run_and_stop(settings, tmp_path, monkeypatch)
+    run_and_stop(settings, tmp_path)
     for _ in range(2):  # stopped, then finished
         for other, named in (
             (replace(settings, mist_args={"tune_epochs": 1}), "mist_args.tune_epochs: 2 there"),
