@@ -41,8 +41,8 @@ nitpick_ignore_regex = [
     # types that have no page
     (
         r"py:class",
-        r"([\w.]*\.)?(_\w+|Runs|Rows|Transform|View|Source|Batch|Change|Memory|Model|Objective"
-        r"|EvaluationPlugin|SelectionHistory|SubspaceViT|Picture)",
+        r"([\w.]*\.)?(_\w+|AdapterName|Batch|Common|EvaluationPlugin|Items|MISTOptions|Model|Objective"
+        r"|PromptModule|Runs|Schedule|Transform|Unpack|View)",
     ),
 ]
 
@@ -65,7 +65,9 @@ class CommandLine(SphinxDirective):
         sections = []
         for name in COMMANDS:
             (actions,) = _subcommands(parser_for(name))
-            sections += [self._section(c, a) for c, a in _commands(actions.choices[name], COMMANDS[name])]
+            sections += [
+                self._section(c, a) for c, a in _commands(actions.choices[name], COMMANDS[name])
+            ]
         return sections
 
     def _section(self, command: argparse.ArgumentParser, about: str) -> nodes.section:
@@ -121,8 +123,9 @@ def _as_mathml(writer: Any, node: nodes.Element) -> None:
 
 
 def _plain_roles(_app: Sphinx, _what: str, _name: str, _of: Any, _options: Any, lines: list[str]):
-    """Let a docstring's ``docs/page.md`` lead to the page."""
+    """Let a docstring's ``docs/page.md`` lead to the page, and its ``|h|`` be a norm."""
     lines[:] = [re.sub(r"``docs/([\w-]+)\.md``", r":doc:`/\1`", line) for line in lines]
+    lines[:] = [re.sub(r"(?<!`)\|(\w)\|", r"\\|\1\\|", line) for line in lines]
 
 
 def setup(app: Sphinx) -> None:
