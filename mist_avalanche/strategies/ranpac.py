@@ -35,7 +35,7 @@ class RanPAC(FeatureStrategy):
             ``"finetune"``, see :class:`~mist_avalanche.strategies.APER`. A MISTPlugin tunes before
             it, by default before the first experience only. None for nothing.
         first_session_args: its settings, such as ``lr`` and ``train_epochs``, see
-            :class:`~mist_avalanche.strategies.first_session.SessionSettings`.
+            :class:`~mist_avalanche.strategies.APER`.
         seed: of W, of the shuffling and of the first session.
         dtype: of G and Q. In float64 G takes 8 M² bytes (800 MB at M = 10000), in float32 half of
             that, and as much again while it is factorised.
@@ -74,11 +74,11 @@ class RanPAC(FeatureStrategy):
 
             if not drift_compensation:
                 self.tune_on = "first"  # the adapter belongs to the backbone of its time
-            self.masks_steps = False  # "finetune" trains the whole backbone
             self.model_to_tune = with_head  # without the adapter
+            self.masks_steps = False  # "finetune" trains the whole backbone
             self.session = session_settings(first_session, **(first_session_args or {}))
             make = partial(new_adapter, **self.session)
-            with_head = AdaptedBackbone(model, head, make, both=False)
+            with_head = AdaptedBackbone(model, head, make, plain=False)
         super().__init__(model=with_head, **common)
 
     def fit(self, features: Tensor, labels: Tensor) -> None:

@@ -96,7 +96,8 @@ def find(name: str) -> StrategyInfo:
     """A registered strategy, or one's own: ``package.module:Class`` or ``./file.py:Class``.
 
     Raises:
-        ValueError: there is no such strategy; the message names the nearest ones.
+        ValueError: there is no such strategy, and the message names the nearest ones; or there is
+            another one of the same name.
     """
     if name in STRATEGIES:
         return STRATEGIES[name]
@@ -106,9 +107,14 @@ def find(name: str) -> StrategyInfo:
             "package.module:Class for one of your own."
         )
     build = load(name)
+    for info in STRATEGIES.values():
+        if info.build is build:
+            return info
     title = getattr(build, "__name__", name)
-    registered = (info for info in STRATEGIES.values() if info.build is build)
-    return next(registered, StrategyInfo(title.lower(), title, build))
+    if title.lower() in STRATEGIES:
+        raise ValueError(f"There is a strategy {title.lower()!r} already. Rename your {title}.")
+    register(title.lower(), title=title)(build)
+    return STRATEGIES[title.lower()]
 
 
 def arguments_of(info: StrategyInfo) -> set[str]:

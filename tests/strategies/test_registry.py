@@ -45,6 +45,7 @@ def test_settings_of_the_command():
         ("nowhere.module:Class", "Cannot load 'nowhere.module:Class'"),
         ("./nowhere.py:Class", "Cannot load './nowhere.py:Class'"),
         ("mist_avalanche:Nothing", "Cannot load 'mist_avalanche:Nothing'"),
+        ("avalanche.training.supervised:Replay", "There is a strategy 'replay' already. Rename"),
     ],
 )
 def test_unknown_names_are_explained(name, message):
@@ -52,14 +53,15 @@ def test_unknown_names_are_explained(name, message):
         find(name)
 
 
-@pytest.mark.parametrize("name", ["./ours.py:Mine", "ours:Mine"])
+@pytest.mark.parametrize("name", ["./of_a_user.py:Mine", "of_a_user:Mine"])
 def test_a_strategy_in_the_working_directory(name, tmp_path, monkeypatch, benchmark_of):
     monkeypatch.setattr("sys.path", [p for p in __import__("sys").path if p])
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "ours.py").write_text(OWN)
+    monkeypatch.setattr("mist_avalanche.strategies.registry.STRATEGIES", {**STRATEGIES})
+    (tmp_path / "of_a_user.py").write_text(OWN)
     info = find(name)
-    assert find(name) == info  # the same class
     assert (info.name, info.title, info.tune_on, info.has_drift) == ("mine", "Mine", "every", True)
+    assert find("mine") is find(name) is info
     assert {"momentum", "train_mb_size", "cache"} <= arguments_of(info)
     about = {"n_features": 96, "n_classes": 4, "image_size": 32}
     strategy = build(info, create_backbone(), **about, device="cpu", plugins=[], evaluator=None)
