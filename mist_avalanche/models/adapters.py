@@ -1,13 +1,9 @@
 """Modules that adapt a pretrained backbone, and the classifier that is trained with them.
 
-They are attached by hooks for as long as they are used::
-
-    adapter = Adapter(vit)
-    with adapter.attached(vit):
-        features = vit(images)  # of the adapted ViT; the same as adapter(vit, images)
-
-The backbone's own parameters keep their names, values and ``requires_grad``. Sources: AdaptFormer
-(arXiv 2205.13535), SSF (arXiv 2210.08823), VPT (arXiv 2203.12119), APER (arXiv 2303.07338).
+``module(backbone, images)`` gives the features of the adapted backbone. Modules are attached by
+hooks for that pass alone, and the backbone's own parameters keep their names, values and
+``requires_grad``. Sources: AdaptFormer (arXiv 2205.13535), SSF (arXiv 2210.08823), VPT
+(arXiv 2203.12119), APER (arXiv 2303.07338).
 """
 
 from __future__ import annotations
@@ -16,9 +12,8 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,34 +23,31 @@ from torch.utils.hooks import RemovableHandle
 
 from ..utils import check_integer, check_rate
 from .backbone_with_head import UNSEEN, BackboneWithHead
-from .vit import run_attached, vit_blocks
+from .vit import vit_blocks
 
 
 class AdaptingModule(nn.Module, ABC):
-    """Parameters that change what a backbone computes while they are attached.
+    """Parameters that change what timm's VisionTransformer computes.
 
-    They have the dtype and the device of the backbone that they are made for.
+    They have the dtype and the device of the ViT that they are made for. A backbone of another
+    kind is a ValueError.
     """
 
     @abstractmethod
-    def hooks(self, backbone: Any) -> Iterator[RemovableHandle]:
-        """Register the hooks that change a backbone, and yield their handles."""
+    def hooks(self, vit: Any) -> Iterator[RemovableHandle]:
+        """Register the hooks that change a ViT, and yield their handles."""
 
-    @contextmanager
-    def attached(self, backbone: nn.Module) -> Iterator[None]:
-        """Inside, ``backbone(x)`` is the adapted backbone; afterwards it is the plain one."""
+    def forward(self, vit: nn.Module, x: Tensor) -> Tensor:
+        """Features (B, D) of images (B, C, H, W) by the adapted ViT."""
         with ExitStack() as stack:
-            for handle in self.hooks(backbone):
+            for handle in self.hooks(vit):
                 stack.enter_context(handle)
-            yield
-
-    def forward(self, backbone: nn.Module, x: Tensor) -> Tensor:
-        """Features (B, D) of images (B, C, H, W) by the adapted backbone."""
-        return run_attached(backbone, x, partial(self.attached, backbone))
+            features: Tensor = vit(x)
+        return features
 
 
 class Adapter(AdaptingModule):
-    """AdaptFormer: y = h + mlp(norm2(h)) + s · up(relu(down(h))) in every block of a ViT.
+    """AdaptFormer: y = h + mlp(norm2(h)) + 0.1 · up(relu(down(h))) in every block of a ViT.
 
     h (B, n, D) is the block's stream after attention, not normalised. down: D to r and up: r to D
     are linear with bias. The sum comes after LayerScale and drop path. It starts as the identity:
@@ -64,22 +56,17 @@ class Adapter(AdaptingModule):
     Args:
         vit: timm's VisionTransformer.
         bottleneck: r.
-        scale: s, which also scales up's bias.
         dropout: of relu's output, in training.
 
     Attributes:
         down, up: a linear layer per block.
-
-    Raises:
-        ValueError: another kind of backbone, or an argument out of its range.
     """
 
-    def __init__(
-        self, vit: Any, *, bottleneck: int = 64, scale: float = 0.1, dropout: float = 0.1
-    ) -> None:
+    SCALE = 0.1
+
+    def __init__(self, vit: Any, *, bottleneck: int = 64, dropout: float = 0.1) -> None:
         super().__init__()
         blocks, r = vit_blocks(vit), check_integer("bottleneck", bottleneck, 1)
-        self.scale = scale
         self.dropout = nn.Dropout(check_rate("dropout", dropout, "[0, 1)"))
         self.down = nn.ModuleList(nn.Linear(vit.embed_dim, r) for _ in blocks)
         self.up = nn.ModuleList(nn.Linear(r, vit.embed_dim) for _ in blocks)
@@ -88,27 +75,18 @@ class Adapter(AdaptingModule):
                 nn.init.zeros_(parameter)
         self.to(next(vit.parameters()))
 
-    def added(self, block: int, h: Tensor) -> Tensor:
-        """What a block adds to its stream h (B, n, D)."""
-        change: Tensor = self.up[block](self.dropout(self.down[block](h).relu()))
-        return self.scale * change
-
-    def hooks(self, backbone: Any) -> Iterator[RemovableHandle]:
+    def hooks(self, vit: Any) -> Iterator[RemovableHandle]:
         """Note the stream before norm2, and add to what leaves the MLP's branch."""
-        for i, block in enumerate(vit_blocks(backbone)):
-            yield from self._hooks_of_block(i, block)
+        stream: list[Tensor] = []  # of the block that is running
+        for i, block in enumerate(vit_blocks(vit)):
+            yield block.norm2.register_forward_pre_hook(lambda _, inputs: stream.append(inputs[0]))
+            yield block.drop_path2.register_forward_hook(partial(self._add, i, stream))
 
-    def _hooks_of_block(self, i: int, block: Any) -> Iterator[RemovableHandle]:
-        streams: list[Tensor] = []
-
-        def note(_norm: nn.Module, inputs: Any) -> None:
-            streams.append(inputs[0])
-
-        def add(_drop_path: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
-            return out + self.added(i, streams.pop())
-
-        yield block.norm2.register_forward_pre_hook(note)
-        yield block.drop_path2.register_forward_hook(add)
+    def _add(
+        self, i: int, stream: list[Tensor], _layer: nn.Module, _inputs: Any, out: Tensor
+    ) -> Tensor:
+        change: Tensor = self.up[i](self.dropout(self.down[i](stream.pop()).relu()))
+        return out + self.SCALE * change
 
 
 class ScaleShift(AdaptingModule):
@@ -123,9 +101,6 @@ class ScaleShift(AdaptingModule):
 
     Attributes:
         scale, shift: γ and β by the name of the layer, with ``/`` for its dots.
-
-    Raises:
-        ValueError: another kind of backbone.
     """
 
     IN_BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
@@ -133,40 +108,31 @@ class ScaleShift(AdaptingModule):
     def __init__(self, vit: Any) -> None:
         super().__init__()
         self.scale, self.shift = nn.ParameterDict(), nn.ParameterDict()
-        for name, layer in self.layers(vit):
+        for key, layer in self._layers(vit):
             width = getattr(layer, "out_features", vit.embed_dim)
-            key = name.replace(".", "/")
             self.scale[key] = nn.Parameter(torch.empty(width).normal_(1, 0.02))
             self.shift[key] = nn.Parameter(torch.empty(width).normal_(0, 0.02))
         self.to(next(vit.parameters()))
 
-    def layers(self, vit: Any) -> Iterator[tuple[str, Any]]:
-        """Names and layers, in the order of the forward pass."""
-        names = [
-            f"blocks.{i}.{name}" for i in range(len(vit_blocks(vit))) for name in self.IN_BLOCK
-        ]
+    def _layers(self, vit: Any) -> Iterator[tuple[str, Any]]:
+        """Keys and layers, in the order of the forward pass."""
+        blocks = range(len(vit_blocks(vit)))
+        names = [f"blocks.{i}.{name}" for i in blocks for name in self.IN_BLOCK]
         # where patches are averaged, the final norm comes after that
         final = "fc_norm" if isinstance(vit.norm, nn.Identity) else "norm"
         for name in ("patch_embed", *names, final):
-            try:
-                yield name, vit.get_submodule(name)
-            except AttributeError as error:
-                raise ValueError(
-                    f"SSF scales the output of {name}, which {type(vit).__name__} does not have. "
-                    "Use another adapter, or a plain VisionTransformer of timm."
-                ) from error
+            yield name.replace(".", "/"), vit.get_submodule(name)
 
-    def hooks(self, backbone: Any) -> Iterator[RemovableHandle]:
+    def hooks(self, vit: Any) -> Iterator[RemovableHandle]:
         """Scale and shift what leaves each layer."""
-        for name, layer in self.layers(backbone):
-            key = name.replace(".", "/")
-            if name == "patch_embed" and hasattr(layer, "norm"):
+        for key, layer in self._layers(vit):
+            if key == "patch_embed":
                 yield layer.norm.register_forward_pre_hook(partial(self._change_input, key))
             else:
                 yield layer.register_forward_hook(partial(self._change_output, key))
 
-    def _change_input(self, key: str, _layer: nn.Module, inputs: Any) -> Any:
-        return (inputs[0] * self.scale[key] + self.shift[key],)
+    def _change_input(self, key: str, layer: nn.Module, inputs: Any) -> Tensor:
+        return self._change_output(key, layer, None, inputs[0])
 
     def _change_output(self, key: str, _layer: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
         changed: Tensor = out * self.scale[key] + self.shift[key]
@@ -186,9 +152,6 @@ class PromptTokens(AdaptingModule):
 
     Attributes:
         prompts: the tokens.
-
-    Raises:
-        ValueError: another kind of backbone, or an argument out of its range.
     """
 
     def __init__(self, vit: Any, *, n_prompts: int = 5, deep: bool = False) -> None:
@@ -197,14 +160,14 @@ class PromptTokens(AdaptingModule):
         self.prompts = nn.Parameter(torch.zeros(len(blocks) if deep else 1, n, vit.embed_dim))
         self.to(next(vit.parameters()))
 
-    def hooks(self, backbone: Any) -> Iterator[RemovableHandle]:
+    def hooks(self, vit: Any) -> Iterator[RemovableHandle]:
         """Append the tokens, and cut them off again."""
-        for block, tokens in zip(vit_blocks(backbone), self.prompts, strict=self.deep):
+        for block, tokens in zip(vit_blocks(vit), self.prompts, strict=self.deep):
             yield block.register_forward_pre_hook(partial(self._append, tokens))
             if self.deep:
                 yield block.register_forward_hook(lambda _, _inputs, out: self._cut(out))
             else:
-                yield backbone.norm.register_forward_pre_hook(lambda _, x: (self._cut(x[0]),))
+                yield vit.norm.register_forward_pre_hook(lambda _, inputs: self._cut(inputs[0]))
 
     def _append(self, tokens: Tensor, _block: nn.Module, inputs: Any) -> Any:
         x, *others = inputs  # (B, N, D)
@@ -214,23 +177,12 @@ class PromptTokens(AdaptingModule):
         return x[:, : -self.prompts.shape[1]]
 
 
-class FineTuned(AdaptingModule):
-    """A copy of a backbone of any kind, all of which may be trained.
-
-    Args:
-        backbone: what is copied, with its ``requires_grad``.
-
-    Attributes:
-        backbone: the copy.
-    """
+class FineTuned(nn.Module):
+    """A copy of a backbone of any kind, all of which may be trained."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = copy.deepcopy(backbone)
-
-    def hooks(self, backbone: Any) -> Iterator[RemovableHandle]:
-        """Run the copy in place of the backbone."""
-        yield backbone.register_forward_hook(lambda _, inputs, _out: self.backbone(*inputs))
 
     def forward(self, _backbone: nn.Module, x: Tensor) -> Tensor:
         """Features (B, D) of images (B, C, H, W) by the copy."""
@@ -238,73 +190,78 @@ class FineTuned(AdaptingModule):
         return features
 
 
-ADAPTERS: Mapping[str, Callable[..., AdaptingModule]] = MappingProxyType(
-    {
-        "adapter": Adapter,
-        "ssf": ScaleShift,
-        "vpt_deep": partial(PromptTokens, deep=True),
-        "vpt_shallow": PromptTokens,
-        "finetune": FineTuned,
-    }
-)
+ADAPTERS: Mapping[str, Callable[..., nn.Module]] = {
+    "adapter": Adapter,
+    "ssf": ScaleShift,
+    "vpt_deep": partial(PromptTokens, deep=True),
+    "vpt_shallow": PromptTokens,
+    "finetune": FineTuned,
+}
 
 
 class AdaptedBackbone(BackboneWithHead):
-    """Images to logits, of features of the adapted backbone, alone or after those of the plain one.
-
-    Features are those of the plain backbone until there is an adapter.
+    """A backbone and its adapters; features are those of the plain and of each adapted backbone.
 
     Args:
         backbone: images (B, C, H, W) to features (B, D).
         head: features to logits (B, C).
-        new_adapter: makes an adapting module for a backbone.
-        both: features are [plain, adapted] (B, 2 D) instead of the adapted ones (B, D).
+        new_adapter: makes an adapter of a backbone, or raises a ValueError.
+        plain: whether features of the plain backbone come first; they do without adapters.
 
     Attributes:
-        adapter: what adapts the backbone; None at first.
-
-    Raises:
-        ValueError: the backbone is of a kind that the adapter does not fit.
+        adapters: what adapts the backbone, none at first.
     """
 
     def __init__(
         self,
         backbone: nn.Module,
         head: nn.Module,
-        new_adapter: Callable[[nn.Module], AdaptingModule],
+        new_adapter: Callable[[nn.Module], nn.Module],
         *,
-        both: bool,
+        plain: bool,
     ) -> None:
         super().__init__(backbone, head)
-        self.both = both
-        self.adapter: AdaptingModule | None = None
-        self._new_adapter = new_adapter
-        new_adapter(backbone)  # or a ValueError
+        self.adapters = nn.ModuleList()
+        self.plain, self._new_adapter = plain, new_adapter
+        self.new_adapter()  # refuses a backbone of the wrong kind before anything is trained
 
-    def use(self, adapter: AdaptingModule) -> None:
-        """Adapt the backbone from now on.
+    def new_adapter(self) -> Any:
+        """An adapter as it starts, which is not used yet."""
+        return self._new_adapter(self.backbone)
 
-        A fine-tuned copy takes the place of the backbone's weights where no plain half is needed.
+    def use(self, adapter: nn.Module) -> None:
+        """Take one more adapter, trained.
+
+        A fine-tuned copy takes the place of the backbone's weights where these are not needed.
         """
-        if isinstance(adapter, FineTuned) and not self.both:
+        if isinstance(adapter, FineTuned) and not self.plain:
             self.backbone.load_state_dict(adapter.backbone.state_dict())
         else:
-            self.adapter = adapter
+            self.adapters.append(adapter.requires_grad_(False).eval())
+
+    @property
+    def parts(self) -> range:
+        """Numbers of the adapters, after -1 where the plain backbone takes part."""
+        n = len(self.adapters)
+        return range(-1 if self.plain or not n else 0, n)
+
+    def features_of(self, part: int, x: Tensor) -> Tensor:
+        """Features (B, D) of images by one of :attr:`parts`."""
+        source = self.backbone if part < 0 else partial(self.adapters[part], self.backbone)
+        return self.run_backbone(source, x)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head gets of images."""
-        if self.adapter is None:
-            return super().features(x)
-        adapted = self.run_backbone(partial(self.adapter, self.backbone), x)
-        return torch.cat([super().features(x), adapted], dim=1) if self.both else adapted
+        """Features (B, P D) of images by all P parts."""
+        return torch.cat([self.features_of(part, x) for part in self.parts], dim=1)
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """An adapter where the state has one."""
-        has_one = any(name.startswith(f"{prefix}adapter.") for name in state_dict)
-        adapter = self._new_adapter(self.backbone) if has_one else None
-        self.adapter = adapter.requires_grad_(False).eval() if adapter else None
+        """As many adapters as the state has."""
+        start = f"{prefix}adapters."
+        numbers = {n[len(start) :].split(".")[0] for n in state_dict if n.startswith(start)}
+        adapters = nn.ModuleList(self.new_adapter() for _ in numbers)
+        self.adapters = adapters.requires_grad_(False).eval()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -331,14 +288,8 @@ class CosineHead(nn.Module):
         self.sigma = nn.Parameter(torch.ones(1))
         self.register_buffer("classes", torch.tensor(classes))
 
-    def forward(self, features: Tensor, n_classes: int = 0) -> Tensor:
-        """Logits (B, C) of features (B, D) by label; -1000 for labels without a row.
-
-        Args:
-            features: of images.
-            n_classes: the least C; the highest label counts as well.
-        """
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C) of features (B, D) by label; -1000 for labels without a row."""
         cosines = F.normalize(features, dim=1) @ F.normalize(self.weight, dim=1).T
-        width = max(n_classes, int(self.classes.max()) + 1)
-        logits = features.new_full((len(features), width), UNSEEN)
+        logits = features.new_full((len(features), int(self.classes.max()) + 1), UNSEEN)
         return logits.index_copy(1, self.classes, (self.sigma * cosines).to(logits.dtype))

@@ -22,8 +22,7 @@ class ClassGaussians:
     """Mean and covariance of the features of each class, on the CPU.
 
     A covariance has the divisor n - 1, is computed in float64, and gets 1e-4 on its diagonal, which
-    is all that a class with one image has. Its lower Cholesky factor is stored: D² numbers per
-    class.
+    is all that a class with one image has.
 
     Attributes:
         counts: label to number of images.
@@ -65,29 +64,22 @@ class ClassGaussians:
             )
         dtype = torch.promote_types(features.dtype, torch.float32)
         features, labels = features.cpu().double(), labels.cpu()
+        diagonal = DIAGONAL * torch.eye(features.shape[1], dtype=features.dtype)
         experience = self.n_experiences
         for y in torch.unique(labels).tolist():
             own = features[labels == y]
             n, mean = len(own), own.mean(0)
             scatter = (own - mean).T @ (own - mean)  # (D, D)
             if y in self.counts:
-                n, mean, scatter = self._with_earlier(y, n, mean, scatter)
-            covariance = scatter / max(n - 1, 1)
-            covariance.diagonal().add_(DIAGONAL)
+                m, factor = self.counts[y], self.factors[y].double()
+                shift = mean - self.means[y].double()
+                scatter += (m - 1) * (factor @ factor.T - diagonal)
+                scatter += n * m / (n + m) * torch.outer(shift, shift)
+                n, mean = n + m, mean - shift * m / (n + m)
+            covariance = scatter / max(n - 1, 1) + diagonal
             self.counts[y], self.experiences[y] = n, experience
             self.means[y] = mean.to(dtype)
             self.factors[y] = torch.linalg.cholesky(covariance).to(dtype)
-
-    def _with_earlier(
-        self, y: int, n: int, mean: Tensor, scatter: Tensor
-    ) -> tuple[int, Tensor, Tensor]:
-        """Count, mean and scatter of new features of a class, together with earlier ones."""
-        m, factor = self.counts[y], self.factors[y].double()
-        covariance = factor @ factor.T
-        covariance.diagonal().sub_(DIAGONAL)
-        shift = mean - self.means[y].double()
-        between = n * m / (n + m) * torch.outer(shift, shift)
-        return n + m, mean - shift * m / (n + m), scatter + (m - 1) * covariance + between
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Features (C n, D) on the CPU, n from N(k μ, L Lᵀ) of each class in order.
@@ -139,15 +131,14 @@ def align(
     epochs: int = 5,
     samples: int = 256,
     lr: float = 0.01,
-    momentum: float = 0.9,
     weight_decay: float = 5e-4,
-    temperature: float | None = 0.1,
+    temperature: float = 0.1,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
     """Train a linear classifier on draws from the Gaussians, in place.
 
-    An epoch has new draws, shuffled, and as many steps as there are classes, of SGD with a cosine
-    schedule per epoch. Classes without a Gaussian keep their rows.
+    An epoch has new draws, shuffled, and as many steps as there are classes, of SGD with momentum
+    0.9 and a cosine schedule per epoch. Classes without a Gaussian keep their rows.
 
     Args:
         weight: (C, D), a row per label.
@@ -156,9 +147,8 @@ def align(
         epochs: passes.
         samples: draws per class and epoch, and draws per step.
         lr: of SGD, at first.
-        momentum: of SGD.
         weight_decay: of SGD.
-        temperature: τ of :func:`normalized_logits`; None for plain logits.
+        temperature: τ of :func:`normalized_logits`.
         generator: of the draws, on the CPU; None for torch's own.
 
     Yields:
@@ -169,7 +159,7 @@ def align(
     experiences = torch.unique(numbers, return_inverse=True)[1].to(weight.device)
     labels = torch.arange(len(classes)).repeat_interleave(samples)
     w, b = (rows.detach()[classes].requires_grad_() for rows in (weight, bias))
-    optimizer = torch.optim.SGD([w, b], lr=lr, momentum=momentum, weight_decay=weight_decay)
+    optimizer = torch.optim.SGD([w, b], lr=lr, momentum=0.9, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
         drawn, losses = gaussians.draw(samples, generator), []
@@ -177,9 +167,7 @@ def align(
         for rows in torch.split(order, samples):
             x, y = drawn[rows].to(w), labels[rows].to(w.device)
             with torch.enable_grad():
-                logits = F.linear(x, w, b)
-                if temperature is not None:
-                    logits = normalized_logits(logits, experiences, temperature)
+                logits = normalized_logits(F.linear(x, w, b), experiences, temperature)
                 loss = F.cross_entropy(logits, y)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -34,9 +34,9 @@ class GrowingLinear(IncrementalClassifier):
     def __init__(self, n_features: int, std: float | None = None) -> None:
         super().__init__(n_features, initial_out_features=1)
         self.std, self._n_logits = std, 1
-        self._start(self.classifier, 0)
+        self._start(self.classifier)
 
-    def _start(self, linear: nn.Linear, first: int) -> None:
+    def _start(self, linear: nn.Linear, first: int = 0) -> None:
         """Initialise rows from ``first`` on, which are as ``nn.Linear`` starts."""
         if self.std is not None:
             nn.init.normal_(linear.weight[first:], std=self.std)
@@ -48,7 +48,7 @@ class GrowingLinear(IncrementalClassifier):
         classes = classes_of(experience)
         n = max(classes, default=0) + 1
         self._n_logits = max(self._n_logits, n)
-        if not self.training or not classes:
+        if not self.training:
             return
         old = self.classifier
         if n > old.out_features:
@@ -63,16 +63,14 @@ class GrowingLinear(IncrementalClassifier):
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Logits (B, C) of features (B, D); -1000 for classes without data."""
         logits: Tensor = super().forward(x)
-        more = self._n_logits - logits.shape[1]
-        return F.pad(logits, (0, more), value=self.mask_value) if more > 0 else logits
+        more = max(0, self._n_logits - logits.shape[1])
+        return F.pad(logits, (0, more), value=self.mask_value)
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """As many rows as were saved, for torch to fill in."""
-        saved = state_dict.get(f"{prefix}active_units")
-        if saved is not None and len(saved) != len(self.active_units):
-            old = self.classifier
-            self.classifier = nn.Linear(old.in_features, len(saved)).to(old.weight)
-            self.active_units = torch.zeros_like(saved, device=old.weight.device)
+        n, old = len(state_dict[f"{prefix}active_units"]), self.classifier
+        self.classifier = nn.Linear(old.in_features, n).to(old.weight)
+        self.active_units = self.active_units.new_zeros(n)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -5,16 +5,12 @@ Source: arXiv 2403.12030, section 4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from .adapters import Adapter
-from .backbone_with_head import UNSEEN, BackboneWithHead
+from .adapters import AdaptedBackbone
+from .backbone_with_head import UNSEEN
 from .heads import StatisticsHead
 
 COMPLEMENTS = ("all", "newest")
@@ -68,19 +64,20 @@ class SubspaceHead(StatisticsHead):
     def grow(self, n_classes: int) -> None:
         """Make room for labels below ``n_classes``; never shrinks."""
         super().grow(n_classes)
-        more = len(self.counts) - len(self.own)
-        self.own = F.pad(self.own, (0, more), value=-1)
-        self.images = F.pad(self.images, (0, more))
-        self.sums = F.pad(self.sums, (0, 0, 0, more))
-        self.prototypes = F.pad(self.prototypes, (0, 0, 0, more))
+        self.own = F.pad(self.own, (0, len(self.counts) - len(self.own)), value=-1)
+        self._make_room(len(self.images), self.sums.shape[2])
+
+    def _make_room(self, blocks: int, width: int) -> None:
+        """Pad with zeros to (S, C, D)."""
+        old_blocks, old_classes, old_width = self.sums.shape
+        more = (0, len(self.counts) - old_classes, 0, blocks - old_blocks)
+        self.images = F.pad(self.images, more)
+        self.sums = F.pad(self.sums, (0, width - old_width, *more))
+        self.prototypes = F.pad(self.prototypes, (0, width - old_width, *more))
 
     @torch.no_grad()
     def add_subspace(self, features: Tensor, labels: Tensor) -> None:
-        """Add an experience, by its features in all blocks, the new one included.
-
-        Args:
-            features: (n, S, D).
-            labels: (n,).
+        """Add an experience, by its features (n, S, D) in all blocks, the new one included.
 
         Raises:
             FloatingPointError: a feature is not finite; nothing was added.
@@ -88,13 +85,7 @@ class SubspaceHead(StatisticsHead):
         self._check(features, labels)
         self._count(labels)
         blocks, width = features.shape[1:]
-        more = blocks - len(self.images)
-        if not self.sums.shape[2]:
-            self.sums = self.sums.new_zeros(0, len(self.own), width)
-            self.prototypes = self.prototypes.new_zeros(0, len(self.own), width)
-        self.images = F.pad(self.images, (0, 0, 0, more))
-        self.sums = F.pad(self.sums, (0, 0, 0, 0, 0, more))
-        self.prototypes = F.pad(self.prototypes, (0, 0, 0, 0, 0, more))
+        self._make_room(blocks, width)
         self.sums.index_add_(1, labels, features.transpose(0, 1).to(self.sums.dtype))
         self.images.index_add_(1, labels, torch.ones_like(labels).expand(blocks, -1))
         present = torch.unique(labels)
@@ -115,10 +106,10 @@ class SubspaceHead(StatisticsHead):
                 similarity = there[missing] @ there[others].T
                 self.prototypes[b, missing] = similarity.softmax(1) @ self.prototypes[b, others]
 
-    def weights(self) -> Tensor:
-        """w_b(c) (S, C), which α has to be given for."""
+    def _weights(self, alpha: float) -> Tensor:
+        """w_b(c) (S, C)."""
         blocks, classes = self.images.shape
-        others = (self.alpha or 0.0) / max(1, blocks - self.first - 1)
+        others = alpha / max(1, blocks - self.first - 1)
         w = self.prototypes.new_full((blocks, classes), others)
         w[self.own.clamp(min=0), torch.arange(classes, device=w.device)] = 1.0
         if self.beta is not None:
@@ -135,59 +126,13 @@ class SubspaceHead(StatisticsHead):
             logits = F.normalize(features, dim=1) @ F.normalize(prototypes, dim=1).T
         else:
             f, p = F.normalize(features, dim=2), F.normalize(prototypes, dim=2)
-            logits = torch.einsum("bsd,scd,sc->bc", f, p, self.weights().to(f.dtype))
-        return logits.masked_fill(~self.seen, UNSEEN)
+            logits = torch.einsum("bsd,scd,sc->bc", f, p, self._weights(self.alpha).to(f.dtype))
+        return self._mask_unseen(logits)
 
 
-class SubspaceViT(BackboneWithHead):
-    """Images to logits, with one pass through a frozen ViT per subspace.
-
-    Args:
-        vit: timm's VisionTransformer without a classifier.
-        head: of the prototypes.
-        settings: arguments of each :class:`~.adapters.Adapter`.
-
-    Attributes:
-        adapters: one per subspace.
-
-    Raises:
-        ValueError: another kind of backbone.
-    """
-
-    head: SubspaceHead
-
-    def __init__(self, vit: nn.Module, head: SubspaceHead, **settings: Any) -> None:
-        super().__init__(vit, head)
-        self.adapters = nn.ModuleList()
-        self._settings = settings
-        self.new_adapter()  # or a ValueError
-
-    def new_adapter(self) -> Adapter:
-        """An adapter as it starts, which belongs to no subspace yet."""
-        return Adapter(self.backbone, **self._settings)
-
-    @property
-    def blocks(self) -> range:
-        """Numbers of the subspaces, after -1 for the plain ViT where that takes part."""
-        return range(-self.head.first, len(self.adapters))
-
-    def features_in(self, block: int, x: Tensor) -> Tensor:
-        """Features (B, D) of images in one of :attr:`blocks`."""
-        if block < 0:
-            return self.run_backbone(self.backbone, x)
-        return self.run_backbone(partial(self.adapters[block], self.backbone), x)
+class SubspaceViT(AdaptedBackbone):
+    """A ViT with an adapter per subspace; an image passes through the ViT once for each."""
 
     def features(self, x: Tensor) -> Tensor:
-        """Features (B, S, D) of images in all blocks."""
-        rows = [self.features_in(block, x) for block in self.blocks]
-        return torch.stack(rows, dim=1) if rows else x.new_zeros(len(x), 0, 0)
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """As many adapters as the state has."""
-        start = f"{prefix}adapters."
-        saved = [name.removeprefix(start) for name in state_dict if name.startswith(start)]
-        adapters = [self.new_adapter().eval() for _ in {name.split(".")[0] for name in saved}]
-        self.adapters = nn.ModuleList(adapters).requires_grad_(False)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        """Features (B, S, D) of images in all subspaces."""
+        return torch.stack([self.features_of(part, x) for part in self.parts], dim=1)

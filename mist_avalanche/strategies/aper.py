@@ -29,25 +29,24 @@ class APER(FeatureStrategy):
     MISTPlugin tunes the backbone before that, for both halves, and before the first experience
     only.
 
-    Defaults are those of the authors for ViT-B/16.
+    Settings of the first session that are omitted are those of the authors for ViT-B/16.
 
     Args:
         model: timm's VisionTransformer, images (B, C, H, W) to features (B, D); with
             ``adapter="finetune"`` any backbone.
         adapter: ``"adapter"`` (AdaptFormer), ``"ssf"`` (scales and shifts), ``"vpt_deep"`` or
             ``"vpt_shallow"`` (prompt tokens), or ``"finetune"`` (a copy of the whole backbone).
+        lr: learning rate: 0.01; 0.05 for ``"vpt_deep"``.
+        train_epochs: passes over the experience: 20; 5 for ``"vpt_deep"`` and ``"finetune"``.
+        train_mb_size: images per batch, also of computing features: 48; 16 for ``"vpt_deep"``, 128
+            for ``"finetune"``.
+        weight_decay: of everything that is trained: 5e-4.
+        min_lr: the rate that the cosine schedule would have after the last epoch: 0.
+        bottleneck: width of ``"adapter"``: 64.
+        dropout: in ``"adapter"``, in training: 0.1.
+        n_prompts: tokens of ``"vpt_deep"`` and ``"vpt_shallow"``: 5.
         seed: of everything random in the first session.
-        lr, train_epochs, train_mb_size, weight_decay, min_lr, bottleneck, dropout, n_prompts:
-            see :class:`~.first_session.SessionSettings`; ``train_mb_size`` is also that of
-            computing features.
         common: see :class:`~.base.Common`.
-
-    Example:
-        >>> mist = MISTPlugin.for_backbone("embedded")  # tunes before the first experience
-        >>> strategy = APER(model=create_backbone(), lr=0.1, plugins=[mist])
-        >>> for t, experience in enumerate(benchmark.train_stream):
-        ...     strategy.train(experience)
-        ...     strategy.eval(benchmark.test_stream[: t + 1])
     """
 
     tune_on = "first"
@@ -84,7 +83,7 @@ class APER(FeatureStrategy):
         )
         make = partial(new_adapter, **self.session)
         super().__init__(
-            model=AdaptedBackbone(model, PrototypeHead(), make, both=True),
+            model=AdaptedBackbone(model, PrototypeHead(), make, plain=True),
             train_mb_size=self.session["train_mb_size"],
             **common,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import nn
@@ -11,7 +12,7 @@ from ..models.prompts.base import choose_blocks
 from ..models.prompts.components import ComponentPrompts
 from ..models.vit import vit_size
 from .base import Common
-from .prompt_based import PromptStrategy, Schedule
+from .prompt_based import PromptStrategy
 from .registry import register
 
 
@@ -33,16 +34,14 @@ class CODAPrompt(PromptStrategy):
         blocks: blocks with prefixes; None for those of 0 to 4 that the ViT has.
         orthogonality: μ.
         seed: of the prompts' start.
-        model, lr, schedule, clip_grad_norm, train_mb_size, train_epochs, common: see
+        model, lr, clip_grad_norm, train_mb_size, train_epochs, common: see
             :class:`~.prompt_based.PromptStrategy`.
 
     Raises:
         ValueError: more experiences than orthogonal components have room for.
-
-    Example:
-        >>> strategy = CODAPrompt(model=create_backbone(), per_experience=4, lr=0.02)
-        >>> strategy.train(benchmark.train_stream[0])
     """
+
+    head_std = None  # as nn.Linear starts
 
     def __init__(
         self,
@@ -54,7 +53,6 @@ class CODAPrompt(PromptStrategy):
         orthogonality: float = 0.0,
         seed: int = 0,
         lr: float = 0.001,
-        schedule: Schedule = "cosine",
         clip_grad_norm: float | None = None,
         train_mb_size: int = 128,
         train_epochs: int = 20,
@@ -71,11 +69,21 @@ class CODAPrompt(PromptStrategy):
                 orthogonality=orthogonality,
                 seed=seed,
             ),
-            head_std=None,
             lr=lr,
-            schedule=schedule,
             clip_grad_norm=clip_grad_norm,
             train_mb_size=train_mb_size,
             train_epochs=train_epochs,
             **common,
         )
+
+    def schedule(self, epoch: int) -> float:
+        """Share of the learning rate in an epoch, counted from 0."""
+        return coda_cosine(epoch, self.train_epochs)
+
+
+def coda_cosine(epoch: int, epochs: int) -> float:
+    """Share of the learning rate in epoch e of E, counted from 0.
+
+    cos(99π · max(e - 1, 0) / (200 (E - 1))), which stays at 1 for the first two epochs.
+    """
+    return math.cos(99 * math.pi * max(epoch - 1, 0) / (200 * max(epochs - 1, 1)))

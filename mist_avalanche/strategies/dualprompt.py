@@ -11,7 +11,7 @@ from ..models.prompts.base import choose_blocks
 from ..models.prompts.experts import GeneralExpertPrompts
 from ..models.vit import vit_size
 from .base import Common
-from .prompt_based import PromptStrategy, Schedule
+from .prompt_based import PromptStrategy
 from .registry import register
 
 
@@ -28,18 +28,13 @@ class DualPrompt(PromptStrategy):
     Defaults are those of LAMDA-PILOT for ViT-B/16 and CIFAR-100, with the authors' clipping.
 
     Args:
-        general_length: rows of the general key prefixes, and of the value prefixes.
-        expert_length: rows of the experts' key prefixes, and of the value prefixes.
+        general_length, expert_length: rows of a key prefix, and of a value prefix.
         general_blocks: blocks with general prefixes; None for 0 and 1.
         expert_blocks: blocks with expert prefixes; None for those of 2, 3, 4 that the ViT has.
         key_loss_weight: λ.
         seed: of the prompts' start.
-        model, lr, schedule, clip_grad_norm, train_mb_size, train_epochs, common: see
+        model, lr, clip_grad_norm, train_mb_size, train_epochs, common: see
             :class:`~.prompt_based.PromptStrategy`.
-
-    Example:
-        >>> strategy = DualPrompt(model=create_backbone(), lr=0.02)
-        >>> strategy.train(benchmark.train_stream[0])
     """
 
     def __init__(
@@ -53,7 +48,6 @@ class DualPrompt(PromptStrategy):
         key_loss_weight: float = 0.1,
         seed: int = 0,
         lr: float = 0.001,
-        schedule: Schedule = "constant",
         clip_grad_norm: float | None = 1.0,
         train_mb_size: int = 24,
         train_epochs: int = 5,
@@ -74,7 +68,6 @@ class DualPrompt(PromptStrategy):
                 seed=seed,
             ),
             lr=lr,
-            schedule=schedule,
             clip_grad_norm=clip_grad_norm,
             train_mb_size=train_mb_size,
             train_epochs=train_epochs,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from ..models.heads import PrototypeHead
 from ..models.subspaces import COMPLEMENTS, SubspaceHead, SubspaceViT
 from ..utils import check_choice, check_integer, check_rate, derive_seed, isolated_rng
 from .base import Common, FeatureBatches
-from .gradient_based import GradientStrategy, cosine_schedule, plain_sgd, trainable
+from .gradient_based import GradientStrategy, cosine_schedule
 from .registry import register
 
 
@@ -46,21 +45,11 @@ class EASE(GradientStrategy):
         lr: learning rate of SGD, on a cosine schedule.
         weight_decay: of adapter and classifier.
         seed: of the start of adapters and classifiers.
-        train_mb_size: images per batch.
-        train_epochs: passes over an experience.
-        common: see :class:`~.base.Common`. In evaluation ``mb_x`` are features (B, S, D) where
-            these are cached. Classes of an experience are known once it is over.
+        train_mb_size, train_epochs, common: see :class:`~.base.PretrainedStrategy`. In evaluation
+            ``mb_x`` are features (B, S, D) where these are cached.
 
     Raises:
-        ValueError: an argument out of its range, or a backbone that adapters do not fit.
         FloatingPointError: the backbone gives NaN or Inf.
-
-    Example:
-        >>> mist = MISTPlugin.for_backbone("embedded")
-        >>> strategy = EASE(model=create_backbone(), bottleneck=16, lr=0.25, plugins=[mist])
-        >>> for t, experience in enumerate(benchmark.train_stream):
-        ...     strategy.train(experience)
-        ...     strategy.eval(benchmark.test_stream[: t + 1])
     """
 
     tune_on = "first"
@@ -91,18 +80,15 @@ class EASE(GradientStrategy):
         for name, weight in (("alpha", alpha), ("beta", beta)):
             if weight is not None:
                 check_rate(name, weight, "[0, inf)")
-        if alpha is None and beta is not None:
-            raise ValueError("`beta` has no effect without `alpha`. Give both, or omit it.")
         head = SubspaceHead(alpha, beta, check_choice("complement", complement, COMPLEMENTS))
+        new_adapter = partial(Adapter, bottleneck=bottleneck, dropout=dropout)
         super().__init__(
-            model=SubspaceViT(model, head, bottleneck=bottleneck, dropout=dropout),
+            model=SubspaceViT(model, head, new_adapter, plain=beta is not None),
             train_mb_size=train_mb_size,
             train_epochs=train_epochs,
             **common,
         )
         self.model_to_tune = BackboneWithHead(model, PrototypeHead())  # without adapters
-
-    # ---- Training ----------------------------------------------------------------------------
 
     def before_training(self) -> None:
         """A new adapter of the frozen ViT, and a classifier for as long as it is trained.
@@ -116,48 +102,36 @@ class EASE(GradientStrategy):
             self.adapter = self.model.new_adapter()
             self.classifier = CosineHead(self.backbone.embed_dim, sorted(known)).to(weights)
 
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        """The adapter and its classifier."""
-        return trainable(self.adapter, self.classifier)
-
-    def make_new_optimizer(self, parameters: Iterable[Any]) -> torch.optim.SGD:
-        """SGD with momentum 0.9."""
-        return plain_sgd(parameters, self.lr, self.weight_decay)
+    def make_new_optimizer(self) -> torch.optim.SGD:
+        """SGD with momentum 0.9 of the adapter and its classifier."""
+        parameters = [*self.adapter.parameters(), *self.classifier.parameters()]
+        return torch.optim.SGD(parameters, lr=self.lr, momentum=0.9, weight_decay=self.weight_decay)
 
     def schedule(self, epoch: int) -> float:
         """Cosine."""
         return cosine_schedule(epoch, self.train_epochs)
 
-    def training_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of images, with the new adapter."""
-        features = self.model.run_backbone(partial(self.adapter, self.backbone), x)
-        logits: Tensor = self.classifier(features, len(self.head.counts))
-        return logits
+    def logits(self, x: Tensor) -> Any:
+        """Logits (B, C) of images, in training with the new adapter; in evaluation of features."""
+        if self.is_training:
+            adapted = partial(self.adapter, self.backbone)
+            return self.classifier(self.model.run_backbone(adapted, x))
+        return (self.head if isinstance(self.dataloader, FeatureBatches) else self.model)(x)
 
     def after_experience(self, dataset: Any, num_workers: int) -> None:
         """Prototypes in all subspaces, with the new one."""
-        self.model.adapters.append(self.adapter.requires_grad_(False).eval())
+        self.model.use(self.adapter)
         found = self.extract(dataset, self.model.features, num_workers)
         self.head.add_subspace(found.features, found.labels)
 
-    # ---- Evaluation --------------------------------------------------------------------------
-
     def make_eval_dataloader(self, num_workers: int = 0, **kwargs: Any) -> None:
         """Features in all subspaces, computed where they are new; images where none are cached."""
-        if self._cache is None or not self.model.blocks:
+        if self._cache is None:
             super().make_eval_dataloader(num_workers=num_workers, **kwargs)
             return
+        dataset, run = self.experience.dataset, self.model.features_of
         found = [
-            self.cached(
-                self.experience.dataset, block, partial(self.model.features_in, block), num_workers
-            )
-            for block in self.model.blocks
+            self.cached(dataset, part, partial(run, part), num_workers) for part in self.model.parts
         ]
         features = torch.stack([part.features for part in found], dim=1)
         self.dataloader = FeatureBatches(found[0]._replace(features=features), self.eval_mb_size)
-
-    def evaluation_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of features, or of images."""
-        model = self.head if isinstance(self.dataloader, FeatureBatches) else self.model
-        logits: Tensor = model(x)
-        return logits

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from avalanche.benchmarks.scenarios.online import OnlineCLExperience
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..models.backbone_with_head import BackboneWithHead
 from ..utils import check_integer, classes_of
@@ -20,9 +20,9 @@ class GradientStrategy(PretrainedStrategy):
     """Trains on every experience with the cross-entropy over its own classes.
 
     An experience: grow the head (:meth:`before_experience`), let plugins tune the backbone, choose
-    what trains (:meth:`before_training`, :meth:`trainable_parameters`), train with a new optimizer
-    and schedule, compute statistics (:meth:`after_experience`). Logits of other classes are -inf in
-    training, so rows of earlier classes stay as they are.
+    what trains (:meth:`before_training`), train with a new optimizer and schedule, compute
+    statistics (:meth:`after_experience`). Logits of other classes are -inf in training, so rows of
+    earlier classes stay as they are.
 
     Args:
         model: backbone and head.
@@ -46,7 +46,7 @@ class GradientStrategy(PretrainedStrategy):
         )
         self._tunable = [p for p in model.backbone.parameters() if p.requires_grad]
         self._classes: list[int] = []  # of the present experience
-        self._rates: list[float] = []  # of the optimizer's groups, before the schedule
+        self._scheduler: Any = None
 
     # ---- What a strategy defines -------------------------------------------------------------
 
@@ -57,23 +57,18 @@ class GradientStrategy(PretrainedStrategy):
         """Freeze or attach what the strategy does; plugins have tuned the backbone."""
 
     @abstractmethod
-    def trainable_parameters(self) -> Iterable[Any]:
-        """Parameters that train in this experience, or groups of them with their ``lr``."""
-
-    @abstractmethod
-    def make_new_optimizer(self, parameters: Iterable[Any]) -> torch.optim.Optimizer:
-        """The optimizer of an experience."""
+    def make_new_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of what trains in this experience."""
 
     def schedule(self, epoch: int) -> float:
         """Share of the learning rates in an epoch, counted from 0."""
         return 1.0
 
-    def training_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of images in training."""
-        logits: Tensor = self.model(x)
-        return logits
+    def logits(self, x: Tensor) -> Any:
+        """Logits (B, C) of a mini-batch, in training (``self.is_training``) or evaluation."""
+        return self.model(x)
 
-    def extra_loss(self) -> Tensor | float:
+    def extra_loss(self) -> Any:
         """What is added to the cross-entropy of the current mini-batch."""
         return 0.0
 
@@ -100,24 +95,14 @@ class GradientStrategy(PretrainedStrategy):
         super()._before_training_exp(**kwargs)
         self.before_training()
         self.model.to(self.device)
-        self.optimizer = self.make_new_optimizer(self.trainable_parameters())
-        self._rates = [group["lr"] for group in self.optimizer.param_groups]
-
-    def _before_training_epoch(self, **kwargs: Any) -> None:
-        share = self.schedule(self.clock.train_exp_epochs)
-        for group, lr in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = lr * share
-        super()._before_training_epoch(**kwargs)
+        self.optimizer = self.make_new_optimizer()
+        self._scheduler = LambdaLR(self.optimizer, self.schedule)
 
     def forward(self) -> Tensor:
         """Logits (B, C) of the mini-batch, in training those of the experience's classes."""
-        if not self.is_training:
-            return self.evaluation_logits(self.mb_x)
-        return mask_other_classes(self.training_logits(self.mb_x), self._classes, self.mb_y)
-
-    def evaluation_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of a mini-batch of evaluation."""
-        logits: Tensor = self.model(x)
+        logits: Tensor = self.logits(self.mb_x)
+        if self.is_training:
+            return mask_other_classes(logits, self._classes, self.mb_y)
         return logits
 
     def criterion(self) -> Tensor:
@@ -125,11 +110,15 @@ class GradientStrategy(PretrainedStrategy):
         loss: Tensor = super().criterion()
         return loss + self.extra_loss() if self.is_training else loss
 
+    def _after_training_epoch(self, **kwargs: Any) -> None:
+        super()._after_training_epoch(**kwargs)
+        self._scheduler.step()
+
     def _after_training_exp(self, num_workers: int = 0, **kwargs: Any) -> None:
         self.optimizer.zero_grad()
         self.after_experience(self.experience.dataset.eval(), num_workers)
         super()._after_training_exp(num_workers=num_workers, **kwargs)
-        self.optimizer = None
+        self.optimizer = self._scheduler = None
 
 
 def mask_other_classes(logits: Tensor, classes: list[int], labels: Tensor) -> Tensor:
@@ -146,13 +135,3 @@ def mask_other_classes(logits: Tensor, classes: list[int], labels: Tensor) -> Te
 def cosine_schedule(epoch: int, epochs: int) -> float:
     """Share of a learning rate that falls on a cosine from 1 to 0, by epochs counted from 0."""
     return (1 + math.cos(math.pi * epoch / epochs)) / 2
-
-
-def plain_sgd(parameters: Iterable[Any], lr: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD with momentum 0.9."""
-    return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=weight_decay)
-
-
-def trainable(*modules: nn.Module) -> list[nn.Parameter]:
-    """Parameters of some modules that require gradients."""
-    return [p for module in modules for p in module.parameters() if p.requires_grad]

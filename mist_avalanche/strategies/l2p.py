@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 from ..models.prompts.pool import PromptPool
 from ..models.vit import vit_size
 from .base import Common
-from .prompt_based import PromptStrategy, Schedule
+from .prompt_based import PromptStrategy
 from .registry import register
 
 
@@ -29,17 +29,11 @@ class L2P(PromptStrategy):
         top_k: N, prompts per image.
         key_loss_weight: λ.
         batchwise: in training, all images of a batch take the prompts that most of them chose, as
-            published. In evaluation every image always chooses for itself.
+            published. In evaluation, where the batches of one experience would give it away, every
+            image always chooses for itself.
         seed: of the prompts' start.
-        model, lr, schedule, clip_grad_norm, train_mb_size, train_epochs, common: see
+        model, lr, clip_grad_norm, train_mb_size, train_epochs, common: see
             :class:`~.prompt_based.PromptStrategy`.
-
-    Example:
-        >>> mist = MISTPlugin.for_backbone("embedded")  # tunes before the first experience
-        >>> strategy = L2P(model=create_backbone(), lr=0.02, plugins=[mist])
-        >>> for t, experience in enumerate(benchmark.train_stream):
-        ...     strategy.train(experience)
-        ...     strategy.eval(benchmark.test_stream[: t + 1])
     """
 
     def __init__(
@@ -53,7 +47,6 @@ class L2P(PromptStrategy):
         batchwise: bool = False,
         seed: int = 0,
         lr: float = 0.001875,
-        schedule: Schedule = "constant",
         clip_grad_norm: float | None = 1.0,
         train_mb_size: int = 16,
         train_epochs: int = 5,
@@ -72,7 +65,6 @@ class L2P(PromptStrategy):
                 seed=seed,
             ),
             lr=lr,
-            schedule=schedule,
             clip_grad_norm=clip_grad_norm,
             train_mb_size=train_mb_size,
             train_epochs=train_epochs,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from ..models.backbone_with_head import BackboneWithHead
 from ..models.experience_head import ExperienceLinear
 from ..utils import check_integer, check_rate, in_mode
 from .base import Common
-from .gradient_based import GradientStrategy, plain_sgd
+from .gradient_based import GradientStrategy
 from .registry import register
 
 
@@ -42,29 +42,17 @@ class SLCA(GradientStrategy):
         weight_decay: of everything that is trained, also in the alignment.
         align_epochs: passes of the alignment; 0 for no alignment.
         samples_per_class: draws per class in each of them.
-        temperature: τ of the normalised logits; None for plain logits.
+        temperature: τ of the normalised logits.
         masks_steps: let a MISTPlugin mask the backbone's steps as well, so that only what it
             selects moves.
-        train_mb_size: images per batch.
-        train_epochs: passes over an experience.
-        common: see :class:`~.base.Common`. Gaussians stay on the CPU, 4 D² bytes per class.
+        train_mb_size, train_epochs, common: see :class:`~.base.PretrainedStrategy`.
 
     Attributes:
-        gaussians: of the classes so far.
+        gaussians: of the classes so far, on the CPU, 4 D² bytes each.
 
     Raises:
-        ValueError: an argument out of its range.
         FloatingPointError: the backbone gives NaN or Inf.
-
-    Example:
-        >>> mist = MISTPlugin.for_backbone("embedded")
-        >>> strategy = SLCA(model=create_backbone(), train_epochs=5, plugins=[mist])
-        >>> for t, experience in enumerate(benchmark.train_stream):
-        ...     strategy.train(experience)
-        ...     strategy.eval(benchmark.test_stream[: t + 1])
     """
-
-    tune_on = "every"  # the backbone moves in every experience anyway
 
     def __init__(
         self,
@@ -76,7 +64,7 @@ class SLCA(GradientStrategy):
         weight_decay: float = 5e-4,
         align_epochs: int = 5,
         samples_per_class: int = 256,
-        temperature: float | None = 0.1,
+        temperature: float = 0.1,
         masks_steps: bool = False,
         train_mb_size: int = 128,
         train_epochs: int = 20,
@@ -84,17 +72,22 @@ class SLCA(GradientStrategy):
     ) -> None:
         self.lr = check_rate("lr", lr, "(0, inf)")
         self.backbone_lr = check_rate("backbone_lr", backbone_lr, "(0, inf)")
-        self.milestones = _milestones(milestones, train_epochs)
+        if milestones is None:
+            milestones = [round(0.9 * train_epochs)]  # 18 of 20, as published for CIFAR-100
+        elif any(epoch >= train_epochs for epoch in milestones):
+            raise ValueError(
+                f"Expected `milestones` below the {train_epochs} epochs of an experience, got "
+                f"{milestones}: the learning rate would never fall. Give () to keep it."
+            )
+        self.milestones = milestones
         self.weight_decay = check_rate("weight_decay", weight_decay, "[0, inf)")
         self.align_epochs = check_integer("align_epochs", align_epochs, 0)
         self.samples_per_class = check_integer("samples_per_class", samples_per_class, 1)
-        self.temperature = temperature
-        if temperature is not None:
-            check_rate("temperature", temperature, "(0, inf)")
+        self.temperature = check_rate("temperature", temperature, "(0, inf)")
         self.masks_steps = masks_steps
         self.gaussians = ClassGaussians()
         super().__init__(
-            model=BackboneWithHead(model, ExperienceLinear()),
+            model=BackboneWithHead(model, ExperienceLinear().to(next(model.parameters()))),
             train_mb_size=train_mb_size,
             train_epochs=train_epochs,
             **common,
@@ -114,18 +107,13 @@ class SLCA(GradientStrategy):
         """Rows for the classes, as wide as the features of an image."""
         image = self.experience.dataset.eval()[0][0].unsqueeze(0).to(self.device)
         with in_mode(self.model, training=False):
-            self.head.begin(self._classes, self.model.features(image))
+            self.head.begin(self._classes, self.model.features(image).shape[1])
 
-    def trainable_parameters(self) -> list[dict[str, Any]]:
-        """The backbone, slowly, and the rows."""
-        return [
-            {"params": self._tunable, "lr": self.backbone_lr},
-            {"params": [*self.head.part.parameters()]},
-        ]
-
-    def make_new_optimizer(self, parameters: Iterable[Any]) -> torch.optim.SGD:
-        """SGD with momentum 0.9."""
-        return plain_sgd(parameters, self.lr, self.weight_decay)
+    def make_new_optimizer(self) -> torch.optim.SGD:
+        """SGD with momentum 0.9, slow for the backbone."""
+        slow = {"params": self._tunable, "lr": self.backbone_lr}
+        rows = {"params": [*self.head.part.parameters()], "lr": self.lr}
+        return torch.optim.SGD([slow, rows], momentum=0.9, weight_decay=self.weight_decay)
 
     def schedule(self, epoch: int) -> float:
         """A tenth after each milestone."""
@@ -151,16 +139,3 @@ class SLCA(GradientStrategy):
         for epoch, losses in enumerate(epochs):
             loss = MetricValue(self, "SLCA/alignment_loss", float(losses.mean()), epoch)
             self.evaluator.publish_metric_value(loss)
-
-
-def _milestones(milestones: Sequence[int] | None, epochs: int) -> tuple[int, ...]:
-    """Epochs after which the rates fall, each within the training."""
-    if milestones is None:
-        return (max(1, round(0.9 * epochs)),)  # 18 of 20, as published for CIFAR-100
-    found = tuple(check_integer("milestones", epoch, 1) for epoch in milestones)
-    if any(epoch >= epochs for epoch in found):
-        raise ValueError(
-            f"Expected `milestones` below the {epochs} epochs of an experience, got {list(found)}: "
-            "the learning rate would never fall. Lower them, or give () to keep it."
-        )
-    return found

@@ -78,7 +78,7 @@ class Job:
         more = dict(self.tried)
         if "colours" in more:
             view = tried.Colours(more.pop("colours"))
-        common = {"verbose": False, "keep_scores": False, "precision": precision}
+        common = {"verbose": False, "precision": precision}
         mist = MISTPlugin(**{"view": view, **common, "seed": self.seed, **self.mist})
         if more:
             mist.method = tried.Scheduled(mist.options, **more)

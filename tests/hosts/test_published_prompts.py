@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from mist_avalanche.models.prompts import components
 from mist_avalanche.strategies import L2P, CODAPrompt, DualPrompt
-from mist_avalanche.strategies.prompt_based import coda_cosine
+from mist_avalanche.strategies.coda_prompt import coda_cosine
 
 ROOT = os.environ.get("HOSTS_REFERENCE_DIR") or Path(__file__).parent / "golden"
 DIRECTORY = Path(ROOT) / "prompts"

@@ -4,7 +4,6 @@ import math
 import pytest
 import timm
 import torch
-from mist_avalanche.models.cosine_head import CosineHead
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 

@@ -206,6 +206,6 @@ def test_blocks_are_the_published_ones_that_the_vit_has():
 
 def test_a_classifier_is_removed_with_a_warning():
     vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3)
-    with pytest.warns(UserWarning, match="still had its classifier, 'head'"):
+    with pytest.warns(UserWarning, match="still had its classifier, head"):
         strategy = make("l2p", model=vit)
     train(strategy, make_benchmark(2, 1, per_class=2).train_stream[0])

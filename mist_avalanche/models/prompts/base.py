@@ -98,22 +98,15 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 def choose_blocks(
     name: str, blocks: Sequence[int] | None, depth: int, *, published: Sequence[int]
 ) -> tuple[int, ...]:
-    """The blocks asked for, in order; without any, the published ones that the ViT has.
-
-    Args:
-        name: of the argument, for the error.
-        blocks: counted from 0, or None.
-        depth: number of blocks of the ViT.
-        published: by the paper.
+    """The blocks that argument ``name`` asks for; with None, the published ones that the ViT has.
 
     Raises:
-        ValueError: the ViT does not have them, or they are not different, or there is none.
+        ValueError: there is none, or the ViT, of ``depth`` blocks, does not have them.
     """
-    chosen = [b for b in published if b < depth] if blocks is None else list(blocks)
-    there = range(depth)
-    if not chosen or len({*chosen}) != len(chosen) or any(b not in there for b in chosen):
+    chosen = sorted({b for b in published if b < depth} if blocks is None else {*blocks})
+    if not chosen or not {*chosen} <= {*range(depth)}:
         raise ValueError(
-            f"Expected `{name}` to be different numbers from 0 to {depth - 1}, the blocks of this "
-            f"ViT, got {chosen}; the published ones are {list(published)}."
+            f"Expected `{name}` to be numbers from 0 to {depth - 1}, the blocks of this ViT, got "
+            f"{chosen}; the published ones are {list(published)}."
         )
-    return tuple(sorted(chosen))
+    return tuple(chosen)

@@ -19,27 +19,22 @@ class ComponentPrompts(PromptModule):
     """The prefix of a block is a sum of components, weighted by how well the query fits each.
 
     For each block α_m = cos(q ⊙ A_m, K_m) and p = Σ_m α_m P_m, over the components of all
-    experiences; the first half of p is the key prefix, the second the value prefix. Those of
-    earlier experiences are constants. New ones start orthogonal to all others
-    (:func:`orthogonal_rows`).
+    experiences; the first half of p is the key prefix, the second the value prefix. New components
+    start orthogonal to all others (:func:`orthogonal_rows`).
 
     Args:
         n_features: D.
-        per_experience: components that an experience adds; all together are at most D.
-        length: L, rows of a component: L/2 for keys and L/2 for values.
+        per_experience: components that an experience adds.
+        length: L, rows of a component.
         blocks: blocks with prefixes.
-        orthogonality: μ of the penalty μ Σ_blocks (pen(K) + pen(A) + pen(P)), where pen(Z) is the
-            mean of (Z Zᵀ - I)². The paper has 0.1; the published code has 0 because components
-            start orthogonal.
-        seed: of the starts.
+        orthogonality: μ of the loss μ Σ_blocks (pen(K) + pen(A) + pen(P)), where pen(Z) is the mean
+            of (Z Zᵀ - I)².
+        seed: of the start.
 
     Attributes:
         components: P of each experience, (blocks, m, L, D).
         keys: K of each experience, (blocks, m, D).
         attention: A of each experience, (blocks, m, D).
-
-    Raises:
-        ValueError: an argument out of its range.
     """
 
     def __init__(
@@ -65,11 +60,7 @@ class ComponentPrompts(PromptModule):
         self.attention = nn.ParameterList()
 
     def begin_experience(self) -> None:
-        """Add components orthogonal to all before; freeze the earlier ones.
-
-        Raises:
-            ValueError: more components than D, which cannot be orthogonal.
-        """
+        """Add components orthogonal to all before, or a ValueError; freeze the earlier ones."""
         room = self.n_features // self.per_experience
         if len(self.keys) >= room:
             raise ValueError(
@@ -78,20 +69,19 @@ class ComponentPrompts(PromptModule):
                 "Use a smaller per_experience."
             )
         row = (self.n_features,)
-        self.components.append(self._start(self.components, 0, (self.length, *row)))
-        self.keys.append(self._start(self.keys, 1, row))
-        self.attention.append(self._start(self.attention, 2, row))
+        self._add(self.components, 0, (self.length, *row))
+        self._add(self.keys, 1, row)
+        self._add(self.attention, 2, row)
         self.freeze_earlier()
 
-    def _start(self, earlier: nn.ParameterList, kind: int, shape: tuple[int, ...]) -> nn.Parameter:
-        """Rows (blocks, m, *shape), in each block orthogonal to those of earlier experiences."""
+    def _add(self, parts: nn.ParameterList, kind: int, shape: tuple[int, ...]) -> None:
+        """Add rows (blocks, m, *shape), in each block orthogonal to those before."""
         width, starts = math.prod(shape), []
         for b in range(len(self.blocks)):
-            old = [rows[b].detach().flatten(1) for rows in earlier]
-            draw = self.drawing(len(earlier), kind, b, width)
-            none = self._like.new_zeros(0, width)
-            starts.append(orthogonal_rows(torch.cat([none, *old]), self.per_experience, draw))
-        return self.new(torch.stack(starts).reshape(len(starts), -1, *shape))
+            old = [self._like.new_zeros(0, width), *(rows[b].detach().flatten(1) for rows in parts)]
+            draw = self.drawing(len(parts), kind, b, width)
+            starts.append(orthogonal_rows(torch.cat(old), self.per_experience, draw))
+        parts.append(self.new(torch.stack(starts).reshape(len(starts), -1, *shape)))
 
     def drawing(self, experience: int, kind: int, block: int, width: int) -> Callable[[], Tensor]:
         """What draws standard normal rows (width,) for an experience, a tensor and a block."""
@@ -99,12 +89,11 @@ class ComponentPrompts(PromptModule):
         return lambda: torch.randn(width, generator=generator, dtype=torch.float64)
 
     def forward(self, query: Tensor) -> PromptOutput:
-        """Prefixes for queries (B, D), and the penalty; none before the first experience."""
+        """Prefixes for queries (B, D), none before the first experience, and the penalty."""
         if not len(self.keys):
             return PromptOutput(query.new_zeros(()))
-        p, k, a = (
-            torch.cat([*each], dim=1) for each in (self.components, self.keys, self.attention)
-        )
+        lists = self.components, self.keys, self.attention
+        p, k, a = (torch.cat([*parts], dim=1) for parts in lists)
         # q ⊙ A has the norm √(q² · A²), and with K the product q · (A ⊙ K): no (B, m, D) is made.
         norms = (query.square() @ a.square().mT).clamp(min=1e-24).sqrt()  # (blocks, B, m)
         weights = query @ (a * F.normalize(k, dim=-1)).mT / norms

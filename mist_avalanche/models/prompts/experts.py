@@ -8,23 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from ...utils import check_integer, check_rate
-from .base import Prefix, PromptModule, PromptOutput, cosine
+from .base import PromptModule, PromptOutput, cosine
 
 
 class GeneralExpertPrompts(PromptModule):
     """Prefixes that all experiences share, and an expert for each experience, found by its key.
 
-    In training every image has the expert of the current experience t, and the loss draws its key
-    to the queries: -λ cos(q, κ_t), averaged over images. In evaluation an image has the expert with
-    the nearest key. A new expert starts as a copy of the last one; its key, the first expert and
-    the general prefixes start from U(-1, 1). On a block with both, the general prefix comes first.
+    In training every image has the expert of the current experience t, and the loss is
+    -λ cos(q, κ_t), averaged over images. In evaluation an image has the expert with the nearest
+    key. A new expert starts as a copy of the last one; its key, the first expert and the general
+    prefixes start from U(-1, 1). On a block with both, the general prefix comes first.
 
     Args:
         n_features: D.
-        general_length: Lg, rows of the key prefix and of the value prefix each.
-        expert_length: Le, likewise.
-        general_blocks: blocks with general prefixes.
-        expert_blocks: blocks with expert prefixes.
+        general_length, expert_length: Lg and Le.
+        general_blocks, expert_blocks: blocks with general and with expert prefixes.
         key_loss_weight: λ.
         seed: of the start.
 
@@ -32,9 +30,6 @@ class GeneralExpertPrompts(PromptModule):
         general: (blocks, 2, Lg, D), key and value prefixes.
         experts: of each experience (blocks, 2, Le, D).
         keys: of each experience (D,).
-
-    Raises:
-        ValueError: an argument out of its range.
     """
 
     def __init__(
@@ -69,10 +64,7 @@ class GeneralExpertPrompts(PromptModule):
         self.freeze_earlier()
 
     def forward(self, query: Tensor) -> PromptOutput:
-        """Prefixes for queries (B, D), the key loss, and the experts' ids (B, 1).
-
-        There are none before the first experience.
-        """
+        """Prefixes for queries (B, D), none before the first experience, and the experts' ids."""
         if not len(self.experts):
             return PromptOutput(query.new_zeros(()))
         similarity = cosine(query, torch.stack([*self.keys]))  # (B, T)
@@ -86,14 +78,14 @@ class GeneralExpertPrompts(PromptModule):
             loss = query.new_zeros(())
             experts = torch.stack([*self.experts])[ids[:, 0]]  # (B, blocks, 2, Le, D)
 
-        prefixes: dict[int, Prefix] = {}
-        for block in sorted({*self.general_blocks, *self.expert_blocks}):
-            parts = []
-            if block in self.general_blocks:
-                general = self.general[self.general_blocks.index(block)]
-                parts.append(general.expand(len(query), -1, -1, -1))
-            if block in self.expert_blocks:
-                parts.append(experts[:, self.expert_blocks.index(block)])
-            keys, values = torch.cat(parts, dim=2).unbind(1)  # (B, L, D) each
-            prefixes[block] = keys, values
-        return PromptOutput(loss, prefixes=prefixes, ids=ids, similarity=similarity)
+        general = self.general.unsqueeze(1).expand(-1, len(query), -1, -1, -1)
+        prefixes = dict(zip(self.general_blocks, general, strict=True))  # (B, 2, L, D) each
+        for block, expert in zip(self.expert_blocks, experts.unbind(1), strict=True):
+            first = [prefixes[block]] if block in prefixes else []
+            prefixes[block] = torch.cat([*first, expert], dim=2)
+        return PromptOutput(
+            loss,
+            prefixes={block: (p[:, 0], p[:, 1]) for block, p in prefixes.items()},
+            ids=ids,
+            similarity=similarity,
+        )

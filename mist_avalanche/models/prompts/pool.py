@@ -10,29 +10,20 @@ from .base import PromptModule, PromptOutput, cosine
 
 
 class PromptPool(PromptModule):
-    """M prompts of Lp tokens with a key each; an image takes the N whose keys are nearest.
+    """M prompts of Lp tokens with a key each; an image takes the N with the largest s = cos(q, κ).
 
-    s = cos(q, κ). The tokens of the N largest s pass through all blocks, without position
-    embedding, and the loss draws the chosen keys to the query: -λ Σ_chosen s, averaged over images.
-    All experiences share the pool. Prompts and keys start from U(-1, 1).
+    The loss is -λ Σ_chosen s, averaged over images. All experiences share the pool.
 
     Args:
         n_features: D.
-        size: M.
-        length: Lp, tokens per prompt.
-        top_k: N, prompts per image.
+        size, length, top_k: M, Lp and N.
         key_loss_weight: λ.
-        batchwise: in training, all images of a batch take the N prompts that most of them chose, as
-            published. In evaluation, where the batches of one experience would give it away, every
-            image always chooses for itself.
-        seed: of the start.
+        batchwise: in training, all images of a batch take the N prompts that most of them chose.
+        seed: of the start, from U(-1, 1).
 
     Attributes:
         prompts: (M, Lp, D).
         keys: (M, D).
-
-    Raises:
-        ValueError: an argument out of its range.
     """
 
     def __init__(

@@ -10,15 +10,16 @@ dropped. So timm's own attention computes, fused or not, and prefixes pass throu
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..backbone_with_head import BackboneWithHead
-from ..vit import run_attached, vit_blocks
+from ..vit import vit_blocks
 from .base import PromptModule, PromptOutput
 
 
@@ -27,8 +28,7 @@ class PromptedViT(BackboneWithHead):
 
     The first pass, without prompts and without gradient, gives the query: the ViT's features. The
     second has the prompts that belong to the query. Features are the mean of the outputs at the
-    prompt tokens where there are any, otherwise the ViT's own. ``train()`` leaves the ViT in
-    evaluation mode.
+    prompt tokens where there are any, otherwise the ViT's own.
 
     Args:
         backbone: timm's VisionTransformer without classifier.
@@ -37,13 +37,10 @@ class PromptedViT(BackboneWithHead):
 
     Attributes:
         output: the prompts of the last batch.
-
-    Raises:
-        ValueError: the backbone is not timm's VisionTransformer.
     """
 
     def __init__(self, backbone: nn.Module, prompts: PromptModule, head: nn.Module) -> None:
-        vit_blocks(backbone)
+        vit_blocks(backbone)  # or a ValueError
         super().__init__(backbone, head)
         self.prompts = prompts
         self.output: PromptOutput | None = None
@@ -67,16 +64,15 @@ class PromptedViT(BackboneWithHead):
     def _with_prompts(self, output: PromptOutput, x: Tensor) -> Tensor:
         """Features (B, D) of images with these prompts."""
         vit: Any = self.backbone
-
-        def attach() -> AbstractContextManager[None]:
-            return prompts_attached(vit, output)
-
+        with ExitStack() as stack:
+            for handle in _hooks(vit, output):
+                stack.enter_context(handle)
+            features: Tensor = vit(x) if output.tokens is None else vit.forward_features(x)
         if output.tokens is None:
-            return run_attached(vit, x, attach)
-        tokens = run_attached(vit, x, attach, run=vit.forward_features)
+            return features
         first = vit.num_prefix_tokens
         last = first + output.tokens.shape[1]
-        features: Tensor = vit.fc_norm(tokens[:, first:last].mean(1))
+        features = vit.fc_norm(features[:, first:last].mean(1))
         return features
 
     def train(self, mode: bool = True) -> PromptedViT:
@@ -90,17 +86,13 @@ class PromptedViT(BackboneWithHead):
         return {**vars(self), "output": None}
 
 
-@contextmanager
-def prompts_attached(vit: Any, output: PromptOutput) -> Iterator[None]:
-    """Inside, a ViT has these prompts."""
-    with ExitStack() as stack:
-        if output.tokens is not None:
-            hook = partial(_insert_tokens, output.tokens, vit.num_prefix_tokens)
-            stack.callback(vit.norm_pre.register_forward_hook(hook).remove)
-        for block, (keys, values) in output.prefixes.items():
-            if keys.shape[1]:
-                _attach_prefix(stack, vit.blocks[block].attn, keys, values)
-        yield
+def _hooks(vit: Any, output: PromptOutput) -> Iterator[RemovableHandle]:
+    """Attach prompts to a ViT until the handles are removed."""
+    if output.tokens is not None:
+        insert = partial(_insert_tokens, output.tokens, vit.num_prefix_tokens)
+        yield vit.norm_pre.register_forward_hook(insert)
+    for block, (keys, values) in output.prefixes.items():
+        yield from _prefix_hooks(vit.blocks[block].attn, keys, values)
 
 
 def _insert_tokens(
@@ -110,8 +102,8 @@ def _insert_tokens(
     return torch.cat([x[:, :first], tokens.to(x.dtype), x[:, first:]], dim=1)
 
 
-def _attach_prefix(stack: ExitStack, attn: Any, keys: Tensor, values: Tensor) -> None:
-    """Let an attention have a prefix (B, L, D) until the stack is closed."""
+def _prefix_hooks(attn: Any, keys: Tensor, values: Tensor) -> Iterator[RemovableHandle]:
+    """Attach a prefix (B, L, D) to an attention."""
     length = keys.shape[1]
 
     def make_room(_module: nn.Module, inputs: Any) -> Any:
@@ -125,9 +117,6 @@ def _attach_prefix(stack: ExitStack, attn: Any, keys: Tensor, values: Tensor) ->
     def drop(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
         return out[:, length:]
 
-    for handle in (
-        attn.register_forward_pre_hook(make_room),
-        attn.qkv.register_forward_hook(fill),
-        attn.register_forward_hook(drop, prepend=True),  # other hooks see n outputs
-    ):
-        stack.callback(handle.remove)
+    yield attn.register_forward_pre_hook(make_room)
+    yield attn.qkv.register_forward_hook(fill)
+    yield attn.register_forward_hook(drop, prepend=True)  # other hooks see n outputs
