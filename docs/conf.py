@@ -13,7 +13,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from mist_avalanche import __version__
-from mist_avalanche.cli.options import parser
+from mist_avalanche.cli import COMMANDS, parser_for
 
 project = "mist_avalanche"
 release = version = __version__
@@ -41,8 +41,8 @@ nitpick_ignore_regex = [
     # types that have no page
     (
         r"py:class",
-        r"([\w.]*\.)?(_\w+|Runs|Rows|Transform|View|Source|Batch|Change|Memory|Model|Objective"
-        r"|EvaluationPlugin|SelectionHistory|SubspaceViT|Picture)",
+        r"([\w.]*\.)?(_\w+|AdapterName|Batch|Common|EvaluationPlugin|Items|MISTOptions|Model|Objective"
+        r"|PromptModule|Runs|Schedule|Transform|Unpack|View)",
     ),
 ]
 
@@ -61,8 +61,14 @@ class CommandLine(SphinxDirective):
     """Every subcommand of the parser, with its options."""
 
     def run(self) -> list[nodes.Node]:
-        """One section a subcommand."""
-        return [self._section(command, about) for command, about in _commands(parser())]
+        """One section per subcommand."""
+        sections = []
+        for name in COMMANDS:
+            (actions,) = _subcommands(parser_for(name))
+            sections += [
+                self._section(c, a) for c, a in _commands(actions.choices[name], COMMANDS[name])
+            ]
+        return sections
 
     def _section(self, command: argparse.ArgumentParser, about: str) -> nodes.section:
         section = nodes.section(ids=[nodes.make_id(command.prog)])
@@ -91,11 +97,15 @@ class CommandLine(SphinxDirective):
         return nodes.definition_list_item("", term, nodes.definition("", body))
 
 
+def _subcommands(command: argparse.ArgumentParser) -> list[Any]:
+    return [a for a in command._actions if isinstance(a, argparse._SubParsersAction)]
+
+
 def _commands(
     command: argparse.ArgumentParser, about: str = ""
 ) -> Iterator[tuple[argparse.ArgumentParser, str]]:
     """The parsers that have no further subcommands, in order, and what they are for."""
-    below = [a for a in command._actions if isinstance(a, argparse._SubParsersAction)]
+    below = _subcommands(command)
     if not below:
         yield command, about
     for action in below:
@@ -113,8 +123,9 @@ def _as_mathml(writer: Any, node: nodes.Element) -> None:
 
 
 def _plain_roles(_app: Sphinx, _what: str, _name: str, _of: Any, _options: Any, lines: list[str]):
-    """Let a docstring's ``docs/page.md`` lead to the page."""
+    """Let a docstring's ``docs/page.md`` lead to the page, and its ``|h|`` be a norm."""
     lines[:] = [re.sub(r"``docs/([\w-]+)\.md``", r":doc:`/\1`", line) for line in lines]
+    lines[:] = [re.sub(r"(?<!`)\|(\w)\|", r"\\|\1\\|", line) for line in lines]
 
 
 def setup(app: Sphinx) -> None:

@@ -1,7 +1,6 @@
-"""A strategy of your own, compared with those of the package: linear discriminant analysis.
+"""A strategy of your own, linear discriminant analysis, compared with those of the package.
 
-    mist-avalanche compare --strategies \
-        simplecil,simplecil+mist,./examples/own_strategy.py:LDA,./examples/own_strategy.py:LDA+mist
+mist-avalanche compare --strategies simplecil+mist,./examples/own_strategy.py:LDA+mist
 """
 
 import torch
@@ -9,39 +8,39 @@ import torch
 from mist_avalanche import MISTPlugin
 from mist_avalanche.benchmarks import SplitGlyphs
 from mist_avalanche.models import BackboneWithHead, PrototypeHead, create_backbone
-from mist_avalanche.strategies import FeatureStrategy
+from mist_avalanche.strategies import FeatureStrategy, register
 
 
 class LDAHead(PrototypeHead):
-    """Logits f Σ⁻¹ μ_c - μ_cᵀ Σ⁻¹ μ_c / 2, of class means μ_c and one covariance Σ of all."""
+    """Logits f Σ⁻¹ μ_c - μ_cᵀ Σ⁻¹ μ_c / 2, of class means μ_c and one covariance Σ."""
 
     def __init__(self, shrinkage):
         super().__init__()
         self.shrinkage = shrinkage
-        self.register_buffer("scatter", torch.zeros(0, 0, dtype=torch.float64))
+        self.register_buffer("scatter", torch.zeros((), dtype=torch.float64))
 
-    @torch.no_grad()
     def update(self, features, labels):
-        super().update(features, labels)  # class sums and counts
+        super().update(features, labels)  # sums and counts per class
         for y in labels.unique():
             own = features[labels == y].double()
             own = own - own.mean(0)
-            scatter = own.T @ own  # (D, D)
-            self.scatter = scatter + self.scatter if len(self.scatter) else scatter
+            self.scatter = self.scatter + own.T @ own  # (D, D)
+
+    def move(self, drift):  # of the features, f ↦ f W + b, where drift is compensated
+        super().move(drift)
+        self.scatter = drift.weight.T @ self.scatter @ drift.weight
 
     def forward(self, features):
         if not self.seen.any():
             return super().forward(features)
-        width = len(self.scatter)
         covariance = self.scatter / self.counts.sum()
-        unit = torch.eye(width, dtype=covariance.dtype, device=covariance.device)
-        covariance = covariance + self.shrinkage * covariance.trace() / width * unit
+        covariance.diagonal().add_(self.shrinkage * covariance.diagonal().mean())
         weight = torch.linalg.solve(covariance, self.prototypes.T)  # (D, C)
-        bias = -(self.prototypes.T * weight).sum(0) / 2
-        logits = features.double() @ weight + bias
+        logits = features.double() @ weight - (self.prototypes.T * weight).sum(0) / 2
         return logits.to(features.dtype).masked_fill(~self.seen, -1000.0)
 
 
+@register("lda", title="LDA")
 class LDA(FeatureStrategy):
     """The base extracts features, calls `fit`, caches test features and saves the state."""
 

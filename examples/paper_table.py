@@ -1,13 +1,14 @@
-"""The six hosts of the paper, each without and with MIST, on one benchmark: a table of twelve.
+"""The six strategies of the paper, each without and with MIST, on one benchmark.
 
-Options are those of `mist-avalanche compare` without --strategies, and --settings FILE.json with
-arguments of each host, under the names that RunConfig has for them:
+Options are those of `mist-avalanche compare`, but for --strategies, and --settings FILE.json with
+arguments of each strategy, under the names that RunConfig has for them:
 
     {"slca": {"strategy_args": {"train_epochs": 50}, "mist_args": {"lr": 1e-4}}}
 """
 
 import argparse
 import json
+import logging
 import shlex
 import sys
 from dataclasses import replace
@@ -18,30 +19,29 @@ from mist_avalanche.cli.options import add_experiment, config_of
 from mist_avalanche.runs import RunConfig
 from mist_avalanche.runs.checks import check_runs
 
-HOSTS = ("simplecil", "ranpac", "l2p", "dualprompt", "ease", "slca")
+STRATEGIES = ("simplecil", "ranpac", "l2p", "dualprompt", "ease", "slca")
+PARTS = {"strategy_args", "mist_args"}
 
 
-def settings_of_hosts(file):
-    """Arguments by host, checked."""
+def read_settings(file):
+    """Arguments by strategy, checked."""
     settings = json.loads(file.read_text()) if file else {}
-    for host, given in settings.items():
-        if host not in HOSTS:
-            raise ValueError(f"{file} has {host!r}. The hosts are {', '.join(HOSTS)}.")
-        if unknown := given.keys() - {"strategy_args", "mist_args"}:
-            raise ValueError(f"{file} has {min(unknown)!r}. Use strategy_args and mist_args.")
-        check_runs([RunConfig(strategy=host, mist=True, **given)])
+    if unknown := settings.keys() - {*STRATEGIES}:
+        raise ValueError(f"{file} has {min(unknown)!r}. Strategies are {', '.join(STRATEGIES)}.")
+    if unknown := {part for given in settings.values() for part in given} - PARTS:
+        raise ValueError(f"{file} has {min(unknown)!r}. Use {' and '.join(sorted(PARTS))}.")
+    for strategy, given in settings.items():
+        check_runs([RunConfig(strategy=strategy, mist=True, **given)])
     return settings
 
 
 def methods_of(base, settings):
-    """Every host without and with MIST."""
-    for host in HOSTS:
-        given = {
-            name: {**getattr(base, name), **settings.get(host, {}).get(name, {})}
-            for name in ("strategy_args", "mist_args")
-        }
+    """Every strategy without and with MIST."""
+    for strategy in STRATEGIES:
+        given = settings.get(strategy, {})
+        merged = {part: {**getattr(base, part), **given.get(part, {})} for part in PARTS}
         for mist in (False, True):
-            yield replace(base, strategy=host, mist=mist, **given)
+            yield replace(base, strategy=strategy, mist=mist, **merged)
 
 
 def main():
@@ -50,12 +50,13 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_experiment(parser)
-    parser.add_argument("--settings", type=Path, metavar="FILE.json", help="arguments of each host")
+    parser.add_argument("--settings", type=Path, metavar="FILE.json", help="of each strategy")
     args = parser.parse_args()
     args.command_line = shlex.join(["python", *sys.argv])
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("mist_avalanche").setLevel(logging.INFO)
     try:
-        methods = methods_of(config_of(args), settings_of_hosts(args.settings))
-        run_and_report([*methods], args, "paper")
+        run_and_report([*methods_of(config_of(args), read_settings(args.settings))], args, "paper")
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"paper_table.py: {error}")
 

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from .utils import atomic_write
 
-Model: TypeAlias = nn.Module | Mapping[str, Any]
+Model: TypeAlias = nn.Module | Mapping[str, Tensor]
 
 _FORMAT = "mist_avalanche delta 2"
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -51,10 +50,14 @@ def save_delta(
         source: of the base, such as a timm name or a URL.
 
     Raises:
-        ValueError: the two have other names, shapes or dtypes, or share their memory.
+        ValueError: names, shapes or dtypes are not the same, or nothing differs.
     """
-    after, before = _tensors_of(adapted), _tensors_of(base)
-    _check_pair(after, before)
+    after, before = _tensors(adapted), _tensors(base)
+    _check_same(
+        {name: (tensor.shape, tensor.dtype) for name, tensor in after.items()},
+        {name: (tensor.shape, tensor.dtype) for name, tensor in before.items()},
+        "The adapted model and its base need the same names, shapes and dtypes",
+    )
     vectors: dict[str, Tensor] = {}
     for name, tensor in after.items():
         xor = _bits(before[name]).flatten().cpu() ^ _bits(tensor).flatten().cpu()
@@ -62,16 +65,21 @@ def save_delta(
         if len(index):
             vectors[f"{name}:index"] = index.to(torch.int32)
             vectors[f"{name}:xor"] = xor[index]
+    if not vectors:
+        raise ValueError(
+            "The adapted model does not differ from its base. If it should, copy the base before "
+            "tuning by copy.deepcopy(model): state_dict() does not copy."
+        )
     info = {
         "changed": sum(len(vector) for vector in vectors.values()) // 2,
         "total": sum(tensor.numel() for tensor in after.values()),
-        "settings": None if settings is None else dict(settings),
+        "settings": settings,
         "license": license,
         "source": source,
     }
     metadata = {
         "format": _FORMAT,
-        "info": json.dumps(info),
+        "info": json.dumps(info, default=dict),
         "base": json.dumps({name: _fingerprint(tensor) for name, tensor in before.items()}),
         "adapted": json.dumps({name: _fingerprint(tensor) for name, tensor in after.items()}),
     }
@@ -91,17 +99,12 @@ def apply_delta(model: Model, path: str | Path) -> None:
         ValueError: the file is not a delta, or it belongs to another base; the message names the
             first tensor that differs.
     """
-    _change(model, path, revert=False)
+    _change(model, path, start="base")
 
 
 def revert_delta(model: Model, path: str | Path) -> None:
-    """Turn the adapted model back into its base: the inverse of :func:`apply_delta`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not a delta, or the model is not the one that it leads to.
-    """
-    _change(model, path, revert=True)
+    """Turn the adapted model back into its base: the inverse of :func:`apply_delta`."""
+    _change(model, path, start="adapted")
 
 
 def read_info(path: str | Path) -> dict[str, Any]:
@@ -110,74 +113,50 @@ def read_info(path: str | Path) -> dict[str, Any]:
     Returns:
         ``changed`` and ``total``, numbers of entries; ``settings``, ``license`` and ``source`` as
         given to :func:`save_delta`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not a delta.
     """
-    with _opened(path) as (_, metadata):
-        info: dict[str, Any] = json.loads(metadata["info"])
+    info: dict[str, Any] = json.loads(_read(path)[1]["info"])
     return info
 
 
-def _change(model: Model, path: str | Path, *, revert: bool) -> None:
-    """Take a model from one side of a delta to the other."""
-    tensors = _tensors_of(model)
+def _change(model: Model, path: str | Path, *, start: str) -> None:
+    """Take a model from one side of a delta, ``"base"`` or ``"adapted"``, to the other."""
+    vectors, metadata = _read(path)
+    tensors = _tensors(model)
     found = {name: _fingerprint(tensor) for name, tensor in tensors.items()}
-    with _opened(path) as (file, metadata):
-        sides = [json.loads(metadata[side]) for side in ("base", "adapted")]
-        start, end = reversed(sides) if revert else sides
-        if found != start:
-            if found == end:
-                raise ValueError(f"{path} is already {'reverted' if revert else 'applied'}.")
-            missing = found.keys() ^ start.keys()
-            name = min(missing or [name for name in start if found[name] != start[name]])
-            raise ValueError(
-                f"{path} belongs to another model: {name!r} is {found.get(name, 'missing')}, "
-                f"expected {start.get(name, 'no such tensor')}."
-            )
-        # Everything is computed before anything is written: tied weights, which have several names,
-        # would otherwise be flipped twice.
-        patches = []
-        for name, tensor in tensors.items():
-            if start[name] != end[name]:
-                bits = _bits(tensor)
-                index = file.get_tensor(f"{name}:index").to(bits.device, torch.int64)
-                xor = file.get_tensor(f"{name}:xor").to(bits.device)
-                patches.append((bits, index, bits.take(index) ^ xor))
+    _check_same(found, json.loads(metadata[start]), f"{path} needs its {start} model")
+    patches = []  # all are computed before any is written, as tied weights have several names
+    for name, tensor in tensors.items():
+        if f"{name}:index" in vectors:
+            bits = _bits(tensor)
+            index = vectors[f"{name}:index"].to(bits.device, torch.int64)
+            xor = vectors[f"{name}:xor"].to(bits.device)
+            patches.append((bits, index, bits.take(index) ^ xor))
     for bits, index, values in patches:
         bits.put_(index, values)
 
 
-def _tensors_of(model: Model) -> dict[str, Tensor]:
-    """The tensors of a state dict, in their own memory."""
-    if isinstance(model, nn.Module):
-        model = getattr(model, "_orig_mod", model).state_dict()  # torch.compile prefixes the names
-    return {name: value.detach() for name, value in model.items() if isinstance(value, Tensor)}
+def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A delta's vectors and metadata."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            vectors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a delta: {error}.") from error
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(f"{path} is not a delta of this version. Write it again with save_delta.")
+    return vectors, metadata
 
 
-def _check_pair(after: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> None:
-    if names := after.keys() ^ before.keys():
-        raise ValueError(
-            f"{min(names)!r} is not in both the adapted model and its base. Give the backbone "
-            "itself on both sides, such as model[0]."
-        )
-    for name, tensor in after.items():
-        if _layout(tensor) != _layout(before[name]):
-            raise ValueError(
-                f"{name!r} is {_layout(tensor)} in the adapted model and {_layout(before[name])} "
-                "in its base. A delta needs equal shapes and dtypes."
-            )
-        if tensor.numel() and tensor.data_ptr() == before[name].data_ptr():
-            raise ValueError(
-                f"{name!r} of the base is the adapted model's own memory, so nothing differs. Copy "
-                "the base before tuning, by copy.deepcopy(model): state_dict() does not copy."
-            )
+def _tensors(model: Model) -> Mapping[str, Tensor]:
+    return model.state_dict() if isinstance(model, nn.Module) else model
 
 
-def _layout(tensor: Tensor) -> str:
-    """Dtype and shape, such as ``float32 (3, 4)``."""
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+def _check_same(found: Mapping[str, Any], expected: Mapping[str, Any], problem: str) -> None:
+    """ValueError that names the first tensor that is missing, unexpected or different."""
+    names = found.keys() | expected.keys()
+    if wrong := [name for name in names if found.get(name) != expected.get(name)]:
+        raise ValueError(f"{problem}, but {min(wrong)!r} differs.")
 
 
 def _bits(tensor: Tensor) -> Tensor:
@@ -187,21 +166,6 @@ def _bits(tensor: Tensor) -> Tensor:
 
 def _fingerprint(tensor: Tensor) -> str:
     """Dtype, shape and a hash of the bits."""
-    flat: Any = _bits(tensor).cpu().contiguous().flatten().numpy()
-    return f"{_layout(tensor)} {hashlib.blake2b(flat.data, digest_size=16).hexdigest()}"
-
-
-@contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    """A delta's file and its metadata."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise ValueError(
-                    f"{path} is not a delta of this version of mist_avalanche. Write it again with "
-                    "save_delta."
-                )
-            yield file, metadata
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a delta that can be read: {error}.") from error
+    bits: Any = _bits(tensor).cpu().contiguous().flatten().numpy()
+    digest = hashlib.blake2b(bits.data, digest_size=16).hexdigest()
+    return f"{tensor.dtype} {tuple(tensor.shape)} {digest}"

@@ -32,7 +32,7 @@ class MISTPlugin(SupervisedPlugin):
     selects at most ``select_rate`` of them, and tunes those with SGD, most of them dropped in every
     step. While the strategy trains, the strategy's own backbone gradients get the same mask. An
     entry that is not selected never changes by a bit, whatever optimizer the strategy has
-    (``docs/sparsity.md``). A plugin belongs to one strategy.
+    (``docs/mist.md``). A plugin belongs to one strategy.
 
     In an online stream (``split_online_stream``) it scores and tunes once, on the first part with
     two classes and ``batch_size`` images; until then the backbone stays as it is, with a warning.
@@ -79,7 +79,6 @@ class MISTPlugin(SupervisedPlugin):
         compile: use ``torch.compile`` for scoring and tuning.
         view: the second view. None for the paper's, ``{"flip": 0}`` for the paper's with another
             argument of :class:`~mist_avalanche.method.SecondView`, or ``f(batch, generator)``.
-        keep_scores: keep the sensitivity, in CPU memory, after the selection.
         seed: of all random draws; None takes ``torch.initial_seed()``.
         verbose: show progress bars.
 
@@ -119,7 +118,6 @@ class MISTPlugin(SupervisedPlugin):
         precision: Literal["32", "bf16"] = "32",
         compile: bool = False,
         view: Mapping[str, Any] | View | None = None,
-        keep_scores: bool = True,
         seed: int | None = None,
         verbose: bool = True,
     ) -> None:
@@ -158,7 +156,7 @@ class MISTPlugin(SupervisedPlugin):
 
     @property
     def sensitivity(self) -> dict[str, Tensor]:
-        """Scores of the last score pass by parameter name; empty without ``keep_scores``."""
+        """Scores of the last score pass by parameter name, on the CPU."""
         return self.method.sensitivity
 
     @property

@@ -1,25 +1,26 @@
 """Class-incremental benchmarks: every class in one experience, no image lost.
 
-A benchmark of your own is a function that returns an Avalanche benchmark with a train and a test
-stream, for example ``nc_benchmark(...)``, or :func:`stream.class_incremental` on a training and a
-test set. The labels of one experience must be in no other one, and task labels should be 0. Two
-attributes are read where the benchmark has them, and both are optional: ``class_names``, the
-names by label, and ``split_name``, a string that says how training and test images are divided.
-The command takes the function as ``--benchmark package.module:function``::
+A benchmark of your own is a function from a number of experiences to an Avalanche benchmark, made
+with ``nc_benchmark`` or with :func:`mist_avalanche.benchmarks.stream.class_incremental`::
 
-    def letters(n_experiences=5):
-        benchmark = nc_benchmark(train_set, test_set, n_experiences, task_labels=False, seed=0)
-        benchmark.class_names = [chr(65 + c) for c in benchmark.classes_order]
-        return benchmark
+    def letters(n_experiences=5, *, seed=1993):
+        train, test = MyLetters(train=True), MyLetters(train=False)  # (image, class id), .targets
+        names = string.ascii_uppercase
+        return class_incremental(train, test, n_experiences, class_names=names, seed=seed)
+
+Its ``train_stream`` and ``test_stream`` are read, and where it has them ``class_names`` (by label)
+and ``split_name`` (how the data are divided into training and test). Task labels should be 0. The
+command takes it as ``--benchmark package.module:letters``, and gives it those of ``seed``,
+``dataset_root``, ``image_size`` and ``normalize`` that it has arguments for.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 
 from avalanche.benchmarks import NCScenario
 
 from .glyphs import SplitGlyphs
-from .image_sets import (
+from .image_benchmarks import (
+    IMAGE_BENCHMARKS,
     SplitCars196,
     SplitCIFAR100,
     SplitCUB200,
@@ -30,18 +31,11 @@ from .image_sets import (
 from .omniglot import SplitOmniglot
 
 # By the names of the command's --benchmark.
-BENCHMARKS: Mapping[str, Callable[..., NCScenario]] = MappingProxyType(
-    {
-        "glyphs": SplitGlyphs,
-        "omniglot": SplitOmniglot,
-        "cifar100": SplitCIFAR100,
-        "cub200": SplitCUB200,
-        "imagenet-r": SplitImageNetR,
-        "imagenet-a": SplitImageNetA,
-        "cars196": SplitCars196,
-        "folder": SplitFolder,
-    }
-)
+BENCHMARKS: dict[str, Callable[..., NCScenario]] = {
+    "glyphs": SplitGlyphs,
+    "omniglot": SplitOmniglot,
+    **{benchmark.name: benchmark for benchmark in IMAGE_BENCHMARKS},
+}
 
 __all__ = [
     "BENCHMARKS",

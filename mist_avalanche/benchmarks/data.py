@@ -3,55 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from ..utils import nearest_first
-from . import image_sets as sets
-from .find import Dataset, data_folder, find, find_archives, find_folder
-from .layouts import Split
+from .find import Dataset, data_folder, find, find_archives
+from .image_benchmarks import IMAGE_BENCHMARKS, SplitFolder
 
-_KNOWN = (
-    sets.SplitCIFAR100,
-    sets.SplitCUB200,
-    sets.SplitImageNetR,
-    sets.SplitImageNetA,
-    sets.SplitCars196,
-)
-DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in _KNOWN}
-
-
-@dataclass(frozen=True)
-class DataReport:
-    """What a copy of a dataset holds."""
-
-    found: Split
-    split: str
-    incomplete: list[str]  # where its numbers differ from those of the dataset
-    unreadable: list[str]  # images that cannot be read, each with the reason
-    duplicates: list[tuple[str, str]]  # training and test images with the same pixels
-
-    @property
-    def ok(self) -> bool:
-        """Whether it is complete, and every image is readable and in one part only."""
-        return not (self.incomplete or self.unreadable or self.duplicates)
-
-    def __str__(self) -> str:
-        found = self.found
-        lines = [
-            f"folder      {found.root}",
-            f"split       {self.split}",
-            f"classes     {len(found.class_names)}",
-            f"images      {len(found.train)} for training, {len(found.test)} for testing",
-            f"complete    {'no: ' + '; '.join(self.incomplete) if self.incomplete else 'yes'}",
-            f"unreadable  {len(self.unreadable)}",
-            *(f"            {problem}" for problem in self.unreadable[:20]),
-            f"duplicates  {len(self.duplicates)} between training and test",
-            *(f"            {train} = {test}" for train, test in self.duplicates[:20]),
-        ]
-        return "\n".join(lines)
+DATASETS = {b.name: b for b in IMAGE_BENCHMARKS if b is not SplitFolder}
 
 
 def listing(root: str | Path | None = None) -> str:
@@ -59,13 +19,13 @@ def listing(root: str | Path | None = None) -> str:
     where = data_folder(root)
     lines = [f"{'name':10}  {'classes':7}  {'download':8}  copy"]
     for dataset in DATASETS.values():
-        size = f"{dataset.archive.size / 1e9:.2f} GB" if dataset.archive else "by hand"
+        size = f"{dataset.size / 1e9:.2f} GB" if dataset.url else "by hand"
         try:
-            found = find_folder(dataset, where, dataset.layouts)
+            found = find(dataset, where, unpacking=False)
+            copy = f"{found.root} ({dataset.split_name(found)})"
+        except FileNotFoundError:
             archives = find_archives(dataset, where)
             copy = f"{archives[0]}, not unpacked yet" if archives else f"none in {where}"
-            if found is not None:
-                copy = f"{found.root} ({dataset.split_name(found)})"
         except (ValueError, OSError) as error:
             copy = str(error)
         lines.append(f"{dataset.name:10}  {dataset.n_classes:<7}  {size:8}  {copy}")
@@ -85,14 +45,17 @@ def get(name: str, root: str | Path | None = None, *, progress: bool = True) -> 
 
 def check(
     name: str, root: str | Path | None = None, split: str | None = None, *, progress: bool = True
-) -> DataReport:
+) -> tuple[str, bool]:
     """Read every image of a copy of a dataset, or of a ``"folder"``.
+
+    Returns:
+        A report, and whether the copy is complete, and every image readable and in one part only.
 
     Raises:
         FileNotFoundError: there is no copy.
         ValueError: an unknown name, or a copy that cannot be used at all.
     """
-    dataset = sets.SplitFolder if name == "folder" else _dataset(name)
+    dataset = SplitFolder if name == SplitFolder.name else _dataset(name)
     found = find(dataset, root, split)
     unreadable: list[str] = []
     names: list[dict[bytes, str]] = []  # of training and test images, by a hash of their pixels
@@ -108,9 +71,19 @@ def check(
                 names[-1][pixels.digest()] = images.names[i]
     train, test = names
     duplicates = sorted((train[pixels], test[pixels]) for pixels in train.keys() & test.keys())
-    return DataReport(
-        found, dataset.split_name(found), dataset.differences(found), unreadable, duplicates
-    )
+    differences = dataset.differences(found)
+    lines = [
+        f"folder      {found.root}",
+        f"split       {dataset.split_name(found)}",
+        f"classes     {len(found.class_names)}",
+        f"images      {len(found.train)} for training, {len(found.test)} for testing",
+        f"complete    {'no: ' + '; '.join(differences) if differences else 'yes'}",
+        f"unreadable  {len(unreadable)}",
+        *(f"            {problem}" for problem in unreadable[:20]),
+        f"duplicates  {len(duplicates)} between training and test",
+        *(f"            {a} = {b}" for a, b in duplicates[:20]),
+    ]
+    return "\n".join(lines), not (differences or unreadable or duplicates)
 
 
 def _dataset(name: str) -> Dataset:

@@ -6,11 +6,11 @@ import os
 import shutil
 import tarfile
 import tempfile
-import urllib.request
 import zipfile
 from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
+from urllib.parse import urlparse
+from urllib.request import Request, urlopen
 
 from torchvision.datasets.utils import check_md5
 from tqdm.auto import tqdm
@@ -18,46 +18,28 @@ from tqdm.auto import tqdm
 TIMEOUT = 60.0  # seconds without a byte
 
 
-class OfficialArchive(NamedTuple):
-    """An archive at its official source, and the split of the dataset that it has."""
-
-    url: str
-    filename: str
-    size: int  # bytes
-    md5: str
-    split: str
-
-
-def fetch(archive: OfficialArchive, folder: Path, *, progress: bool = True) -> Path:
-    """Download an archive into a folder; it gets its name when its checksum is right.
-
-    Returns:
-        Its path.
-
-    Raises:
-        ValueError: what came is not the official archive.
-        OSError: no network, space or permission.
-    """
-    path = folder / archive.filename
-    temporary = folder / f".{archive.filename}.{os.getpid()}"
-    request = urllib.request.Request(archive.url, headers={"User-Agent": "mist-avalanche"})
+def fetch(url: str, md5: str, folder: Path, *, progress: bool = True) -> Path:
+    """Download an archive into a folder; it gets its name once its checksum is right."""
+    path = folder / Path(urlparse(url).path).name
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    request = Request(url, headers={"User-Agent": "mist-avalanche"})
     bar = {"desc": path.name, "unit": "B", "unit_scale": True, "disable": not progress}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (
-            urllib.request.urlopen(request, timeout=TIMEOUT) as response,
+            urlopen(request, timeout=TIMEOUT) as response,
             temporary.open("wb") as file,
-            tqdm.wrapattr(file, "write", total=archive.size, **bar) as out,
+            tqdm.wrapattr(file, "write", total=response.length, **bar) as out,
         ):
             shutil.copyfileobj(response, out, 1 << 20)
-        if not check_md5(temporary, archive.md5):
+        if not check_md5(temporary, md5):
             raise ValueError(
-                f"{archive.url} sent {temporary.stat().st_size} bytes, which are not the official "
-                f"archive of {archive.size} bytes (md5 {archive.md5}). Try again."
+                f"{url} sent {temporary.stat().st_size} bytes whose md5 is not {md5}: something "
+                "else, or a part. Try again."
             )
         temporary.replace(path)
     except (OSError, HTTPException) as error:
-        raise OSError(f"Cannot download {archive.url} to {folder}: {error}. Try again.") from error
+        raise OSError(f"Cannot download {url} to {folder}: {error}. Try again.") from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -71,17 +53,16 @@ def archive_stem(name: str) -> str:
     return ""
 
 
-def unpack(archive: Path, target: Path) -> None:
-    """Unpack a zip or tar into the new folder ``target``, which appears when it is whole.
+def unpacked(archive: Path) -> Path:
+    """The folder beside a zip or tar with what is in it: unpacked, unless it is there.
 
-    A folder that is alone at the top of the archive becomes ``target``.
-
-    Raises:
-        ValueError: the archive is broken.
-        OSError: no space or permission.
+    It appears when it is whole. A folder that is alone at the top of the archive becomes it.
     """
+    folder = archive.with_name(archive_stem(archive.name) or f"{archive.name}-unpacked")
+    if folder.exists():
+        return folder
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
             content = Path(temporary) / "content"
             content.mkdir()
             if zipfile.is_zipfile(archive):
@@ -92,8 +73,8 @@ def unpack(archive: Path, target: Path) -> None:
                     opened_tar.extractall(content, filter="data")
             inside = [path for path in content.iterdir() if path.name != "__MACOSX"]
             whole = inside[0] if len(inside) == 1 and inside[0].is_dir() else content
-            if not target.exists():  # else another process was faster
-                whole.rename(target)
+            if not folder.exists():  # else another process was faster
+                whole.rename(folder)
     except Exception as error:  # a broken archive raises any type, depending on its format
         if isinstance(error, OSError) and error.errno:
             reason = f"Cannot unpack {archive} beside itself: {error.strerror}"
@@ -101,3 +82,4 @@ def unpack(archive: Path, target: Path) -> None:
         raise ValueError(
             f"{archive} is broken or cut off ({error}). Remove it and get it again."
         ) from error
+    return folder

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from avalanche.benchmarks.datasets import default_dataset_location
 
-from .download import OfficialArchive, archive_stem, fetch, unpack
+from .download import archive_stem, fetch, unpacked
+from .images import digest
 from .layouts import Layout, Split
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,9 @@ class Dataset:
     layouts: Sequence[Layout]  # of its copies, the preferred one first
     folder_names: Sequence[str] = ()  # and names of archives: lower-case letters and digits
     how_to_get: str  # what to get by hand, and where
-    archive: OfficialArchive | None = None
+    url: str = ""  # of the official archive, if there is one
+    size: int = 0  # of the archive, in bytes
+    md5: str = ""  # of the archive
     n_classes: int | None = None  # None: any number
     n_images: int | None = None  # training and test images together
     known_splits: Mapping[tuple[int, int], str] = field(default_factory=dict)  # by their sizes
@@ -34,7 +37,7 @@ class Dataset:
         """How the images are divided, for results, with a digest of the test images."""
         known = self.known_splits.get((len(found.train), len(found.test)))
         like = f" ({known})" if known and found.kind.endswith("folders") else ""
-        return f"{found.kind}{like}, test images {found.test.digest()}"
+        return f"{found.kind}{like}, test images {digest(found.test)}"
 
     def differences(self, found: Split) -> list[str]:
         """Where a copy has another number of classes or images."""
@@ -52,10 +55,11 @@ def find(
     root: str | Path | None = None,
     split: str | None = None,
     *,
+    unpacking: bool = True,
     download: bool = False,
     progress: bool = True,
 ) -> Split:
-    """The images of a dataset: in a folder, else in an archive, else downloaded.
+    """The images of a dataset, in a folder with one of its names, or with all of its classes.
 
     Raises:
         FileNotFoundError: there is no copy, or none with that split; the message says what to get.
@@ -64,47 +68,34 @@ def find(
     """
     if root is None and not dataset.folder_names:
         raise ValueError("Which folder is it? Give `dataset_root` (--dataset-root, data: --root).")
-    where = data_folder(root)
     layouts = [layout for layout in dataset.layouts if split in (None, layout.split)]
     if not layouts:
         splits = " or ".join(repr(layout.split) for layout in dataset.layouts)
         raise ValueError(
             f"Expected `split` of {dataset.title} to be {splits} or None, got {split!r}."
         )
-    found = find_folder(dataset, where, layouts)
-    for archive in find_archives(dataset, where):
-        found = found or _read_archive(dataset, archive, layouts)
-    if found is None and download:
-        archive = _fetch(dataset, where, layouts, progress)
-        found = _read_archive(dataset, archive, layouts)
-    if found is None:
-        raise FileNotFoundError(_what_to_get(dataset, where, split))
-    for difference in dataset.differences(found):
-        log.warning("%s in %s.", difference, found.root)
-    return found
+    where, url = data_folder(root), dataset.url if split != "processed" else ""
+    for folders in _places(dataset, where, unpacking, url if download else "", progress):
+        found = _read_first(dataset, folders, layouts)
+        if found is not None:
+            for difference in dataset.differences(found):
+                log.warning("%s in %s.", difference, found.root)
+            return found
+    wanted = f"the {split} split of {dataset.title}" if split else dataset.title
+    message = f"No copy of {wanted} in {str(where)!r}. It needs {dataset.how_to_get}."
+    if dataset.folder_names:
+        message += f" If it is a part of {dataset.title}, name the folder {dataset.name!r}."
+    if url:
+        message += (
+            f" `mist-avalanche data get {dataset.name} --root {shlex.quote(str(where))}` downloads "
+            f"{dataset.size / 1e9:.2f} GB."
+        )
+    raise FileNotFoundError(message)
 
 
 def data_folder(root: str | Path | None) -> Path:
     """A root as the user gave it; None for Avalanche's data folder."""
     return Path(root).expanduser() if root else Path(default_dataset_location(""))
-
-
-def find_folder(dataset: Dataset, root: Path, layouts: Sequence[Layout]) -> Split | None:
-    """The images in a folder with a name of the dataset, in or below a root, or in the root.
-
-    A root with another name must have the dataset's number of classes.
-    """
-    if not root.is_dir():
-        return None
-    named = [inner for folder in _named(dataset, root) for inner in _with_inner(dataset, folder)]
-    if not dataset.folder_names or _is_named(dataset, root.resolve()):
-        return _read_first(dataset, [*named, *_with_inner(dataset, root)], layouts)
-    found = _read_first(dataset, named, layouts)
-    if found is None:
-        found = _read_first(dataset, [root], layouts)
-        if found and len(found.class_names) != dataset.n_classes:
-            return None
-    return found
 
 
 def find_archives(dataset: Dataset, root: Path) -> list[Path]:
@@ -115,45 +106,18 @@ def find_archives(dataset: Dataset, root: Path) -> list[Path]:
     return [path for path in paths if archive_stem(path.name) and _is_named(dataset, path)]
 
 
-def _read_archive(dataset: Dataset, archive: Path, layouts: Sequence[Layout]) -> Split | None:
-    """The images in an archive, which is unpacked beside itself unless it already is."""
-    target = archive.with_name(archive_stem(archive.name) or f"{archive.name}-unpacked")
-    if not target.exists():
-        unpack(archive, target)
-    return _read_first(dataset, _with_inner(dataset, target), layouts)
-
-
-def _read_first(
-    dataset: Dataset, folders: Iterable[Path], layouts: Sequence[Layout]
-) -> Split | None:
-    """The images in the first of the layouts that one of the folders has."""
-    for layout in layouts:
-        for folder in folders:
-            try:
-                found = layout.read(folder)
-            except PermissionError:
-                raise
-            except Exception as error:  # a broken table, pickle or MATLAB file raises any type
-                reason = error if isinstance(error, ValueError | OSError) else repr(error)
-                raise ValueError(
-                    f"{folder} is broken as a copy of {dataset.title}: {reason}. Repair it, or get "
-                    "it again."
-                ) from error
-            if found is not None:
-                return found
-    return None
-
-
-def _is_named(dataset: Dataset, path: Path) -> bool:
-    """Whether a folder or an archive has a name of the dataset, whatever its punctuation."""
-    name = archive_stem(path.name) or path.name
-    plain = "".join(c for c in name.lower() if c.isalnum())
-    return plain in dataset.folder_names and not name.startswith(".")
-
-
-def _named(dataset: Dataset, root: Path) -> list[Path]:
-    """The folders in a root with a name of the dataset."""
-    return [path for path in sorted(root.iterdir()) if _is_named(dataset, path) and path.is_dir()]
+def _places(
+    dataset: Dataset, root: Path, unpacking: bool, url: str, progress: bool
+) -> Iterator[list[Path]]:
+    """Folders that may be the dataset, the likeliest first; later ones are made when asked for."""
+    if root.is_dir():
+        yield [place for path in _named(dataset, root) for place in _with_inner(dataset, path)]
+        yield _with_inner(dataset, root)
+    for archive in find_archives(dataset, root) if unpacking else ():
+        yield _with_inner(dataset, unpacked(archive))
+    if url and not root.is_file():
+        archive = fetch(url, dataset.md5, root, progress=progress)
+        yield _with_inner(dataset, unpacked(archive))
 
 
 def _with_inner(dataset: Dataset, folder: Path) -> list[Path]:
@@ -164,29 +128,37 @@ def _with_inner(dataset: Dataset, folder: Path) -> list[Path]:
     return [folder, *inner] if len(inner) == 1 else [folder]
 
 
-def _fetch(dataset: Dataset, folder: Path, layouts: Sequence[Layout], progress: bool) -> Path:
-    """Download the official archive, which must have one of the layouts."""
-    official = dataset.archive
-    if official is None:
-        raise FileNotFoundError(
-            f"{dataset.title} cannot be downloaded. It needs {dataset.how_to_get}."
-        )
-    if official.split not in [layout.split for layout in layouts]:
-        raise ValueError(
-            f"The download of {dataset.title} has the split {official.split!r} only. Omit `split`, "
-            f"or get {dataset.how_to_get}."
-        )
-    return fetch(official, folder, progress=progress)
+def _named(dataset: Dataset, folder: Path) -> list[Path]:
+    """The folders in a folder with a name of the dataset."""
+    return [path for path in sorted(folder.iterdir()) if _is_named(dataset, path) and path.is_dir()]
 
 
-def _what_to_get(dataset: Dataset, where: Path, split: str | None) -> str:
-    wanted = f"the {split} split of {dataset.title}" if split else dataset.title
-    message = f"No copy of {wanted} in {str(where)!r}. It needs {dataset.how_to_get}."
-    if dataset.folder_names:
-        message += f" If it is a part of {dataset.title}, name the folder {dataset.name!r}."
-    if dataset.archive is not None:
-        message += (
-            f" `mist-avalanche data get {dataset.name} --root {shlex.quote(str(where))}` downloads "
-            f"{dataset.archive.size / 1e9:.2f} GB."
-        )
-    return message
+def _is_named(dataset: Dataset, path: Path) -> bool:
+    """Whether a folder or an archive has a name of the dataset, whatever its punctuation."""
+    name = archive_stem(path.name) or path.name
+    plain = "".join(c for c in name.lower() if c.isalnum())
+    return plain in dataset.folder_names and not name.startswith(".")
+
+
+def _read_first(
+    dataset: Dataset, folders: Sequence[Path], layouts: Sequence[Layout]
+) -> Split | None:
+    """The images in the first of the layouts that one of the folders has."""
+    for layout in layouts:
+        for folder in folders:
+            try:
+                found = layout.read(folder)
+            except PermissionError:
+                raise
+            except Exception as error:  # a broken table, pickle or MATLAB file raises any type
+                reason = (
+                    error if isinstance(error, ValueError | OSError | RuntimeError) else repr(error)
+                )
+                raise ValueError(
+                    f"{folder} is broken as a copy of {dataset.title}: {reason}. Repair it, or get "
+                    "it again."
+                ) from error
+            is_named = _is_named(dataset, folder) or _is_named(dataset, folder.resolve())
+            if found and (is_named or dataset.n_classes in (None, len(found.class_names))):
+                return found
+    return None

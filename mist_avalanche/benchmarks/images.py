@@ -6,9 +6,9 @@ import hashlib
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -35,9 +35,7 @@ def read_image(path: str | Path) -> Image.Image:
             if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
                 return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
             return image.convert("RGB")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"There is no image {str(path)!r}.") from error
-    except PermissionError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # Pillow raises a dozen types, depending on the format
         size = Path(path).stat().st_size
@@ -45,23 +43,28 @@ def read_image(path: str | Path) -> Image.Image:
         raise ValueError(f"Cannot read the image {str(path)!r}: {reason}. Replace it.") from error
 
 
-class LabelledImages(Dataset[tuple[Image.Image, int]]):
-    """Items (RGB image, class id), with their ``names`` and ``targets``."""
+class LabelledImages(Protocol):
+    """Items (RGB image, class id), with the class ids in ``targets``."""
 
-    names: list[str]
     targets: list[int]
 
-    def __len__(self) -> int:
-        return len(self.targets)
+    @property
+    def names(self) -> list[str]:
+        """The name of each image."""
 
-    def digest(self) -> str:
-        """Eight hexadecimal digits of the names and class ids, independent of their order."""
-        rows = (f"{name}\t{y}" for name, y in zip(self.names, self.targets, strict=True))
-        joined = "\n".join(sorted(unicodedata.normalize("NFC", row) for row in rows))
-        return hashlib.sha256(joined.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]: ...
 
 
-class ImageFiles(LabelledImages):
+def digest(images: LabelledImages) -> str:
+    """Eight hexadecimal digits of the names and class ids, independent of their order."""
+    rows = (f"{name}\t{y}" for name, y in zip(images.names, images.targets, strict=True))
+    joined = "\n".join(sorted(unicodedata.normalize("NFC", row) for row in rows))
+    return hashlib.sha256(joined.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+class ImageFiles(Dataset[tuple[Image.Image, int]]):
     """Image files, given as (name below ``root``, class id)."""
 
     def __init__(self, root: str | Path, files: Sequence[tuple[str, int]]) -> None:
@@ -69,18 +72,8 @@ class ImageFiles(LabelledImages):
         self.names = [name for name, _ in files]
         self.targets = [target for _, target in files]
 
+    def __len__(self) -> int:
+        return len(self.targets)
+
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return read_image(self.root / self.names[index]), self.targets[index]
-
-
-class ArrayImages(LabelledImages):
-    """Images (N, H, W, 3), uint8, with N class ids."""
-
-    def __init__(self, images: NDArray[np.uint8], targets: Sequence[int]) -> None:
-        if len(images) != len(targets):
-            raise ValueError(f"Got {len(images)} images and {len(targets)} labels.")
-        self.images, self.targets = images, list(targets)
-        self.names = [f"image {i}" for i in range(len(images))]
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return Image.fromarray(self.images[index]), self.targets[index]

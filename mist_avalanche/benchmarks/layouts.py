@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .images import ArrayImages, ImageFiles, LabelledImages, is_image_name
+from torchvision.datasets import CIFAR100
+
+from .images import ImageFiles, LabelledImages, is_image_name
 
 Files = list[tuple[str, int]]  # (name below the root, class id)
 TRAIN_SHARE = 0.8
@@ -19,22 +21,11 @@ TRAIN_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Split:
-    """Training and test images of a dataset.
+    """Training and test images of a dataset, checked."""
 
-    Args:
-        root: their folder.
-        kind: how they were divided.
-        class_names: by class id.
-        train: training images.
-        test: test images.
-
-    Raises:
-        ValueError: a label without a class, a class without training images, or no test image.
-    """
-
-    root: Path
-    kind: str
-    class_names: list[str]
+    root: Path  # their folder
+    kind: str  # how they were divided
+    class_names: list[str]  # by class id
     train: LabelledImages
     test: LabelledImages
 
@@ -49,18 +40,25 @@ class Split:
             raise ValueError("there is no test image")
 
 
+class Layout(NamedTuple):
+    """A layout: what the argument ``split`` calls its division, and its reader.
+
+    The reader returns None for a folder with another layout. For a broken folder with this one, it
+    may raise anything.
+    """
+
+    split: str
+    read: Callable[[Path], Split | None]
+
+
 def split_by_hash(classes: Mapping[str, list[str]]) -> tuple[Files, Files]:
     """80 % of each class for training and 20 % for testing, at least one image for each.
 
     The images of a class are sorted by the SHA-256 of ``class/file`` in Unicode NFC, and the first
-    ones train. The split is the same on every machine and independent of the files' order and
-    dates.
+    ones train: the same on every machine, whatever the order or dates of the files.
 
     Args:
         classes: class folder to the names of its images.
-
-    Raises:
-        ValueError: a class has fewer than two images.
     """
 
     def digest(name: str) -> bytes:
@@ -162,10 +160,13 @@ def _read_cars_devkit(root: Path) -> Split | None:
         return None
     from scipy.io import loadmat  # slow to import, and for Cars only
 
-    meta = loadmat(root / "devkit" / "cars_meta.mat", squeeze_me=True)
+    def variables(file: Path) -> Any:
+        return loadmat(BytesIO(file.read_bytes()), squeeze_me=True)
+
+    meta = variables(root / "devkit" / "cars_meta.mat")
     parts = []
     for folder, table in tables.items():
-        rows = loadmat(table, squeeze_me=True)["annotations"].ravel()
+        rows = variables(table)["annotations"].ravel()
         parts.append([(f"{folder}/{row['fname']}", int(row["class"]) - 1) for row in rows])
     return _listed(root, [str(name) for name in meta["class_names"].ravel()], *parts)
 
@@ -181,44 +182,23 @@ def _listed(root: Path, class_names: list[str], train: Files, test: Files) -> Sp
     return Split(root, "official", class_names, ImageFiles(root, train), ImageFiles(root, test))
 
 
+class CifarBatches(CIFAR100):
+    """Torchvision's dataset, which checks the files' md5; its root is their folder itself."""
+
+    base_folder = ""
+
+    @property
+    def names(self) -> list[str]:
+        """Numbers: the images have no names."""
+        return [f"image {i}" for i in range(len(self.targets))]
+
+
 def _read_cifar_batches(root: Path) -> Split | None:
     """The files ``train``, ``test`` and ``meta`` of CIFAR-100's python version."""
     if not all((root / name).is_file() for name in ("train", "test", "meta")):
         return None
-    meta, *batches = (_unpickle(root / name) for name in ("meta", "train", "test"))
-    train, test = (
-        ArrayImages(
-            batch["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1),  # (N, H, W, 3)
-            [int(label) for label in batch["fine_labels"]],
-        )
-        for batch in batches
-    )
-    return Split(root, "official", [str(name) for name in meta["fine_label_names"]], train, test)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        """Only what arrays need: any other name in a pickle could run code."""
-        allowed = {("numpy", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
-        if (module.partition(".")[0], name) in {*allowed, ("_codecs", "encode")}:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"a pickle asks for {module}.{name}")
-
-
-def _unpickle(file: Path) -> Any:
-    with file.open("rb") as opened:
-        return _ArrayUnpickler(opened, encoding="latin1").load()
-
-
-class Layout(NamedTuple):
-    """A layout: what the argument ``split`` calls its division, and its reader.
-
-    The reader returns None for a folder with another layout, and raises any error for a folder
-    with this one that is broken.
-    """
-
-    split: str
-    read: Callable[[Path], Split | None]
+    train, test = CifarBatches(root, train=True), CifarBatches(root, train=False)
+    return Split(root, "official", train.classes, train, test)
 
 
 CUB_TABLES = Layout("official", _read_cub_tables)

@@ -15,23 +15,13 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets import Omniglot
 
+from . import transforms
 from .find import data_folder
 from .stream import class_incremental
-from .transforms import (
-    Statistics,
-    Transform,
-    slightly_bent,
-    statistics_for,
-    white_on_black,
-    whole_image,
-)
+from .transforms import Statistics, Transform
 
-_SUBSETS = (
-    "images_background",
-    "images_evaluation",
-    "images_background_small1",
-    "images_background_small2",
-)
+_SUBSETS = ["images_background", "images_evaluation"]
+_SUBSETS += ["images_background_small1", "images_background_small2"]
 _N_TRAIN_DRAWERS, _N_TEST_DRAWERS = 15, 5
 _DRAWING = re.compile(r"([^/]+)/(character\d+)/\d+_(\d+)\.png$")  # alphabet, character, drawer
 
@@ -47,7 +37,7 @@ class _Drawings(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         with Image.open(io.BytesIO(self.files[index])) as image:
-            return white_on_black(image), self.targets[index]
+            return transforms.white_on_black(image), self.targets[index]
 
 
 def SplitOmniglot(
@@ -120,7 +110,7 @@ def SplitOmniglot(
         ]
         return _Drawings(*zip(*chosen, strict=True))
 
-    statistics = statistics_for(normalize, None, backbone)
+    statistics = transforms.statistics_for(normalize, None, backbone)
     return class_incremental(
         part(test=False),
         part(test=True),
@@ -130,8 +120,8 @@ def SplitOmniglot(
         seed=seed,
         fixed_class_order=fixed_class_order,
         shuffle=shuffle,
-        train_transform=train_transform or slightly_bent(image_size, statistics),
-        eval_transform=eval_transform or whole_image(image_size, statistics),
+        train_transform=train_transform or transforms.slightly_bent(image_size, statistics),
+        eval_transform=eval_transform or transforms.whole_image(image_size, statistics),
     )
 
 

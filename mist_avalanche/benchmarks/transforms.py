@@ -25,12 +25,9 @@ IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def statistics_for(
     normalize: str | Statistics | None, published: Statistics | None, backbone: Any
 ) -> Statistics | None:
-    """The mean and std that the arguments of a benchmark mean; None leaves images in [0, 1].
+    """Mean and std for two arguments of a benchmark, given those of the published runs on it.
 
-    Args:
-        normalize: argument of the benchmark.
-        published: mean and std of the published runs on the dataset.
-        backbone: argument of the benchmark.
+    None leaves images in [0, 1].
 
     Raises:
         ValueError: another setting, or a backbone that is missing, unknown or without effect.
@@ -59,54 +56,45 @@ def statistics_for(
     return normalize
 
 
-def random_crops(image_size: int = 224, statistics: Statistics | None = None) -> Transform:
+def random_crops(image_size: int = 224, statistics: Statistics | None = None) -> v2.Compose:
     """For training: a crop of 5 to 100 % of the area, flipped at random."""
-    return _compose(
-        v2.RandomResizedCrop(image_size, scale=(0.05, 1.0), antialias=True),
-        v2.RandomHorizontalFlip(),
-        v2.PILToTensor(),
-        *_scaled(statistics),
-    )
+    crop = v2.RandomResizedCrop(image_size, scale=(0.05, 1.0), antialias=True)
+    return v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor(), *_scaled(statistics)])
 
 
-def center_crop(image_size: int = 224, statistics: Statistics | None = None) -> Transform:
+def center_crop(image_size: int = 224, statistics: Statistics | None = None) -> v2.Compose:
     """For evaluation: the shorter side resized to 8/7 of the size, bicubic, and its centre."""
     side = round(image_size * 256 / 224)
-    return _compose(
-        v2.Resize(side, interpolation=InterpolationMode.BICUBIC, antialias=True),
-        v2.CenterCrop(image_size),
-        v2.PILToTensor(),
-        *_scaled(statistics),
-    )
+    resize = v2.Resize(side, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    crop = v2.CenterCrop(image_size)
+    return v2.Compose([resize, crop, v2.PILToTensor(), *_scaled(statistics)])
 
 
-def cars_crops(image_size: int = 224, statistics: Statistics | None = None) -> Transform:
-    """For training on Cars: resized to 300 × 300 pixels (at 224), a random crop."""
+def cars_crops(image_size: int = 224, statistics: Statistics | None = None) -> v2.Compose:
+    """For training on Cars: resized to 300 × 300 pixels (at 224), and a random crop."""
     side = round(image_size * 300 / 224)
-    return _compose(
-        v2.Resize((side, side), antialias=True),
-        v2.RandomCrop(image_size),
-        v2.PILToTensor(),
-        *_scaled(statistics),
-    )
+    resize = v2.Resize((side, side), antialias=True)
+    crop = v2.RandomCrop(image_size)
+    return v2.Compose([resize, crop, v2.PILToTensor(), *_scaled(statistics)])
 
 
-def whole_image(image_size: int, statistics: Statistics | None = None) -> Transform:
+def whole_image(image_size: int, statistics: Statistics | None = None) -> v2.Compose:
     """For evaluation on drawings: the whole image, resized."""
-    return _compose(v2.PILToTensor(), *_resized(image_size, statistics))
+    resize = v2.Resize((image_size, image_size), antialias=True)
+    return v2.Compose([v2.PILToTensor(), resize, *_scaled(statistics)])
 
 
-def slightly_bent(image_size: int, statistics: Statistics | None = None) -> Transform:
-    """For training on drawings: the whole image under a slight random affine map, resized."""
-    return _compose(v2.PILToTensor(), slight_affine(), *_resized(image_size, statistics))
+def slightly_bent(image_size: int, statistics: Statistics | None = None) -> v2.Compose:
+    """For training on drawings: a slight random affine map of the whole image, resized."""
+    resize = v2.Resize((image_size, image_size), antialias=True)
+    return v2.Compose([v2.PILToTensor(), slight_affine(), resize, *_scaled(statistics)])
 
 
-def slight_affine() -> Transform:
+def slight_affine() -> v2.RandomAffine:
     """Rotation, shift, scale and shear as between two drawings of one character."""
-    transform: Transform = v2.RandomAffine(
-        10, (0.08, 0.08), (0.9, 1.1), 10, interpolation=v2.InterpolationMode.BILINEAR
+    return v2.RandomAffine(
+        10, (0.08, 0.08), (0.9, 1.1), 10, interpolation=InterpolationMode.BILINEAR
     )
-    return transform
 
 
 def white_on_black(image: Image.Image) -> Image.Image:
@@ -132,16 +120,6 @@ def prepare(
         return lambda file: whole(read_image(file))
     crop = center_crop(image_size, statistics)
     return lambda file: crop(read_image(file))
-
-
-def _compose(*steps: Transform) -> Transform:
-    transform: Transform = v2.Compose(list(steps))
-    return transform
-
-
-def _resized(image_size: int, statistics: Statistics | None) -> list[Transform]:
-    """Of a uint8 tensor: the size, then [0, 1]."""
-    return [v2.Resize((image_size, image_size), antialias=True), *_scaled(statistics)]
 
 
 def _scaled(statistics: Statistics | None) -> list[Transform]:

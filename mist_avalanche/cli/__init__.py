@@ -1,6 +1,8 @@
-"""The command ``mist-avalanche``, one file per subcommand.
+"""The command ``mist-avalanche``: its subcommands, its errors, and what Ctrl-C does.
 
-Only the module of the chosen subcommand is imported, so help does not wait for torch.
+An error is one line and exit code 1. Ctrl-C, or SIGTERM, stops all runs and gives exit code 130;
+``--resume`` goes on after the last experience that each run finished. Only the module of the chosen
+subcommand is imported, so help does not wait for torch.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def parser_for(command: str) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns its exit code; an error of the user is one line and exit code 1."""
+    """Run the command, and return its exit code."""
     given = [*(sys.argv[1:] if arguments is None else arguments)]
     args = parser_for(given[0] if given else "").parse_args(given)
     from ..utils import hide_avalanche_warnings  # not above: it imports torch
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")
     level = logging.WARNING if getattr(args, "quiet", False) else logging.INFO
     logging.getLogger("mist_avalanche").setLevel(level)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return args.execute(args) or 0
     except KeyboardInterrupt:

@@ -33,6 +33,6 @@ def execute(args: argparse.Namespace) -> int:
     if args.action == "get":
         print(data.get(args.name, args.root, progress=not args.quiet))
         return 0
-    report = data.check(args.name, args.root, args.split, progress=not args.quiet)
+    report, is_ok = data.check(args.name, args.root, args.split, progress=not args.quiet)
     print(report)
-    return 0 if report.ok else 1
+    return 0 if is_ok else 1

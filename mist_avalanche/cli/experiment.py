@@ -18,8 +18,8 @@ from ..reports.summary import lead
 from ..reports.tables import check_columns
 from ..runs import RunConfig, run_methods
 from ..runs.checks import check_runs
-from ..runs.folder import check_free
-from ..runs.many import check_folders, default_jobs, error_of, runs_of
+from ..runs.results import refuse_finished
+from ..runs.run_methods import default_jobs, error_of, runs_of
 from ..strategies.registry import find
 
 _OF_A_METHOD = ("strategy", "strategy_args", "mist", "mist_args", "drift_compensation")
@@ -53,30 +53,27 @@ def run_and_report(
     columns = check_columns(getattr(args, "columns", None))
     benchmark = methods[0].benchmark.rpartition(":")[2]
     output = Path(args.output or f"results/{benchmark}-{kind or labels[0]}")
-    places = [(c, output / c.label if kind else output) for c in methods]
-    options = {"resume": args.resume, "overwrite": args.overwrite}
-    runs = [r for p in places for r in runs_of(*p, args.seeds, vary_order=args.vary_order)]
     if args.dry_run or not args.quiet:
-        print(plan(methods, args.seeds, output))
+        print(f"{plan(methods, args.seeds, output)}\n")
     if args.dry_run:
-        if args.resume:
-            check_folders(runs, **options)
         return
-    check_free(output, **options)
-    jobs = default_jobs(methods[0].device) if args.jobs is None else args.jobs
+    refuse_finished(output, resume=args.resume, overwrite=args.overwrite)
+    places = [(config, output / config.label if kind else output) for config in methods]
     found = run_methods(
         places,
         args.seeds,
         vary_order=args.vary_order,
-        jobs=min(jobs, len(runs)),
+        jobs=default_jobs(methods[0].device) if args.jobs is None else args.jobs,
+        resume=args.resume,
+        overwrite=args.overwrite,
         progress=not args.quiet,
-        **options,
     )
 
     finished = {label: results for label, results in zip(labels, found, strict=True) if results}
     failed = [
         f"{display_name(config.label)}, seed {config.seed}, failed: {error_of(folder)}"
-        for config, folder in runs
+        for place in places
+        for config, folder in runs_of(*place, args.seeds)
         if (folder / "error.txt").exists()
     ]
     print("\n".join(["", *failed, lead(finished), "", table(finished, columns=columns)]))
@@ -85,9 +82,10 @@ def run_and_report(
         print(f"Tables: {write_tables(finished, output, kind, columns)}, also .csv, .json and .tex")
     names = [display_name(label) for label in finished]
     title = ", ".join(names) if len(names) < 5 else f"{len(names)} methods"
+    page = output / "report.html"
     write_page(
         finished,
-        output / "report.html",
+        page,
         f"{benchmark}: {title}",
         command=args.command_line,
         columns=columns,
@@ -95,7 +93,7 @@ def run_and_report(
         failed=failed,
         drawn=write_figures(finished, output),
     )
-    print(f"Report: {output / 'report.html'}")
+    print(f"Report: {page}")
     if failed:
         raise RuntimeError(f"{len(failed)} run(s) failed; --resume runs them again, and no other.")
 
@@ -103,25 +101,23 @@ def run_and_report(
 def plan(methods: Sequence[RunConfig], n_seeds: int, output: Path) -> str:
     """What is about to run: the settings that all methods share, then a line per method."""
     first = methods[0]
-    shared = {name: v for name, v in first.settings().items() if name not in _OF_A_METHOD}
-    shared |= first.inputs
-    shared["seed"] = ", ".join(str(first.seed + i) for i in range(n_seeds))
-    rows = [(name, value) for name, value in shared.items() if value not in (None, {}, False)]
-    rows.append(("output", output))
+    seeds = ", ".join(str(first.seed + i) for i in range(n_seeds))
+    shared = {**first.settings(), **first.inputs, "seed": seeds, "output": output}
+    rows = [
+        (name, value)
+        for name, value in shared.items()
+        if name not in _OF_A_METHOD and value not in (None, {}, False)
+    ]
+    defaults = inspect.signature(MISTPlugin).parameters
     for config in methods:
         settings = config.settings()
-        parts = [_listed(settings["strategy_args"])]
+        about = _listed(settings["strategy_args"])
         if config.mist:
-            parts.append(f"MIST: {_listed({**_defaults_of_mist(config), **settings['mist_args']})}")
-        rows.append((config.label, "; ".join(filter(None, parts))))
-    return f"{tabulate(rows, tablefmt='plain', disable_numparse=True)}\n"
-
-
-def _defaults_of_mist(config: RunConfig) -> dict[str, Any]:
-    """The most important arguments of MISTPlugin, as they are unless they are given."""
-    parameters = inspect.signature(MISTPlugin).parameters
-    found = {name: parameters[name].default for name in ("lr", "tune_epochs", "batch_size")}
-    return {"tune_on": find(config.strategy).tune_on, **found}
+            mist = {name: defaults[name].default for name in ("lr", "tune_epochs", "batch_size")}
+            mist = {"tune_on": find(config.strategy).tune_on, **mist, **settings["mist_args"]}
+            about = "; ".join(filter(None, [about, f"MIST: {_listed(mist)}"]))
+        rows.append((config.label, about))
+    return str(tabulate(rows, tablefmt="plain", disable_numparse=True))
 
 
 def _listed(settings: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ def execute(args: argparse.Namespace) -> None:
     """
     from ..method.selection import LayerShare, share_table
     from ..reports import selection_figure
-    from ..runs.folder import run_folder
+    from ..runs.results import run_folder
 
     file = run_folder(args.run) / "results.json"
     rows = json.loads(file.read_text()).get("mist", {}).get("layers")

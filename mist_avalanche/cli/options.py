@@ -5,19 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..runs import RunConfig
-
-# arguments of MISTPlugin that have an option of their own
-_SHORT = {
-    "tune_epochs": int,
-    "lr": float,
-    "batch_size": int,
-    "select_rate": float,
-    "drop_rate": float,
-}
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -31,6 +23,10 @@ def setting(text: str) -> tuple[str, Any]:
         return key, value.split(",") if "," in value else value
 
 
+def _setting_of(key: str, value: str) -> tuple[str, Any]:
+    return setting(f"{key}={value}")
+
+
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Options with the names of RunConfig; None where they are not given."""
     add = parser.add_argument
@@ -39,22 +35,18 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         help="glyphs (default), omniglot, cifar100, cub200, imagenet-r, imagenet-a, cars196, "
         "folder, or a function of your own: package.module:function or ./file.py:function",
     )
-    for which, owner in (
-        ("benchmark", "the benchmark"),
-        ("strategy", "the strategy"),
-        ("mist", "MISTPlugin"),
-    ):
-        add(
-            f"--{which}-arg",
-            dest=f"{which}_args",
-            type=setting,
-            action="append",
-            metavar="KEY=VALUE",
-            help=f"an argument of {owner}; may be repeated",
+    argument = partial(add, action="append", metavar="KEY=VALUE", type=setting)
+    argument("--benchmark-arg", dest="benchmark_args", help="of the benchmark; may be repeated")
+    argument("--strategy-arg", dest="strategy_args", help="of the strategy; may be repeated")
+    argument("--mist-arg", dest="mist_args", help="of MISTPlugin; may be repeated")
+    for name in ("tune_epochs", "lr", "batch_size", "select_rate", "drop_rate"):
+        argument(
+            f"--{name.replace('_', '-')}",
+            dest="mist_args",
+            metavar="VALUE",
+            type=partial(_setting_of, name),
+            help=f"short for --mist-arg {name}=VALUE",
         )
-    for name, kind in _SHORT.items():
-        option = f"--{name.replace('_', '-')}"
-        add(option, type=kind, metavar=kind.__name__.upper(), help=f"short for --mist-arg {name}=…")
     add("--dataset-root", metavar="DIR", help="default: Avalanche's data folder")
     add("--experiences", type=int, metavar="N", help="how many (default: 10)")
     add("--seed", type=int, help="of training (default: 0)")
@@ -83,9 +75,7 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, metavar="J", help="runs at a time; default: one per GPU or core")
     add("--vary-order", action="store_true", help="a class order of its own for every seed")
     add(
-        "--output",
-        metavar="DIR",
-        help="default: results/BENCHMARK-METHOD, -comparison or -ablations",
+        "--output", metavar="DIR", help="default: results/BENCHMARK-METHOD, -comparison, -ablations"
     )
     add("--resume", action="store_true", help="keep finished runs and go on with stopped ones")
     add("--overwrite", action="store_true", help="replace finished runs")
@@ -96,15 +86,12 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given, under the names of RunConfig."""
     from ..runs import RunConfig
 
-    values = {f.name: getattr(args, f.name, None) for f in fields(RunConfig)}
-    given = {name: v for name, v in values.items() if v is not None and v is not False}
-    for name in ("benchmark_args", "strategy_args", "mist_args"):
-        if name in given:
-            given[name] = dict(given[name])
-    short = {name: v for name in _SHORT if (v := getattr(args, name)) is not None}
-    if short:
-        given["mist_args"] = {**given.get("mist_args", {}), **short}
-    return given
+    values = {field.name: getattr(args, field.name, None) for field in fields(RunConfig)}
+    return {
+        name: dict(value) if name.endswith("_args") else value
+        for name, value in values.items()
+        if value is not None and value is not False
+    }
 
 
 def config_of(args: argparse.Namespace) -> RunConfig:

@@ -29,9 +29,5 @@ def execute(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps({file: [p._asdict() for p in top] for file, top in found.items()}))
         return
-    rows = [
-        (file if i == 0 else "", p.label, f"{p.probability:.3f}")
-        for file, top in found.items()
-        for i, p in enumerate(top)
-    ]
+    rows = [(file, p.label, f"{p.probability:.3f}") for file, top in found.items() for p in top]
     print(tabulate(rows, ("image", "class", "probability"), disable_numparse=True))

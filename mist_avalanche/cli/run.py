@@ -36,9 +36,7 @@ def execute(args: argparse.Namespace) -> None:
     from ..runs.config_files import read_config
     from .experiment import run_and_report
 
-    methods = [config_of(args)]
-    if args.config:
-        methods = read_config(args.config, methods[0], given_settings(args).keys())
+    methods = read_config(args.config, given_settings(args)) if args.config else [config_of(args)]
     if len(methods) == 1:
         run_and_report(methods, args, None)
     else:

@@ -24,18 +24,16 @@ def execute(args: argparse.Namespace) -> None:
     from ..runs.suggest import LRS, best, suggest
 
     (config,) = check_runs([replace(config_of(args), mist=True)])
-    lrs = [float(lr) for lr in args.lrs.split(",")] if args.lrs else LRS
+    lrs = args.lrs.split(",") if args.lrs else LRS
     trials = suggest(config, lrs, args.splits, progress=not args.quiet)
     rows = [
-        ("frozen" if t.lr is None else f"{t.lr:g}", f"{t.accuracy:.1f}", f"{t.loss:.3f}")
-        for t in trials
+        ("frozen" if lr is None else f"{lr:g}", f"{accuracy:.1f}", f"{loss:.3f}")
+        for lr, accuracy, loss in trials
     ]
     print(tabulate(rows, ("lr", "accuracy", "loss"), disable_numparse=True))
-    chosen = best(trials)
-    if chosen.lr is None:
-        print(
-            "\nNo learning rate does better than the frozen backbone on these held-out images. "
-            "--splits 5 tries more of them."
-        )
+    lr = best(trials).lr
+    if lr is None:
+        print("\nNo learning rate does better than the frozen backbone on these held-out images.")
+        print("--splits 5 tries more of them.")
     else:
-        print(f"\nUse --lr {chosen.lr:g}")
+        print(f"\nUse --lr {lr:g}")

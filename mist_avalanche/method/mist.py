@@ -45,7 +45,7 @@ class MIST:
     Attributes:
         experience: number of the present experience, from 0.
         selection: what may move; None before the first score.
-        sensitivity: scores of the last score pass by parameter name; empty without ``keep_scores``.
+        sensitivity: scores of the last score pass by parameter name, on the CPU.
         history: what earlier experiences selected, and what is protected.
         overlaps: of each selection after the first, the share that the one before had too.
         losses: of each tuning, the mean loss of its epochs.
@@ -169,8 +169,7 @@ class MIST:
         if options.protect_rate:
             always = self.selection.always
             self._to_protect = most_sensitive(scores, options.protect_rate, always)
-        kept = scores if options.keep_scores else {}
-        self.sensitivity = {name: score.cpu() for name, score in kept.items()}
+        self.sensitivity = {name: score.cpu() for name, score in scores.items()}
 
     def protect(self) -> None:
         """Protect the most sensitive entries of this experience for good, after it."""

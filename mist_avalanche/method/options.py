@@ -61,7 +61,6 @@ class MISTOptions:
     precision: Literal["32", "bf16"] = "32"
     compile: bool = False
     view: Mapping[str, Any] | View | None = None
-    keep_scores: bool = True
     seed: int | None = None
     verbose: bool = True
 

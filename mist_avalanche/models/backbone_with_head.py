@@ -22,7 +22,7 @@ class BackboneWithHead(nn.Module):
         self.run_backbone = Forward()
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head gets for images: features (B, D)."""
+        """Features (B, D) of images, which the head takes."""
         return self.run_backbone(self.backbone, x)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -46,14 +46,7 @@ def fit_drift(before: Tensor, after: Tensor, generator: torch.Generator | None =
         before: (n, V, D), V views of each of n images.
         after: (n, V, D).
         generator: of the split, on the CPU.
-
-    Raises:
-        ValueError: the shapes differ or are not of this form.
     """
-    if before.shape != after.shape or before.ndim != 3:
-        raise ValueError(
-            f"Expected equal shapes (n, V, D), got {tuple(before.shape)} and {tuple(after.shape)}."
-        )
     order = torch.randperm(len(before), generator=generator).to(before.device)
     old, new = (f[order].flatten(0, 1).to(torch.float64) for f in (before, after))  # (n V, D)
     mean, shift = old.mean(0), (new - old).mean(0)
@@ -61,8 +54,7 @@ def fit_drift(before: Tensor, after: Tensor, generator: torch.Generator | None =
     weight = torch.eye(old.shape[1], dtype=torch.float64, device=old.device)
     if len(old) >= 2:
         problem = (lambda x: x), old.shape[1], centred, displacement  # H is the features
-        ridge = choose_ridge(*problem)
-        weight = weight + solve_ridge(*sums(*problem), ridge)
+        weight = weight + solve_ridge(*sums(*problem), choose_ridge(*problem))
     return AffineMap(weight, mean + shift - mean @ weight)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -14,10 +15,7 @@ from ..utils import check_choice, check_integer
 from .classifier import FeatureExtractor
 from .defaults import PRECISIONS
 
-
-def autocast_of(precision: str, x: Tensor) -> torch.autocast:
-    """The context in which a backbone runs on ``x``: autocast where the precision is "bf16"."""
-    return torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16")
+Source = Callable[[Tensor], Tensor]
 
 
 class Forward:
@@ -30,8 +28,7 @@ class Forward:
             the activations of one chunk are in memory, at the price of a second forward pass (Chen
             et al., arXiv 1604.06174). None for all. Features are those of one large batch where no
             image depends on others: not with BatchNorm in training mode.
-        compile: use ``torch.compile``. If it fails there is a warning, and the backbone runs as it
-            is.
+        compile: use ``torch.compile``.
     """
 
     def __init__(
@@ -40,55 +37,51 @@ class Forward:
         self.precision = check_choice("precision", precision, PRECISIONS)
         self.chunk_size = None if chunk_size is None else check_integer("chunk_size", chunk_size, 1)
         self.compile = compile
-        self._compiled: tuple[Any, Callable[[Tensor], Tensor]] | None = None
+        self._compiled: tuple[Source, Source] | None = None  # a source, and what it became
 
-    def __call__(self, source: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def __call__(self, source: Source, x: Tensor) -> Tensor:
         """Features (B, D) of x (B, ...), in float32 or better.
 
         Args:
             source: a backbone, a :class:`~.classifier.FeatureExtractor`, or any other function.
             x: the batch.
         """
+        if self.compile:
+            if self._compiled is None or self._compiled[0] != source:
+                self._compiled = source, _compile(source)
+            source = self._compiled[1]
+        run: Callable[..., Tensor] = self._features
         chunks = torch.split(x, self.chunk_size or len(x))
-        if len(chunks) == 1 or not torch.is_grad_enabled():
-            return torch.cat([self._features(source, chunk) for chunk in chunks])
-        return torch.cat(
-            [checkpoint(self._features, source, chunk, use_reentrant=False) for chunk in chunks]
-        )
+        if len(chunks) > 1 and torch.is_grad_enabled():
+            run = partial(checkpoint, run, use_reentrant=False)
+        return torch.cat([run(source, chunk) for chunk in chunks])
 
-    def _features(self, source: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def _features(self, source: Source, x: Tensor) -> Tensor:
         """Features of one chunk."""
-        with autocast_of(self.precision, x):
-            features = self._run_compiled(source, x) if self.compile else source(x)
-        features = features.flatten(1)
-        return features.float() if self.precision == "bf16" else features
+        bf16 = self.precision == "bf16"
+        if bf16 and x.device.type == "cpu":
+            _warn_of_slow_bf16()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+            features = source(x).flatten(1)
+        return features.float() if bf16 else features
 
-    def _run_compiled(self, source: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """``source(x)``, compiled if possible."""
-        key = (source.model, source.classifier) if isinstance(source, FeatureExtractor) else source
-        if self._compiled is None or self._compiled[0] != key:
-            self._compiled = key, _compile(source)
-        try:
-            return self._compiled[1](x)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # of many kinds: no compiler, a model that it cannot take
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            warnings.warn(f"torch.compile failed, going on without it: {reason}", stacklevel=2)
-            self.compile, self._compiled = False, None
-            return source(x)
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, which go with a copy of the backbone."""
+        return {**vars(self), "_compiled": None}
 
 
-def _compile(source: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def _compile(source: Source) -> Source:
     """A compiled function that gives the features.
 
     A whole model is compiled with the same stand-in for its classifier at every call, so that
     nothing is compiled again where the classifier grows, and names of parameters stay as they are.
     """
     if not isinstance(source, FeatureExtractor):
-        compiled: Callable[[Tensor], Tensor] = torch.compile(source)
+        compiled: Source = torch.compile(source)
         return compiled
-    stand_in, model = _StandIn(), torch.compile(source.model)
+    seen: list[Tensor] = []
+    stand_in, model = nn.Identity(), torch.compile(source.model)
+    stand_in.register_forward_hook(lambda _module, _inputs, features: seen.append(features))
 
     def run(x: Tensor) -> Tensor:
         classifier = source.model.get_submodule(source.classifier)
@@ -97,19 +90,14 @@ def _compile(source: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
             model(x)
         finally:
             source.model.set_submodule(source.classifier, classifier)
-        return stand_in.seen.pop()
+        return seen.pop()
 
     return run
 
 
-class _StandIn(nn.Module):
-    """Takes the place of a classifier and keeps its input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The input."""
-        self.seen.append(x)
-        return x
+@cache
+def _warn_of_slow_bf16() -> None:
+    """Warn once where the CPU has no bf16."""
+    if not getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)():
+        slow = "This CPU has no bf16 and imitates it, several times slower. Use precision='32'."
+        warnings.warn(slow, stacklevel=2)

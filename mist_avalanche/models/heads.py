@@ -39,7 +39,7 @@ class StatisticsHead(GrowingBuffers, DynamicModule):
         self.counts = F.pad(self.counts, (0, max(0, n_classes - len(self.counts))))
 
     def adaptation(self, experience: Any) -> None:
-        """Avalanche's hook: room for the labels of an experience, in training and evaluation."""
+        """Make room for the labels of an experience; Avalanche calls this in evaluation too."""
         self.grow(max(classes_of(experience), default=-1) + 1)
 
     def _check(self, features: Tensor, labels: Tensor) -> None:
@@ -144,9 +144,8 @@ class RidgeHead(StatisticsHead):
         self.n_random_features, self.seed = n_random_features, seed
         self.memory = memory
         self.register_buffer("projection", torch.zeros(0, 0))
-        self.register_buffer("gram", torch.zeros(0, 0, dtype=dtype))
-        self.register_buffer("cross", torch.zeros(0, 0, dtype=dtype))
-        self.register_buffer("weight", torch.zeros(0, 0, dtype=dtype))
+        for name in ("gram", "cross", "weight"):
+            self.register_buffer(name, torch.zeros(0, 0, dtype=dtype))
         self.register_buffer("ridge", torch.ones((), dtype=torch.float64))
 
     def grow(self, n_classes: int) -> None:
@@ -167,20 +166,18 @@ class RidgeHead(StatisticsHead):
         """Add features (B, D) of labels (B,) to G and Q; :meth:`solve` follows.
 
         Raises:
-            FloatingPointError: a feature is not finite, or beyond the range of the memory; nothing
-                was added.
+            FloatingPointError: a feature is not finite; nothing was added.
         """
         self._check(features, labels)
+        self._count(labels)
         if self.memory is not None:
             self.memory.add(features, labels)
-        self._count(labels)
-        self._shape_for(features)
+        if not len(self.gram):
+            self._shape_for(features)
         self._add(features, labels)
 
     def _shape_for(self, features: Tensor) -> None:
         """Draw W and size G and Q, once the width of the features is known."""
-        if len(self.gram):
-            return
         width, m = features.shape[1], self.n_random_features
         if m:
             generator = torch.Generator().manual_seed(self.seed)
@@ -191,7 +188,7 @@ class RidgeHead(StatisticsHead):
 
     def _add(self, features: Tensor, labels: Tensor) -> None:
         """Add features (B, D) of labels (B,) to G and Q, a block of rows at a time."""
-        for f, y in zip(*(torch.split(part, BLOCK) for part in (features, labels)), strict=True):
+        for f, y in zip(torch.split(features, BLOCK), torch.split(labels, BLOCK), strict=True):
             h = self.expand(f).to(self.gram.dtype)  # (b, M)
             self.gram.addmm_(h.T, h)
             self.cross.index_add_(1, y, h.T)
@@ -205,11 +202,11 @@ class RidgeHead(StatisticsHead):
         With fewer than two held-out rows per class it is :func:`~.ridge.ridge_for_few`.
 
         Args:
-            features: (n, D) of one experience; the last 20 % after shuffling are held out.
+            features: (n, D) of one experience, added before; the last 20 % after shuffling are
+                held out.
             labels: (n,).
             generator: of the order, on the CPU.
         """
-        self._shape_for(features)
         classes, y = torch.unique(labels, return_inverse=True)
         if too_few(len(features), len(classes)):
             self.ridge.fill_(ridge_for_few(self.expand, features))
@@ -231,7 +228,6 @@ class RidgeHead(StatisticsHead):
 
         Raises:
             ValueError: there is no memory; G and Q alone do not tell where relu(f W) would be.
-            FloatingPointError: a moved feature is out of range; nothing was moved.
         """
         if self.memory is None:
             raise ValueError("RidgeHead needs memory=FeatureMemory() to follow a drift.")

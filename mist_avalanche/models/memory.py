@@ -26,9 +26,8 @@ class GrowingBuffers(nn.Module):
 class FeatureMemory(GrowingBuffers):
     """The features of every past image, in float16: 2 D bytes per image, no pixels.
 
-    At D = 768 that is 1.5 kB per image, and less than G at M = 10000 in float64 up to 520000
-    images. Stored are deviations from the mean of the first features, so that float16 rounds those
-    and not a large common part.
+    Stored are deviations from the mean of the first features, so that float16 rounds those and not
+    a large common part. Beyond 65504 they become Inf, which the ridge regression refuses.
     """
 
     center: Tensor  # (D,)
@@ -42,36 +41,19 @@ class FeatureMemory(GrowingBuffers):
         self.register_buffer("labels", torch.zeros(0, dtype=torch.int64))
 
     def add(self, features: Tensor, labels: Tensor) -> None:
-        """Store features (n, D) of labels (n,), all finite.
-
-        Raises:
-            FloatingPointError: a feature is beyond the range of float16; nothing was added.
-        """
-        x = features.detach().to(torch.float64)
-        first = not len(self.labels)
-        center = x.mean(0) if first else self.center
-        deviations = self._half(x - center)
+        """Store features (n, D) of labels (n,)."""
+        x, first = features.detach().to(torch.float64), not len(self.labels)
+        if first:
+            self.center = x.mean(0)
+        deviations = (x - self.center).to(torch.float16)
         self.deviations = deviations if first else torch.cat([self.deviations, deviations])
-        self.center, self.labels = center, torch.cat([self.labels, labels])
+        self.labels = torch.cat([self.labels, labels])
 
     def move(self, drift: AffineMap) -> None:
-        """Move every feature.
-
-        Raises:
-            FloatingPointError: a feature is then beyond the range of float16; nothing was moved.
-        """
-        self.deviations = self._half(self.deviations.to(drift.weight.dtype) @ drift.weight)
-        self.center = drift(self.center)
+        """Move every feature."""
+        moved = self.deviations.to(drift.weight.dtype) @ drift.weight
+        self.deviations, self.center = moved.to(torch.float16), drift(self.center)
 
     def recall(self) -> tuple[Tensor, Tensor]:
         """Features (N, D) in float32 and labels (N,)."""
         return (self.center + self.deviations).float(), self.labels
-
-    def _half(self, x: Tensor) -> Tensor:
-        half = x.to(torch.float16)
-        if not torch.isfinite(half).all():
-            raise FloatingPointError(
-                "A feature is beyond 65504, the range of float16 in which drift compensation "
-                "stores features. Scale the backbone's output, or omit drift_compensation."
-            )
-        return half

@@ -15,13 +15,11 @@ Differences from the reference code
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-log = logging.getLogger(__name__)
 RIDGES = tuple(10.0**exponent for exponent in range(-8, 9))
 TRAIN_SHARE = 0.8
 HELD_OUT = 2  # images per class; fewer cannot tell ridges apart
@@ -31,33 +29,23 @@ BLOCK = 1024  # rows of H that exist at a time
 Expand = Callable[[Tensor], Tensor]  # features (n, D) to their rows of H (n, M)
 
 
-def validation_losses(
-    expand: Expand, width: int, features: Tensor, targets: Tensor, ridges: Sequence[float] = RIDGES
-) -> Tensor:
+def validation_losses(expand: Expand, width: int, features: Tensor, targets: Tensor) -> Tensor:
     """Mean squared error on the last 20 % of the rows, fitted on the others, for every ridge.
 
-    One symmetric eigendecomposition in float64, of the smaller of two Gram matrices, serves all
-    ridges: with H Hᵀ = U S Uᵀ the prediction is H_val Hᵀ U (S + λ)⁻¹ Uᵀ Y, and with HᵀH = V S Vᵀ it
-    is H_val V (S + λ)⁻¹ Vᵀ HᵀY. A ridge below the rounding of the eigenvalues counts as that
-    rounding.
+    One eigendecomposition in float64, of the smaller of two Gram matrices, serves all ridges: with
+    H Hᵀ = U S Uᵀ the prediction is H_val Hᵀ U (S + λ)⁻¹ Uᵀ Y, and with HᵀH = V S Vᵀ it is
+    H_val V (S + λ)⁻¹ Vᵀ HᵀY. A ridge below the rounding of S counts as that rounding.
 
     Args:
         expand: gives the rows of H for features.
         width: M, the number of columns of H.
-        features: (n, D) in random order.
+        features: (n, D) in random order, n > 1.
         targets: (n, C).
-        ridges: R candidates, positive.
 
     Returns:
-        (R,) losses in float64, means over rows and columns of the targets.
-
-    Raises:
-        ValueError: fewer than two rows.
+        (17,) losses in float64, one for each of :data:`RIDGES`, means over rows and columns.
     """
-    n = len(features)
-    if n < 2:
-        raise ValueError(f"Expected at least two rows to choose a ridge on, got {n}.")
-    n_train = max(1, int(n * TRAIN_SHARE))
+    n_train = max(1, int(len(features) * TRAIN_SHARE))
     y = targets.to(torch.float64)
     if n_train <= width:
         h = expand(features).to(torch.float64)
@@ -72,16 +60,14 @@ def validation_losses(
     rounding = torch.finfo(torch.float64).eps * float(eigenvalues.sum())
     losses = [
         (left @ (right / (eigenvalues + max(ridge, rounding))) - y[n_train:]).square().mean()
-        for ridge in ridges
+        for ridge in RIDGES
     ]
     return torch.stack(losses)
 
 
-def choose_ridge(
-    expand: Expand, width: int, features: Tensor, targets: Tensor, ridges: Sequence[float] = RIDGES
-) -> float:
+def choose_ridge(expand: Expand, width: int, features: Tensor, targets: Tensor) -> float:
     """The first ridge of least validation loss; arguments as for :func:`validation_losses`."""
-    return ridges[int(validation_losses(expand, width, features, targets, ridges).argmin())]
+    return RIDGES[int(validation_losses(expand, width, features, targets).argmin())]
 
 
 def too_few(n: int, classes: int) -> bool:
@@ -93,7 +79,7 @@ def ridge_for_few(expand: Expand, features: Tensor) -> float:
     """λ = Σ ‖h‖² / 5n for features (n, D), too few to choose a ridge on.
 
     It has the scale of the features, whatever M and n are: a row that is orthogonal to all others
-    gets 5/6 of its target, so that a single image is learned and shrunk a little.
+    gets 5/6 of its target.
     """
     total = float(expand(features).to(torch.float64).square().sum())
     return max(FEW_SHARE * total / len(features), RIDGES[0])
@@ -103,7 +89,7 @@ def sums(expand: Expand, width: int, features: Tensor, targets: Tensor) -> tuple
     """G (M, M) and Q (M, C) in float64, of features (n, D) and targets (n, C), block by block."""
     gram = torch.zeros(width, width, dtype=torch.float64, device=features.device)
     cross = gram.new_zeros(width, targets.shape[1])
-    for f, y in zip(*(torch.split(part, BLOCK) for part in (features, targets)), strict=True):
+    for f, y in zip(torch.split(features, BLOCK), torch.split(targets, BLOCK), strict=True):
         h = expand(f).to(torch.float64)  # (b, M)
         gram.addmm_(h.T, h)
         cross.addmm_(h.T, y.to(torch.float64))
@@ -114,7 +100,7 @@ def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
     """(G + λI)⁻¹ Q by Cholesky, with one copy of G, which is left as it was to the bit.
 
     A λ below eps · trace(G), the rounding of G in its precision, would divide noise by noise and
-    is raised to that. Should the factorisation still fail, λ is raised tenfold until it succeeds.
+    is raised to that, and tenfold as often as G + λI is not positive definite.
 
     Args:
         gram: G (M, M), symmetric positive semi-definite.
@@ -127,29 +113,17 @@ def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
     Raises:
         FloatingPointError: G or Q is not finite.
     """
-    trace = float(gram.diagonal().double().sum())
-    finite = abs(trace) < float("inf") and bool(torch.isfinite(cross).all())
-    used = max(ridge, torch.finfo(gram.dtype).eps * trace)
-    while finite and used <= trace * len(gram) + ridge:  # more than that is no rounding
-        weights = _solve(gram, cross, used)
-        if weights is not None:
-            if used != ridge:
-                log.info("The ridge %g is below the rounding of G; solved with %.3g.", ridge, used)
-            return weights
-        used *= 10
-    raise FloatingPointError("The ridge statistics hold NaN or Inf. Check the features.")
-
-
-def _solve(gram: Tensor, cross: Tensor, ridge: float) -> Tensor | None:
-    """(G + λI)⁻¹ Q; None where G + λI is not positive definite."""
+    if not torch.isfinite(gram.sum() + cross.sum()):
+        raise FloatingPointError("The ridge statistics hold NaN or Inf. Check the features.")
     diagonal = gram.diagonal().clone()
-    gram.diagonal().add_(ridge)  # and back, for a second copy of a G of 800 MB
-    try:
+    ridge = max(ridge, torch.finfo(gram.dtype).eps * float(diagonal.double().sum()))
+    while True:
+        gram.diagonal().add_(ridge)  # and back, for a second copy of a G of 800 MB
         factor, info = torch.linalg.cholesky_ex(gram)
-    finally:
         gram.diagonal().copy_(diagonal)
-    if int(info):
-        return None
+        if not int(info):
+            break
+        ridge *= 10
     half = torch.linalg.solve_triangular(factor, cross, upper=False)  # without a copy of L
     weights: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
     return weights.contiguous()

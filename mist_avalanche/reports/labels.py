@@ -19,16 +19,12 @@ def display_name(label: str) -> str:
     'SimpleCIL + MIST'
     >>> display_name("ranpac+no_drop")
     'RanPAC + MIST (no dropping)'
-    >>> display_name("ranpac+mist-order-1993")
-    'RanPAC + MIST, order 1993'
     """
-    method, order, seed = label.partition("-order-")
-    strategy, *additions = method.split("+")
+    strategy, *additions = label.split("+")
     if not {*additions} <= _ADDITIONS.keys():
         return label
     title = STRATEGIES[strategy].title if strategy in STRATEGIES else strategy
-    shown = " + ".join([title, *(_ADDITIONS[addition] for addition in additions)])
-    return f"{shown}, order {seed}" if order else shown
+    return " + ".join([title, *(_ADDITIONS[addition] for addition in additions)])
 
 
 def host_of(label: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -15,7 +14,6 @@ Runs: TypeAlias = Sequence[Mapping[str, Any]]  # one results.json per seed
 Methods: TypeAlias = Mapping[str, Runs]  # by label
 
 METRICS = ("A_T", "A_bar", "A_new", "forgetting")
-BEST, SECOND = 1, 2
 
 
 def mean_and_std(runs: Runs) -> dict[str, dict[str, float]]:
@@ -28,70 +26,41 @@ def mean_and_std(runs: Runs) -> dict[str, dict[str, float]]:
     return found
 
 
-def ranks(methods: Methods, metric: str) -> dict[str, int]:
-    """``BEST`` and, among three methods or more, ``SECOND``, by the mean rounded as in the tables.
+def best(methods: Methods, metric: str) -> list[str]:
+    """The methods with the best mean, rounded as in the tables; none if all means are equal.
 
-    Equal means share a rank. Upper bounds (joint, cumulative) have none.
+    Upper bounds (joint, cumulative) do not take part.
     """
     means = {
         label: round(mean_and_std(runs)[metric]["mean"], 1)
         for label, runs in methods.items()
         if not is_upper_bound(label)
     }
-    ordered = sorted({*means.values()}, reverse=metric != "forgetting")
-    if len(ordered) < 2:
-        return {}
-    places = {ordered[0]: BEST}
-    if len(means) > 2:
-        places[ordered[1]] = SECOND
-    return {label: places[mean] for label, mean in means.items() if mean in places}
+    if len({*means.values()}) < 2:
+        return []
+    top = min(means.values()) if metric == "forgetting" else max(means.values())
+    return [label for label, mean in means.items() if mean == top]
 
 
-def costs(runs: Runs) -> dict[str, float | None]:
-    """Seconds, bytes and updated entries, means over seeds; None where a run lacks the value."""
-    rows = []
-    for run in runs:
-        parameters = run.get("parameters", {})
-        updated = parameters.get("updated")
-        size = parameters.get("backbone", parameters.get("total"))  # old results lack the backbone
-        share = updated / size if size else None
-        rows.append((run.get("timing", {}).get("total"), run.get("memory"), updated, share))
-    names = ("seconds", "memory", "updated", "updated_share")
+def costs(runs: Runs) -> dict[str, Any]:
+    """Seconds, bytes of peak memory (None if unknown) and updated share of the backbone, means."""
+    memory = [run["memory"] for run in runs]
+    sizes = [run["parameters"] for run in runs]
     return {
-        name: None if None in values else statistics.fmean(values)
-        for name, values in zip(names, zip(*rows, strict=True), strict=True)
+        "seconds": statistics.fmean(run["timing"]["total"] for run in runs),
+        "memory": None if None in memory else statistics.fmean(memory),
+        "updated_share": statistics.fmean(n["updated"] / max(1, n["backbone"]) for n in sizes),
     }
 
 
 class Gain(NamedTuple):
-    """A method with MIST minus its host without, in points of A_T, by seed."""
+    """A method with MIST minus its host without, in points of A_T."""
 
     label: str
     host: str
-    differences: list[float]
-
-    @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return statistics.fmean(self.differences)
-
-    @property
-    def half_width(self) -> float | None:
-        """Half of the 95 % interval of the mean, by Student's t; None below three seeds."""
-        n = len(self.differences)
-        if n < 3:
-            return None
-        quantile = float(stats.t.ppf(0.975, n - 1))
-        return quantile * statistics.stdev(self.differences) / math.sqrt(n)
-
-    @property
-    def interval(self) -> str:
-        """The 95 % interval and the number of seeds, in words."""
-        seeds = _counted(len(self.differences), "seed")
-        if self.half_width is None:
-            return f"{seeds}, no interval"
-        low, high = self.mean - self.half_width, self.mean + self.half_width
-        return f"95 % interval {low:+.1f} to {high:+.1f}, {seeds}"
+    differences: list[float]  # by seed
+    mean: float
+    half_width: float | None  # of the mean's 95 % interval (Student's t); None below three seeds
 
 
 def gains(methods: Methods) -> list[Gain]:
@@ -101,43 +70,48 @@ def gains(methods: Methods) -> list[Gain]:
         host = host_of(label)
         if host is None or host not in methods:
             continue
-        without = {_pair(run): run["metrics"]["A_T"] for run in methods[host]}
-        paired = [run for run in runs if _pair(run) in without]
-        if paired:
-            differences = [run["metrics"]["A_T"] - without[_pair(run)] for run in paired]
-            found.append(Gain(label, host, differences))
+        without = {_seeds(run): run["metrics"]["A_T"] for run in methods[host]}
+        paired = [run for run in runs if _seeds(run) in without]
+        points = [run["metrics"]["A_T"] - without[_seeds(run)] for run in paired]
+        if points:
+            n = len(points)
+            half_width = stats.t.ppf(0.975, n - 1) * stats.sem(points) if n > 2 else None
+            found.append(Gain(label, host, points, statistics.fmean(points), half_width))
     return found
 
 
 def lead(methods: Methods) -> str:
     """The point of a comparison: which method is best, and what MIST adds."""
-    best = [label for label, rank in ranks(methods, "A_T").items() if rank == BEST]
-    label = best[0] if best else next(iter(methods))
-    runs = methods[label]
-    a_t = mean_and_std(runs)["A_T"]
-    claim = "has the highest A_T" if best else "has an A_T"
-    if best and any(map(is_upper_bound, methods)):
-        claim += " below the upper bound"
-    if len(best) > 1:
-        claim += ", level with others"
+    winners = best(methods, "A_T")
+    below = " below the upper bound" if any(map(is_upper_bound, methods)) else ""
+    verb = "has" if len(winners) == 1 else "share"
+    claim = f"{verb} the highest A_T{below}:" if winners else "has an A_T of"
+    shown = winners or [*methods][:1]
+    runs = methods[shown[0]]
+    a_t, config = mean_and_std(runs)["A_T"], runs[0]["config"]
     spread = f" ± {a_t['std']:.1f}" if len(runs) > 1 else ""
-    over = _counted(len(runs), "seed")
-    if runs[0]["config"].get("first") is not None:
-        over += " after {first} of {experiences} experiences".format_map(runs[0]["config"])
-    sentences = [f"{display_name(label)} {claim}: {a_t['mean']:.1f}{spread} % over {over}."]
+    number = f"{a_t['mean']:.1f}{spread} % over {_counted(len(runs))}"
+    if config.get("first") is not None:
+        number += f" after {config['first']} of {config['experiences']} experiences"
+    sentences = [f"{' and '.join(map(display_name, shown))} {claim} {number}."]
     for gain in gains(methods):
         if gain.label.split("+")[1] == "mist":  # and not an ablation
             host = display_name(gain.host)
             added = display_name(gain.label).removeprefix(f"{host} + ")
             verb = "gains" if round(gain.mean, 1) >= 0 else "loses"
-            points = f"{abs(gain.mean):.1f} points ({gain.interval})"
+            interval = "no interval"
+            if gain.half_width is not None:
+                low, high = gain.mean - gain.half_width, gain.mean + gain.half_width
+                interval = f"95 % interval {low:+.1f} to {high:+.1f}"
+            seeds = _counted(len(gain.differences))
+            points = f"{abs(gain.mean):.1f} points ({interval}, {seeds})"
             sentences.append(f"With {added}, {host} {verb} {points}.")
     return " ".join(sentences)
 
 
-def _pair(run: Mapping[str, Any]) -> tuple[Any, Any]:
-    return run["config"].get("seed"), run["config"].get("order_seed")
+def _seeds(run: Mapping[str, Any]) -> tuple[int, int]:
+    return run["config"]["seed"], run["config"]["order_seed"]
 
 
-def _counted(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+def _counted(n: int) -> str:
+    return f"{n} seed{'' if n == 1 else 's'}"

@@ -2,10 +2,10 @@
 
 from .checkpoint import Checkpoint
 from .config import RunConfig
-from .many import run_methods
 from .metrics import accuracy_rows, summarize
-from .one import run
 from .predict import Classifier, load_run
+from .run import run
+from .run_methods import run_methods
 
 __all__ = [
     "Checkpoint",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from avalanche.training.plugins.evaluation import default_evaluator
@@ -15,17 +15,11 @@ from ..plugin import MISTPlugin
 from ..strategies.base import arguments_of
 from ..strategies.registry import build, find, load
 from ..utils import in_mode, nearest_first
-
-if TYPE_CHECKING:
-    from .config import RunConfig
+from .config import RunConfig
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` takes a GPU where there is one.
-
-    Raises:
-        RuntimeError: ``cuda`` was asked for and torch finds none.
-    """
+    """The device that is named; ``auto`` takes a GPU where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
@@ -34,11 +28,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def find_benchmark(name: str) -> Callable[..., Any]:
-    """The function that makes a benchmark, by its name or as ``package.module:function``.
-
-    Raises:
-        ValueError: there is none; the message names the nearest ones.
-    """
+    """The function that makes a benchmark, by its name or as ``package.module:function``."""
     if name not in BENCHMARKS and ":" not in name:
         raise ValueError(
             f"Unknown benchmark {name!r}. Use one of {nearest_first(name, BENCHMARKS)}, or "
@@ -90,7 +80,6 @@ def make_strategy(
         n_features = backbone(torch.zeros(1, 3, size, size)).flatten(1).shape[1]
     offered = ("precision", "compile", "drift_compensation")
     taken = set() if info.is_baseline else arguments_of(info.build)
-    given = {name: getattr(config, name) for name in offered if name in taken}
     return build(
         info,
         backbone,
@@ -100,5 +89,6 @@ def make_strategy(
         device=device,
         plugins=list(plugins),
         evaluator=evaluator,
-        **{**given, **config.settings()["strategy_args"]},
+        **{name: getattr(config, name) for name in offered if name in taken},
+        **config.settings()["strategy_args"],
     )

@@ -1,16 +1,15 @@
-"""Checkpoints: a run goes on after the last experience that it finished.
+"""Checkpoints: a run that was stopped goes on after the last experience that it finished.
 
-A folder has one file, ``checkpoint.pt``, of tensors and plain data. Reading it executes nothing
-(``weights_only=True``). It is written under a temporary name and renamed, so that a run that is
-stopped meanwhile keeps the one before. On a CPU a resumed run ends with the numbers of one that was
-never stopped, given the same versions and number of threads.
+``checkpoint.pt`` has tensors and plain data; reading it executes nothing. A run that is stopped
+while it writes keeps the checkpoint before. On a CPU a resumed run ends with the numbers of one
+that was never stopped, given the same versions and number of threads.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -21,36 +20,25 @@ import torch
 from ..plugin import MISTPlugin
 from ..utils import atomic_write
 
-FORMAT = 4
+FORMAT = 5
 NAME = "checkpoint.pt"
 _UNREADABLE = (RuntimeError, EOFError, KeyError, ValueError, TypeError, UnpicklingError)
 
 
 class Checkpoint:
-    """Saves a strategy after each experience, and restores it.
+    """Saves a strategy and its MISTPlugin after each experience, and restores them.
 
-    Make it right after the strategy, which has ``state_dict`` and ``load_state_dict`` (all in
-    :mod:`mist_avalanche.strategies` do) and is made with the same arguments each time. A MISTPlugin
-    is saved along with its strategy; other plugins start anew.
+    Make it right after the strategy, which is made with the same arguments each time; see
+    ``docs/resume.md``. Other plugins start anew.
 
     Args:
         folder: of the file; made where it is missing.
-        strategy: just made.
+        strategy: with ``state_dict`` and ``load_state_dict``, as all in
+            :mod:`mist_avalanche.strategies`; a TypeError otherwise.
         settings: plain data; a checkpoint with other settings is refused.
 
     Attributes:
         done: number of finished experiences.
-
-    Raises:
-        TypeError: the strategy has no ``state_dict`` and ``load_state_dict``.
-
-    Example:
-        >>> checkpoint = Checkpoint("results/mine", strategy)
-        >>> accuracies = checkpoint.load([])
-        >>> for experience in benchmark.train_stream[checkpoint.done :]:
-        ...     strategy.train(experience)
-        ...     accuracies.append(strategy.eval(benchmark.test_stream))
-        ...     checkpoint.save(accuracies)
     """
 
     def __init__(
@@ -63,17 +51,13 @@ class Checkpoint:
         plugins = (p for p in strategy.plugins if isinstance(p, MISTPlugin))
         self._mist: MISTPlugin | None = next(plugins, None)
         about = {"strategy": type(strategy).__name__, "mist": self._mist is not None}
-        self.settings = as_json({**about, **(settings or {})})
+        self.settings = {**about, **(settings or {})}
 
     def load(self, default: Any = None) -> Any:
-        """Restore the strategy.
+        """Restore the strategy, and return the values that :meth:`save` was given last.
 
-        Returns:
-            The values that :meth:`save` was given last; ``default`` where there is no checkpoint.
-
-        Raises:
-            ValueError: the checkpoint has other settings, is of an earlier version, or cannot be
-                read.
+        Without a checkpoint, ``default`` is returned. A ValueError says that it has other settings,
+        is of another version, or cannot be read.
         """
         if not self.file.exists():
             return default
@@ -88,21 +72,13 @@ class Checkpoint:
         return saved["values"]
 
     def save(self, values: Any = None) -> None:
-        """Save the strategy after an experience.
-
-        Args:
-            values: plain data that :meth:`load` gives back.
-
-        Raises:
-            TypeError: JSON cannot hold the values.
-            OSError: the file cannot be written.
-        """
+        """Save the strategy after an experience, with values that JSON can hold."""
         self.done += 1
         write(
             self.file,
             settings=self.settings,
             done=self.done,
-            values=as_json(values),
+            values=_as_json(values),
             strategy=self.strategy.state_dict(),
             mist=None if self._mist is None else self._mist.state_dict(),
             clock=dict(vars(self.strategy.clock)),
@@ -115,41 +91,33 @@ def can_resume(strategy: Any) -> bool:
     return hasattr(strategy, "state_dict") and hasattr(strategy, "load_state_dict")
 
 
-def write(file: Path, **content: Any) -> None:
+def write(file: Path, *, settings: Mapping[str, Any], **content: Any) -> None:
     """Write a checkpoint whole or not at all."""
     with atomic_write(file) as temporary:
-        torch.save({"format": FORMAT, **content}, temporary)
+        torch.save({"format": FORMAT, "settings": _as_json(settings), **content}, temporary)
 
 
-def read(file: Path, *, mmap: bool = False) -> dict[str, Any]:
-    """The content of a checkpoint; with ``mmap`` tensors are read when they are used.
-
-    Raises:
-        ValueError: it is of an earlier version, or no checkpoint.
-    """
+def read(file: Path) -> dict[str, Any]:
+    """The content of a checkpoint, or ValueError."""
     try:
-        content: dict[str, Any] = torch.load(file, "cpu", weights_only=True, mmap=mmap)
-        if content["format"] == FORMAT:
-            return content
+        content: dict[str, Any] = torch.load(file, "cpu", weights_only=True)
+        if content["format"] != FORMAT:
+            raise ValueError(f"Expected format {FORMAT}.")
     except _UNREADABLE as error:
-        raise ValueError(f"{file} cannot be read. Start anew with --overwrite.") from error
-    raise ValueError(
-        f"{file} was written by another version of mist_avalanche. Start anew with --overwrite."
-    )
-
-
-def as_json(content: Any) -> Any:
-    """Plain data as it comes back from JSON, where tuples are lists."""
-    return json.loads(json.dumps(content, default=dict))
+        raise ValueError(
+            f"{file} is damaged, or of another version of mist_avalanche. Start anew with "
+            "--overwrite."
+        ) from error
+    return content
 
 
 def refuse_other_settings(folder: Path, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """ValueError that names what differs between the run in a folder and the one to be resumed."""
-    there, here = dict(_flat(saved)), dict(_flat(as_json(given)))
+    given = _as_json(given)
     different = [
-        f"{name}: {there.get(name, 'unset')} there, {here.get(name, 'unset')} here"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name, "unset") != here.get(name, "unset")
+        f"{name}: {saved.get(name)} there, {given.get(name)} here"
+        for name in sorted(saved.keys() | given.keys())
+        if saved.get(name) != given.get(name)
     ]
     if different:
         raise ValueError(
@@ -158,13 +126,9 @@ def refuse_other_settings(folder: Path, saved: Mapping[str, Any], given: Mapping
         )
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings under names such as ``mist_args.lr``."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+def _as_json(content: Any) -> Any:
+    """Plain data as it comes back from JSON, where tuples are lists."""
+    return json.loads(json.dumps(content, default=dict))
 
 
 def _random_state() -> dict[str, Any]:

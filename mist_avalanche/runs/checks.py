@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ..models.backbones import check_backbone
@@ -14,21 +14,14 @@ from ..utils import check_choice, check_integer, nearest_first
 from .build import find_benchmark, make_mist
 from .config import RunConfig
 
-# arguments that have an option of the command
-_OPTIONS = {
-    "model": "--backbone",
-    "backbone": "--backbone",
-    "plugins": "--mist",
-    "device": "--device",
-    "precision": "--precision",
-    "compile": "--compile",
-    "drift_compensation": "--drift-compensation",
+_SETTINGS_OF_BENCHMARKS = {  # arguments that have an option of their own
     "n_experiences": "--experiences",
+    "seed": "--order-seed",
     "dataset_root": "--dataset-root",
+    "backbone": "--backbone",
     "image_size": "--image-size",
     "normalize": "--normalize",
 }
-_OF_BENCHMARKS = {**_OPTIONS, "seed": "--order-seed"}
 
 
 def check_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
@@ -43,18 +36,18 @@ def check_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
             combination that cannot work.
     """
     infos = [find(config.strategy) for config in configs]
-    for name in {name: None for config in configs for name in config.strategy_args}:
-        if not any(name in arguments_of(info) for info in infos):
-            _refuse(name, infos[0].title, arguments_of(infos[0]))
-    for config in configs:
+    taken = [arguments_of(info) for info in infos]
+    for name in (name for config in configs for name in config.strategy_args):
+        if not any(name in known for known in taken):
+            _check_argument(name, infos[0].title, taken[0])
+    checked = []
+    for config, info, known in zip(configs, infos, taken, strict=True):
         if config.mist_args and not any(c.mist for c in configs):
             raise ValueError(
                 f"{', '.join(config.mist_args)}: of MISTPlugin, but no run has it. Add --mist, or "
                 "'+mist' to a method."
             )
-    checked = []
-    for config, info in zip(configs, infos, strict=True):
-        strategy_args = {k: v for k, v in config.strategy_args.items() if k in arguments_of(info)}
+        strategy_args = {k: v for k, v in config.strategy_args.items() if k in known}
         mist_args = config.mist_args if config.mist else {}
         checked.append(replace(config, strategy_args=strategy_args, mist_args=mist_args))
         _check(checked[-1], info)
@@ -71,32 +64,28 @@ def _check(config: RunConfig, info: StrategyInfo) -> None:
         raise ValueError(f"Expected `first` in [1, {config.experiences}], got {config.first}.")
     known = {*inspect.signature(find_benchmark(config.benchmark)).parameters}
     for name in config.benchmark_args:
+        if name in _SETTINGS_OF_BENCHMARKS:
+            raise ValueError(f"Use {_SETTINGS_OF_BENCHMARKS[name]} in place of {name!r}.")
         what = f"benchmark {config.benchmark!r}"
-        _refuse(name, what, known - _OF_BENCHMARKS.keys(), _OF_BENCHMARKS)
+        _check_argument(name, what, known - _SETTINGS_OF_BENCHMARKS.keys())
     if config.benchmark == "glyphs" and config.inputs["image_size"] != 32:
         raise ValueError(
             f"Glyphs are 32 pixels wide; {config.backbone!r} takes {config.inputs['image_size']}."
         )
     if config.drift_compensation and not info.has_drift:
         raise ValueError(f"{info.title} stores no features, so it has no drift to compensate.")
-    if not config.mist:
-        return
-    known = {*inspect.signature(MISTPlugin).parameters}
-    for name in config.mist_args:
-        _refuse(name, "MISTPlugin", known - _OPTIONS.keys())
-    make_mist(config, verbose=False)  # which checks the ranges
-    if config.settings()["mist_args"].get("tune_on") == "every" and not info.follows_tuning:
-        raise ValueError(
-            f"{info.title} cannot follow a backbone that is tuned before every experience. Use "
-            "--mist-arg tune_on=first."
-        )
+    if config.mist:
+        for name in config.mist_args:
+            _check_argument(name, "MISTPlugin", inspect.signature(MISTPlugin).parameters)
+        make_mist(config, verbose=False)  # which checks the ranges
+        every = config.settings()["mist_args"].get("tune_on") == "every"
+        if every and not info.follows_tuning:
+            raise ValueError(
+                f"{info.title} cannot follow a backbone that is tuned before every experience. Use "
+                "--mist-arg tune_on=first."
+            )
 
 
-def _refuse(
-    name: str, what: str, known: Collection[str], options: Mapping[str, str] = _OPTIONS
-) -> None:
-    """ValueError for an argument that is not known, or has an option of its own."""
-    if name in options:
-        raise ValueError(f"{name!r} is not an argument here. Use {options[name]}.")
+def _check_argument(name: str, what: str, known: Collection[str]) -> None:
     if name not in known:
         raise ValueError(f"{what} has no argument {name!r}. It has {nearest_first(name, known)}.")

@@ -21,7 +21,7 @@ from ..utils import check_integer, in_mode
 from . import checkpoint
 from .build import make_strategy
 from .config import RunConfig
-from .folder import read_results, run_folder
+from .results import read_results, run_folder
 
 # RanPAC needs these to learn more classes, not to predict; they are large
 _FOR_TRAINING = ("head.gram", "head.cross", "head.memory.")
@@ -72,12 +72,14 @@ class Classifier:
         device = next(self.model.parameters()).device
         predictions = []
         for start in range(0, len(files), batch_size):
-            batch = [self.prepare(file) for file in files[start : start + batch_size]]
-            logits = self.logits(torch.stack(batch).to(device))
+            images = [self.prepare(file) for file in files[start : start + batch_size]]
+            logits = self.logits(torch.stack(images).to(device))
             logits = logits / TEMPERATURE if cosines else logits
             top = logits.softmax(1).topk(min(k, logits.shape[1]))
-            for values, labels in zip(top.values.tolist(), top.indices.tolist(), strict=True):
-                pairs = zip(labels, values, strict=True)
+            for probabilities, labels in zip(
+                top.values.tolist(), top.indices.tolist(), strict=True
+            ):
+                pairs = zip(labels, probabilities, strict=True)
                 predictions.append([Prediction(self.class_names[y], p) for y, p in pairs])
         return predictions
 
@@ -94,7 +96,6 @@ def save_classifier(strategy: Any, folder: Path, settings: Mapping[str, Any]) ->
             name: value.new_empty((0,) * value.ndim) if name.startswith(_FOR_TRAINING) else value
             for name, value in strategy.model.state_dict().items()
         }
-        settings = checkpoint.as_json(settings)
         checkpoint.write(file, settings=settings, strategy={"model": model})
 
 
@@ -117,8 +118,8 @@ def load_run(
     config = RunConfig.from_results(results)
     if not (folder / checkpoint.NAME).is_file():
         raise FileNotFoundError(
-            f"{folder} has no {checkpoint.NAME}. Either an earlier version wrote it, or "
-            f"{config.strategy} keeps no classifier, as streaming_lda and scr."
+            f"{folder} has no {checkpoint.NAME}: {config.strategy} keeps no classifier, or the "
+            "file was removed."
         )
     if weights is not None:
         config = replace(config, weights=str(weights))

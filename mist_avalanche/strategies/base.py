@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from ..models.backbone_with_head import BackboneWithHead
 from ..models.classifier import without_classifier
 from ..models.forward import Forward
-from ..utils import check_not_empty, in_mode, memory_advice, nearest_first, state_hash
+from ..utils import in_mode, memory_advice, nearest_first, state_hash
 
 
 class Common(TypedDict, total=False):
@@ -74,7 +74,7 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
 
     Raises:
         TypeError: an unknown argument; the message names the nearest ones.
-        ValueError: features of the backbone depend on task labels.
+        ValueError: features of the backbone depend on task labels, or its classifier grows.
     """
 
     tune_on: str = "every"
@@ -85,7 +85,7 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
     dataloader: Any
 
     def __new__(cls, **arguments: Any) -> Any:
-        """Refuse arguments that the strategy's constructor does not list, but would pass on."""
+        """Refuse what the constructor does not list, such as ``compile`` for prompts."""
         known = arguments_of(cls)
         for name in arguments.keys() - known:
             near = nearest_first(name, known)
@@ -144,11 +144,6 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
         self.model.load_state_dict(state["model"])
         self.forget_features()
 
-    def train_dataset_adaptation(self, **kwargs: Any) -> None:
-        """The experience's training images, or a ValueError where there are none."""
-        check_not_empty(self.experience)
-        super().train_dataset_adaptation(**kwargs)
-
     def make_optimizer(self, **kwargs: Any) -> None:
         """Avalanche's optimizer is not used."""
 
@@ -193,77 +188,58 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
         """
         if self._cache is None:
             return self.extract(self.adapted_dataset, run, num_workers)
-        return self._cache.get(dataset, key, lambda: self.extract(dataset.eval(), run, num_workers))
+        if (id(dataset), key) not in self._cache:
+            found = self.extract(dataset.eval(), run, num_workers)
+            self._cache[id(dataset), key] = dataset, found  # so that no other gets this id
+        return self._cache[id(dataset), key][1]
 
     def forget_features(self) -> None:
         """Drop cached features, after a change of something other than the backbone's weights."""
         if self._cache is not None:
-            self._cache = FeatureCache()
+            self._cache.clear()
 
     def _before_eval(self, **kwargs: Any) -> None:
-        """Drop cached features where the backbone has changed."""
+        """Drop cached features where the backbone has changed by a bit."""
         super()._before_eval(**kwargs)
-        if self._cache is not None:
-            self._cache.begin(self.backbone)
+        if self._cache is not None and self._cache.backbone != (now := state_hash(self.backbone)):
+            self._cache.clear()
+            self._cache.backbone = now
 
 
-class FeatureCache:
-    """Features of test images, in memory for as long as the backbone stays the same."""
+class FeatureCache(dict[tuple[int, Hashable], tuple[Any, Features]]):
+    """Features of test images, by the dataset and what they are of; copies start empty."""
 
-    def __init__(self) -> None:
-        self._backbone = b""
-        self._kept: dict[tuple[int, Hashable], tuple[Any, Features]] = {}
-
-    def begin(self, backbone: nn.Module) -> None:
-        """Forget everything unless the backbone is, bit for bit, that of the last call."""
-        now = state_hash(backbone)
-        if now != self._backbone:
-            self._backbone = now
-            self._kept.clear()
-
-    def get(self, dataset: Any, key: Hashable, compute: Callable[[], Features]) -> Features:
-        """The features of a dataset under a key, computed where they are not there."""
-        kept = self._kept.get((id(dataset), key))
-        if kept is None or kept[0] is not dataset:
-            kept = self._kept[id(dataset), key] = dataset, compute()
-        return kept[1]
+    backbone = b""  # hash of the backbone that they come from
 
     def __deepcopy__(self, memo: Any) -> FeatureCache:
         return FeatureCache()
 
 
-class FeatureBatches:
-    """A loader of batches [features, labels, task labels] that were extracted before."""
+class FeatureBatches(list[list[Tensor]]):
+    """Batches [features, labels, task labels] of features that were extracted before."""
 
     def __init__(self, features: Features, batch_size: int) -> None:
-        self.features, self.batch_size = features, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.features.labels) // self.batch_size)
-
-    def __iter__(self) -> Any:
-        size = self.batch_size
-        for batch in zip(*(torch.split(part, size) for part in self.features), strict=True):
-            yield list(batch)
+        parts = (torch.split(part, batch_size) for part in features)
+        super().__init__([*batch] for batch in zip(*parts, strict=True))
 
 
-def arguments_of(strategy: Any) -> set[str]:
+def arguments_of(function: Any) -> set[str]:
     """Names of the keyword arguments of a class or function, including those that it passes on.
 
     ``**common: Unpack[Common]`` says which these are; untyped ones are those of the parent class.
     """
-    functions = [strategy]
-    if isinstance(strategy, type):
-        functions = [vars(c)["__init__"] for c in strategy.__mro__ if "__init__" in vars(c)]
-    names = set[str]()
-    for function in functions:
-        parameters = inspect.signature(function).parameters.values()
-        named = (p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
-        names |= {p.name for p in named} - {"self"}
-        passed_on = [p for p in parameters if p.kind is p.VAR_KEYWORD]
-        if passed_on and "Unpack" in str(passed_on[0].annotation):
-            (typed,) = get_args(get_type_hints(function)[passed_on[0].name])
-            return names | {*typed.__annotations__}
-        if not passed_on:
+    names, inits = set[str](), [function]
+    if isinstance(function, type):
+        inits = [vars(c)["__init__"] for c in function.mro() if "__init__" in vars(c)]
+    for init in inits:
+        parameters = inspect.signature(init).parameters.values()
+        named = (p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+        names |= {p.name for p in named}
+        passed_on = next((p for p in parameters if p.kind is p.VAR_KEYWORD), None)
+        if passed_on is None:
             break
-    return names
+        if "Unpack" in str(passed_on.annotation):
+            (typed,) = get_args(get_type_hints(init)[passed_on.name])
+            names |= typed.__annotations__.keys()
+            break
+    return names - {"self"}

@@ -47,9 +47,11 @@ class FeatureStrategy(PretrainedStrategy):
         common: see :class:`~mist_avalanche.strategies.base.Common`.
 
     Raises:
-        RuntimeError: evaluation before any training.
         FloatingPointError: the backbone gives NaN or Inf.
     """
+
+    seed: int = 0
+    session: Mapping[str, Any] = {}  # settings of an adapter, trained on the first experience
 
     def __init__(
         self,
@@ -65,31 +67,38 @@ class FeatureStrategy(PretrainedStrategy):
         )
         self.drift_compensation = drift_compensation
         self._images: Any = None  # batches of the experience's training images
-        self._fitted_on = b""  # hash of the backbone that the last features came from
-        self._before: dict[str, Tensor] | None = None  # its weights before plugins tune it
+        self._fitted_on = ""  # hash of the backbone that the last features came from
+        self._before: dict[str, Tensor] = {}  # its weights before plugins tune it
         self._warned = False
 
     @abstractmethod
     def fit(self, features: Tensor, labels: Tensor) -> None:
         """Add an experience, features (n, D) of labels (n,), to the head."""
 
-    def first_session(self, **kwargs: Any) -> None:
+    def first_session(self, num_workers: int = 0, shuffle: bool = True, **kwargs: Any) -> None:
         """Adapt the backbone to the first experience, before anything is fitted."""
+        if self.session:
+            from .first_session import adapt
+
+            run = {"num_workers": num_workers, "shuffle": shuffle, **self.session}
+            precision = self.model.run_backbone.precision
+            self.model.use(
+                adapt(self.backbone, self.experience, seed=self.seed, precision=precision, **run)
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The model, and which backbone the stored statistics belong to."""
-        return {**super().state_dict(), "fitted_on": self._fitted_on.hex()}
+        return {**super().state_dict(), "fitted_on": self._fitted_on}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state_dict` of a strategy that was made with the same arguments."""
         super().load_state_dict(state)
-        self._fitted_on = bytes.fromhex(state["fitted_on"])
+        self._fitted_on = state["fitted_on"]
 
     # ---- Training ----------------------------------------------------------------------------
 
     def train_dataset_adaptation(self, **kwargs: Any) -> None:
         """Train on the images as they are evaluated."""
-        super().train_dataset_adaptation(**kwargs)
         self.adapted_dataset = self.experience.dataset.eval()
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
@@ -106,26 +115,30 @@ class FeatureStrategy(PretrainedStrategy):
     def _before_training_exp(self, **kwargs: Any) -> None:
         """Let plugins tune the backbone; then what is stored follows its features."""
         super()._before_training_exp(**kwargs)
-        before, self._before = self._before, None
         if not self.head.seen.any():
             self.first_session(**kwargs)
             self.forget_features()
-        elif state_hash(self.backbone) != self._fitted_on:
-            if before is not None:
-                self._follow(before)
-            else:
-                self._warn_of_stale_statistics()
-        self._fitted_on = state_hash(self.backbone)
+        elif state_hash(self.backbone).hex() != self._fitted_on:
+            if self.drift_compensation:
+                self._follow()
+            elif not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"The backbone was tuned after {type(self).__name__} had stored statistics of "
+                    "earlier classes. They are stale now, and those classes will be recognised "
+                    "less well. Use MISTPlugin(tune_on='first') (--mist-arg tune_on=first) or "
+                    "drift_compensation=True (--drift-compensation).",
+                    stacklevel=2,
+                )
+        self._before = {}
+        self._fitted_on = state_hash(self.backbone).hex()
 
-    def _follow(self, before: Mapping[str, Tensor]) -> None:
+    def _follow(self) -> None:
         """Move what is stored by the map from features before tuning to features after."""
-        now = self._weights()
-        new = self._views_of_images()
-        try:
-            self.backbone.load_state_dict(before)
-            old = self._views_of_images()
-        finally:
-            self.backbone.load_state_dict(now)
+        now, new = self._weights(), self._views_of_images()
+        self.backbone.load_state_dict(self._before)
+        old = self._views_of_images()
+        self.backbone.load_state_dict(now)
         generator = torch.Generator().manual_seed(self.clock.train_exp_counter)
         self.head.move(fit_drift(old, new, generator))
 
@@ -140,17 +153,6 @@ class FeatureStrategy(PretrainedStrategy):
     def _weights(self) -> dict[str, Tensor]:
         """A copy of the backbone's parameters and buffers."""
         return {name: tensor.clone() for name, tensor in self.backbone.state_dict().items()}
-
-    def _warn_of_stale_statistics(self) -> None:
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"The backbone was tuned after {type(self).__name__} had stored statistics of "
-                "earlier classes. They are stale now and those classes will be recognised less "
-                "well. Use MISTPlugin(tune_on='first') (--mist-arg tune_on=first) or "
-                "drift_compensation=True (--drift-compensation).",
-                stacklevel=2,
-            )
 
     @torch.no_grad()
     def training_epoch(self, **kwargs: Any) -> None:
@@ -167,12 +169,6 @@ class FeatureStrategy(PretrainedStrategy):
             self._after_training_iteration(**kwargs)
 
     # ---- Evaluation --------------------------------------------------------------------------
-
-    def eval(self, exp_list: Any, **kwargs: Any) -> Any:
-        """Accuracy and other metrics, as in Avalanche."""
-        if not self.is_training and not self.head.seen.any():
-            raise RuntimeError(f"{type(self).__name__} has seen no class yet. Train it first.")
-        return super().eval(exp_list, **kwargs)
 
     def make_eval_dataloader(self, num_workers: int = 0, **kwargs: Any) -> None:
         """Batches of features."""

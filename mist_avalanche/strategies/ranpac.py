@@ -45,13 +45,6 @@ class RanPAC(FeatureStrategy):
 
     Raises:
         ValueError: an argument out of its range, or ``compile`` with a first session.
-
-    Example:
-        >>> mist = MISTPlugin.for_backbone("embedded")  # tunes before the first experience
-        >>> strategy = RanPAC(model=create_backbone(), plugins=[mist])
-        >>> for t, experience in enumerate(benchmark.train_stream):
-        ...     strategy.train(experience)
-        ...     strategy.eval(benchmark.test_stream[: t + 1])
     """
 
     def __init__(
@@ -75,7 +68,6 @@ class RanPAC(FeatureStrategy):
             FeatureMemory() if drift_compensation else None,
         )
         with_head = BackboneWithHead(model, head)
-        self._session: dict[str, Any] | None = None
         if first_session is not None:
             from ..models.adapters import AdaptedBackbone
             from .first_session import new_adapter, session_settings
@@ -84,29 +76,12 @@ class RanPAC(FeatureStrategy):
                 raise ValueError("torch.compile does not see a first session's adapter. Omit one.")
             if not drift_compensation:
                 self.tune_on = "first"  # the adapter belongs to the backbone of its time
-            self._session = session_settings(first_session, **(first_session_args or {}))
             self.model_to_tune = with_head  # without the adapter
             self.masks_steps = False  # "finetune" trains the whole backbone
-            make = partial(new_adapter, **self._session)
+            self.session = session_settings(first_session, **(first_session_args or {}))
+            make = partial(new_adapter, **self.session)
             with_head = AdaptedBackbone(model, head, make, plain=False)
         super().__init__(model=with_head, **common)
-
-    def first_session(self, num_workers: int = 0, shuffle: bool = True, **kwargs: Any) -> None:
-        """Adapt the backbone to the first experience."""
-        if self._session is None:
-            return
-        from .first_session import adapt
-
-        adapter = adapt(
-            self.backbone,
-            self.experience,
-            seed=self.seed,
-            precision=self.model.run_backbone.precision,
-            num_workers=num_workers,
-            shuffle=shuffle,
-            **self._session,
-        )
-        self.model.use(adapter)
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
         """Add features (n, D) of labels (n,) to G and Q, choose λ, and solve."""

@@ -14,8 +14,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,7 +64,7 @@ class StrategyInfo:
     @property
     def has_drift(self) -> bool:
         """Whether it stores statistics that can follow a drift of the features."""
-        return "drift_compensation" in _all_arguments_of(self)
+        return "drift_compensation" in base.arguments_of(self.build)
 
 
 STRATEGIES: dict[str, StrategyInfo] = {}
@@ -93,7 +94,8 @@ def find(name: str) -> StrategyInfo:
     """A registered strategy, or one's own: ``package.module:Class`` or ``./file.py:Class``.
 
     Raises:
-        ValueError: there is no such strategy; the message names the nearest ones.
+        ValueError: there is no such strategy, and the message names the nearest ones; or there is
+            another one of the same name.
     """
     if name in STRATEGIES:
         return STRATEGIES[name]
@@ -107,17 +109,16 @@ def find(name: str) -> StrategyInfo:
         if info.build is build:
             return info
     title = getattr(build, "__name__", name)
-    return StrategyInfo(title.lower(), title, build)
+    if title.lower() in STRATEGIES:
+        raise ValueError(f"There is a strategy {title.lower()!r} already. Rename your {title}.")
+    register(title.lower(), title=title)(build)
+    return STRATEGIES[title.lower()]
 
 
 def arguments_of(info: StrategyInfo) -> set[str]:
     """Settings of a strategy that the command may pass as ``--strategy-arg``."""
-    return _all_arguments_of(info) - _NOT_SETTINGS
-
-
-def _all_arguments_of(info: StrategyInfo) -> set[str]:
-    own: set[str] | None = getattr(info.build, "arguments", None)  # of a baseline
-    return base.arguments_of(info.build) if own is None else own
+    of_baseline: Iterable[str] = getattr(info.build, "arguments", ())
+    return {*(of_baseline or base.arguments_of(info.build))} - _NOT_SETTINGS
 
 
 def load(name: str) -> Any:
@@ -131,12 +132,10 @@ def load(name: str) -> Any:
     module_name, _, attribute = name.rpartition(":")
     try:
         if module_name.endswith(".py"):
-            module = _load_file(Path(module_name))
-        else:
-            if "" not in sys.path:  # an installed command starts without it
-                sys.path.insert(0, "")
-            module = importlib.import_module(module_name)
-        return getattr(module, attribute)
+            return getattr(_load_file(Path(module_name).resolve()), attribute)
+        if "" not in sys.path:  # an installed command starts without it
+            sys.path.insert(0, "")
+        return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, OSError, AttributeError) as error:
         raise ValueError(
             f"Cannot load {name!r}: {error}. Give package.module:name, with the package in this "
@@ -144,21 +143,14 @@ def load(name: str) -> Any:
         ) from error
 
 
+@cache
 def _load_file(path: Path) -> Any:
     """A Python file as a module, once per process."""
-    name = f"_mist_avalanche_user_{path.resolve()}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path.resolve())
-        if spec is None or spec.loader is None:
-            raise ImportError(f"{path} is not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]
+    spec: Any = importlib.util.spec_from_file_location(f"_mist_avalanche_user_{path}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
 
 
 def build(

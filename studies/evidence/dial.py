@@ -1,8 +1,8 @@
-"""Gain by MIST against the distance of glyphs from print: runs, table and picture.
+"""Gain from MIST against the distance of glyphs from print: runs, table and picture.
 
     python studies/evidence/dial.py --output results/dial
 
-Runs that are there are kept, so that it goes on where it was stopped.
+Finished runs are kept.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def measured(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def gains(found: dict[str, dict[int, float]], strategy: str) -> list[float]:
-    """A_T with MIST less that without, by seed."""
+    """A_T with MIST minus A_T without, by seed."""
     with_mist, without = found[f"{strategy}+mist"], found[strategy]
     return [with_mist[seed] - without[seed] for seed in sorted(with_mist)]
 
@@ -72,7 +72,7 @@ def main() -> None:
             axes.plot([at] * len(values), values, "o", ms=3, color=color, alpha=0.4, mew=0)
         line[0].set_label(STRATEGIES[strategy])
     axes.set_xlabel("shift: 0 print, 1 hand-made, 2 hollow on blotted paper")
-    axes.set_ylabel("gain in A_T by MIST (points)")
+    axes.set_ylabel("gain in A_T from MIST (points)")
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(PICTURE, dpi=150)

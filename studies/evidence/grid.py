@@ -1,9 +1,9 @@
-"""The jobs of the study, in stages; each stage may use what the earlier ones have found."""
+"""The jobs of the study, in stages; a stage may use what earlier ones have found."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from statistics import mean
 from typing import Any
 
@@ -22,12 +22,12 @@ Results = Iterable[dict[str, Any]]
 
 
 def first(lr: float, **more: Any) -> dict[str, Any]:
-    """MIST before the first experience only."""
+    """Arguments of MIST before the first experience."""
     return {"tune_on": "first", "lr": lr, "tune_epochs": EPOCHS, **more}
 
 
-def choice() -> list[Job]:
-    """Learning rates, on held-out training images: on classes that are tuned on, and on others."""
+def choice(results: Results) -> list[Job]:
+    """Learning rates, on held-out training images of classes that are tuned on, and of others."""
     found = []
     for name in TITLES:
         for parts in (2, 1):
@@ -41,7 +41,7 @@ def choice() -> list[Job]:
 
 
 def choice_lora(results: Results) -> list[Job]:
-    """The same for LoRA, on the two sets where MIST gives most; rank 7 is 4.7 % of the entries."""
+    """The same for LoRA, on the two sets where MIST gains most; rank 7 is 4.7 % of the entries."""
     return [
         Job(name, "lora", None, seed, held_out=2, lora={"rank": 7, "lr": lr, "epochs": EPOCHS})
         for seed in SEEDS[:2]
@@ -60,8 +60,7 @@ def plain_baselines(results: Results) -> list[Job]:
 def best_lr(results: Results, method: str, name: str | None = None) -> float:
     """The learning rate of the best nearest mean on held-out images, over all sets or of one.
 
-    The backbone is tuned on half of the classes, so that half of what is judged are classes to
-    come.
+    The backbone is tuned on half of the classes, so half of the images are of other classes.
     """
     by_lr: dict[float, list[float]] = defaultdict(list)
     for r in results:
@@ -70,9 +69,9 @@ def best_lr(results: Results, method: str, name: str | None = None) -> float:
     return max(sorted(by_lr), key=lambda lr: round(mean(by_lr[lr]), 6))
 
 
-def main(lr: float) -> list[Job]:
+def main(results: Results) -> list[Job]:
     """Frozen and MIST first: all sets, three seeds; birds in other orders of classes too."""
-    found = []
+    found, lr = [], best_lr(results, "mist")
     for name in TITLES:
         found += [Job(name, "mist first", first(lr), seed) for seed in SEEDS]
         found += [Job(name, "frozen", None, seed) for seed in SEEDS]
@@ -84,31 +83,32 @@ def main(lr: float) -> list[Job]:
     return found
 
 
-def default() -> list[Job]:
-    """What is DeiT-Tiny's default: the highest rate that loses on no held-out set."""
-    sets = ("cars", "omniglot", "cub", "cifar")
-    return [Job(n, "mist default", first(DEFAULT_LR), seed) for n in sets for seed in SEEDS]
+def default(results: Results) -> list[Job]:
+    """DeiT-Tiny's default: the highest learning rate that loses on no held-out set."""
+    return [Job(n, "mist default", first(DEFAULT_LR), seed) for n in TITLES for seed in SEEDS]
 
 
 def suggested(results: Results) -> list[Job]:
-    """A learning rate for each set, where it is not one of those that all sets have."""
+    """The learning rate that each set alone chooses, where it is not measured on all sets."""
     found = []
-    for name in ("cars", "cub", "omniglot", "cifar"):
+    for name in TITLES:
         lr = best_lr(results, "mist", name)
         if lr not in (DEFAULT_LR, best_lr(results, "mist")):
             found += [Job(name, "mist suggested", first(lr), seed) for seed in SEEDS]
     return found
 
 
-def every(lr: float) -> list[Job]:
+def every(results: Results) -> list[Job]:
     """MIST before every experience, with and without drift compensation; two seeds."""
-    arguments = {"tune_on": "every", "lr": lr, "tune_epochs": EPOCHS}
-    sets = [(name, seed) for seed in SEEDS[:2] for name in ("cars", "omniglot", "cub", "cifar")]
-    return [Job(name, "mist every", arguments, seed, drift=True) for name, seed in sets]
+    mist = first(best_lr(results, "mist"), tune_on="every")
+    return [
+        Job(name, "mist every", mist, seed, drift=True) for seed in SEEDS[:2] for name in TITLES
+    ]
 
 
-def parts(results: Results, lr: float, dense_lr: float) -> list[Job]:
-    """What the parts are worth, on the two sets where MIST first gives most."""
+def parts(results: Results) -> list[Job]:
+    """What each part contributes, on the two sets where MIST gains most."""
+    lr, dense_lr = best_lr(results, "mist"), best_lr(results, "dense")
     variants = {
         "random mask": first(lr, select_by="random"),
         "dense, own lr": first(dense_lr, **DENSE),
@@ -131,7 +131,7 @@ def parts(results: Results, lr: float, dense_lr: float) -> list[Job]:
 
 
 def furthest(results: Results) -> list[str]:
-    """The two sets where MIST first gives most A_T, both strategies together."""
+    """The two sets where MIST gains most A_T, both strategies together."""
     gains: dict[str, float] = defaultdict(float)
     for r in results:
         if not r["held_out"] and r["order"] == 1993 and r["method"] in ("frozen", "mist first"):
@@ -140,13 +140,11 @@ def furthest(results: Results) -> list[str]:
     return sorted(gains, key=lambda name: -gains[name])[:2]
 
 
-def variants(lr: float) -> dict[str, dict[str, Any]]:
-    """Options for more than the paper, as arguments of a job, by name."""
-    every = {"tune_on": "every", "tune_epochs": EPOCHS}
-    falling = {"tried": {"cosine": True}}
-    return {
+def beyond(results: Results) -> list[Job]:
+    """Options beyond the paper, on held-out training images of all classes of cars."""
+    lr, falling = best_lr(results, "mist"), {"tried": {"cosine": True}}
+    variants: dict[str, dict[str, Any]] = {
         "mist, again": {"mist": first(lr)},
-        "projection first": {"mist": first(lr, projection_epochs=10)},
         "20 epochs": {"mist": first(lr, tune_epochs=20)},
         "20 epochs, half lr": {"mist": first(lr / 2, tune_epochs=20)},
         "temperature 0.2": {"mist": first(lr, temperature=0.2)},
@@ -160,36 +158,34 @@ def variants(lr: float) -> dict[str, dict[str, Any]]:
         "cosine, 20 epochs": {"mist": first(lr, tune_epochs=20), **falling},
         "cosine, double lr, 20 epochs": {"mist": first(2 * lr, tune_epochs=20), **falling},
         "ranked globally, cosine, double lr": {"mist": first(2 * lr, ranking="global"), **falling},
-        "every, 1 epoch later": {"mist": {**every, "lr": lr, "later_epochs": 1}, "drift": True},
+        "every, 1 epoch later": {"mist": first(lr, tune_on="every", later_epochs=1), "drift": True},
         "every, 3 epochs later, a third of lr": {
-            "mist": {**every, "lr": lr / 3, "later_epochs": 3},
+            "mist": first(lr / 3, tune_on="every", later_epochs=3),
             "drift": True,
         },
         "every, 3 epochs later, cosine": {
-            "mist": {**every, "lr": lr, "later_epochs": 3},
+            "mist": first(lr, tune_on="every", later_epochs=3),
             "drift": True,
             **falling,
         },
     }
-
-
-JUDGE = "cars"
-BEST = "projection first"
-
-
-def beyond(lr: float) -> list[Job]:
-    """The options on held-out training images of all classes of cars."""
     found = [
-        Job(JUDGE, method, seed=seed, held_out=10, **arguments)
+        Job("cars", method, seed=seed, held_out=10, **arguments)
         for seed in SEEDS
-        for method, arguments in variants(lr).items()
+        for method, arguments in variants.items()
     ]
     found.sort(key=lambda job: (not job.drift, -job.mist["tune_epochs"]))  # the longest first
-    return [*found, *(Job(JUDGE, "frozen", None, seed, held_out=10) for seed in SEEDS)]
+    return [*found, *(Job("cars", "frozen", None, seed, held_out=10) for seed in SEEDS)]
 
 
-def confirm(lr: float) -> list[Job]:
-    """The best of them, on the test images of all sets."""
-    sets = ("cars", "cub", "omniglot", "cifar")
-    arguments = variants(lr)[BEST]
-    return [Job(name, BEST, seed=seed, **arguments) for name in sets for seed in SEEDS]
+STAGES: dict[str, Callable[[Results], list[Job]]] = {
+    "choice": choice,
+    "main": main,
+    "default": default,
+    "suggested": suggested,
+    "every": every,
+    "parts": parts,
+    "choice of lora": choice_lora,
+    "plain": plain_baselines,
+    "beyond": beyond,
+}

@@ -1,7 +1,7 @@
-"""All hosts on the first five of ten experiences of CUB-100, DeiT-Tiny at 128 pixels.
+"""All strategies on the first five of ten experiences of CUB-100, DeiT-Tiny at 128 pixels.
 
-``python studies/evidence/hosts.py --data DIR``: settings are chosen on training images alone, then
-every host runs without and with MIST. Runs that are finished are kept.
+``python studies/evidence/hosts.py --data DIR`` chooses settings on training images alone, then runs
+every strategy without and with MIST. Finished runs are kept.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from statistics import mean
 from typing import Any
 from zipfile import ZipFile
 
-from mist_avalanche.runs.config import RunConfig
-from mist_avalanche.runs.experiments import run_methods
-from mist_avalanche.strategies.names import display_name
+from mist_avalanche.reports.labels import display_name
+from mist_avalanche.runs import RunConfig, run_methods
 
 SETS = {"cub": ("cub100.zip", "cub200"), "cars": ("cars98.zip", "cars98")}
 PROMPT_SETTINGS = [

@@ -1,8 +1,7 @@
-"""``docs/evidence.md`` and its picture, from the measured rows."""
+"""``docs/evidence.md`` and its picture, from measured rows."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,16 +13,14 @@ from scipy.stats import t as student
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from grid import BEST, DEFAULT_LR, best_lr
 from sets import TITLES
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "evidence.md"
 STRATEGIES = {"simplecil": "SimpleCIL", "ranpac": "RanPAC"}
 Row = dict[str, Any]
 
 
 class Runs:
-    """A_T and A_bar by method, set and strategy, one for each seed of the class order 1993."""
+    """A_T and A_bar by method, set, strategy and seed, of the class order 1993."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.found: dict[tuple[str, str, str], dict[int, Row]] = defaultdict(dict)
@@ -34,12 +31,12 @@ class Runs:
                         self.found[row["method"], row["set"], strategy][row["seed"]] = row[strategy]
 
     def values(self, method: str, name: str, strategy: str, key: str = "A_T") -> list[float]:
-        """One figure a seed."""
+        """One figure per seed."""
         seeds = self.found.get((method, name, strategy), {})
         return [seeds[seed][key] for seed in sorted(seeds)]
 
     def gains(self, method: str, name: str, strategy: str, over: str = "frozen") -> list[float]:
-        """A_T less that of another method, by seed."""
+        """A_T minus that of another method, by seed."""
         ours = self.found.get((method, name, strategy), {})
         base = self.found.get((over, name, strategy.split("+")[0]), {})
         return [ours[s]["A_T"] - base[s]["A_T"] for s in sorted(ours) if s in base]
@@ -97,21 +94,6 @@ def default(runs: Runs) -> list[str]:
     return table(["data", *header], rows)
 
 
-def suggested(runs: Runs, rows: list[Row]) -> list[str]:
-    """The rate that held-out images of each set choose, beside the shared one and the default."""
-    lines = []
-    for name, title in TITLES.items():
-        lr = best_lr(rows, "mist", name)
-        measured = {DEFAULT_LR: "mist default", best_lr(rows, "mist"): "mist first"}
-        own = measured.get(lr, "mist suggested")
-        methods = ("mist default", "mist first", own)
-        for strategy, label in STRATEGIES.items():
-            cells = [_gain(runs, m, name, strategy) for m in methods]
-            lines.append([title, label, *cells[:2], f"{lr:g}", cells[2]])
-    heads = ["data", "strategy", "0.003 (default)", "0.01 (shared)", "own rate", "gain at it"]
-    return table(heads, lines)
-
-
 def every(runs: Runs) -> list[str]:
     """MIST before every experience, with and without drift compensation."""
     rows = []
@@ -125,7 +107,7 @@ def every(runs: Runs) -> list[str]:
 
 
 def parts(runs: Runs, names: list[str]) -> list[str]:
-    """What each part is worth on the sets where MIST gives most."""
+    """What each part contributes on the sets where MIST gains most."""
     others = (
         "frozen",
         "frozen, probed",
@@ -133,7 +115,7 @@ def parts(runs: Runs, names: list[str]) -> list[str]:
         "mist default",
         "mist suggested",
         "lora",
-        BEST,
+        "projection first",
     )
     methods = [m for m, n, _ in runs.found if n == names[0] and m not in others]
     columns = [(n, s) for n in names for s in STRATEGIES]
@@ -146,7 +128,7 @@ def parts(runs: Runs, names: list[str]) -> list[str]:
 
 
 def paired(runs: Runs, names: list[str]) -> list[str]:
-    """MIST less what it is compared with, by seed."""
+    """MIST minus what it is compared with, by seed."""
     others = ("random mask", "magnitude", "gradient", "cross-entropy", "dense, own lr")
     columns = [(n, s) for n in names for s in STRATEGIES]
     lines = [
@@ -157,7 +139,7 @@ def paired(runs: Runs, names: list[str]) -> list[str]:
 
 
 def plain(runs: Runs, names: list[str]) -> list[str]:
-    """MIST, LoRA of equal size, and every weight, each at its own rate, on the first experience."""
+    """MIST, LoRA of equal size and every weight, each at its own learning rate."""
     methods = {
         "mist first": "MIST",
         "lora": "LoRA",
@@ -169,7 +151,7 @@ def plain(runs: Runs, names: list[str]) -> list[str]:
 
 
 def probes(runs: Runs, rows: list[Row]) -> list[str]:
-    """What a linear classifier of all classes at once makes of the frozen backbone's features."""
+    """SimpleCIL, RanPAC and a linear classifier of all classes at once, on the frozen backbone."""
     found = {row["set"]: row["probe"] for row in rows if row.get("probe") and not row["held_out"]}
     lines = []
     for name, title in TITLES.items():
@@ -180,7 +162,7 @@ def probes(runs: Runs, rows: list[Row]) -> list[str]:
 
 
 def beyond(rows: Iterable[Row]) -> list[str]:
-    """Options less the same MIST without them, on held-out training images of cars, by seed."""
+    """Options minus the same MIST without them, on held-out training images of cars, by seed."""
     found: dict[str, dict[int, Row]] = defaultdict(dict)
     for row in rows:
         if row["held_out"] == 10 and row["method"] != "frozen":
@@ -198,17 +180,6 @@ def beyond(rows: Iterable[Row]) -> list[str]:
     return table(["option", *STRATEGIES.values()], ordered)
 
 
-def confirmed(runs: Runs) -> list[str]:
-    """The best option, on the test images of all sets: gain over the frozen backbone."""
-    methods = ("mist default", "mist first", BEST)
-    lines = [
-        [title, label, *(_gain(runs, m, name, strategy) for m in methods)]
-        for name, title in TITLES.items()
-        for strategy, label in STRATEGIES.items()
-    ]
-    return table(["data", "strategy", "0.003 (default)", "0.01", f"0.01, {BEST}"], lines)
-
-
 def _gain(runs: Runs, method: str, name: str, strategy: str) -> str:
     return interval(runs.gains(method, name, strategy)) or "not measured"
 
@@ -218,7 +189,7 @@ def _heads(columns: list[tuple[str, str]]) -> list[str]:
 
 
 def choices(rows: Iterable[Row]) -> list[str]:
-    """Held-out accuracy by learning rate: the only thing that settings were chosen on."""
+    """Accuracy on held-out training images by learning rate, on which settings were chosen."""
     found: dict[tuple[str, float], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     order = {"frozen": "frozen", "mist": "MIST", "dense": "dense", "lora": "LoRA"}
     for row in rows:
@@ -259,7 +230,7 @@ def picture(runs: Runs, file: Path) -> None:
     axes.axhline(0, color="0.6", lw=0.8)
     axes.set_xlim(12, 97)
     axes.set_xlabel("A_T of the frozen backbone (%)")
-    axes.set_ylabel("gain in A_T by MIST before\nthe first experience (points)")
+    axes.set_ylabel("gain in A_T from MIST before\nthe first experience (points)")
     axes.set_title("DeiT-Tiny, 224 pixels, 10 experiences", fontsize=9, loc="left")
     for strategy, (marker, color) in of_strategy.items():
         axes.plot([], [], marker, color=color, label=STRATEGIES[strategy])
@@ -271,15 +242,14 @@ def picture(runs: Runs, file: Path) -> None:
     plt.close(figure)
 
 
-def main(rows: list[Row], template: Path, document: Path = DOCUMENT) -> None:
-    """Put the tables in the places that the template names."""
+def write(rows: list[Row], document: Path) -> None:
+    """The page and its picture: ``evidence.md`` with the tables where it names them."""
     runs = Runs(rows)
     picture(runs, document.with_suffix(".png"))
-    text = template.read_text()
+    text = (Path(__file__).parent / "evidence.md").read_text()
     for mark, lines in {
         "headline": headline(runs),
         "default": default(runs),
-        "suggested": suggested(runs, rows),
         "every": every(runs),
         "parts": parts(runs, ["cars", "omniglot"]),
         "paired": paired(runs, ["cars", "omniglot"]),
@@ -287,13 +257,6 @@ def main(rows: list[Row], template: Path, document: Path = DOCUMENT) -> None:
         "probes": probes(runs, rows),
         "choices": choices(rows),
         "beyond": beyond(rows),
-        "confirmed": confirmed(runs),
     }.items():
         text = text.replace(f"[{mark}]\n", "\n".join(lines) + "\n")
     document.write_text(text)
-
-
-if __name__ == "__main__":
-    here = Path(__file__).parent
-    lines = (here / "measured.jsonl").read_text().splitlines()
-    main([json.loads(line) for line in lines], here / "evidence.md")

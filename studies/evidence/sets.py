@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
 
 from mist_avalanche.benchmarks import SplitOmniglot
-from mist_avalanche.benchmarks.storage.images import is_image_name
-from mist_avalanche.benchmarks.stream import Source, class_incremental, slight_affine
-from mist_avalanche.benchmarks.transforms import IMAGENET
+from mist_avalanche.benchmarks.images import is_image_name
+from mist_avalanche.benchmarks.stream import class_incremental
+from mist_avalanche.benchmarks.transforms import IMAGENET, slight_affine
 
 SIZE = 224
 ARCHIVES = {"cub": "cub100.zip", "cifar": "cifar100_subset.zip", "cars": "cars98.zip"}
@@ -162,11 +162,10 @@ def held_out(name: str, cache: Path, order: int, seed: int, n_experiences: int):
 
 def _stream(name, parts, names, n_experiences, order):
     return class_incremental(
-        Source(*parts, names, name),
+        *parts,
         n_experiences,
+        class_names=names,
         seed=order,
-        fixed_class_order=None,
-        shuffle=True,
         train_transform=_Random(name),
         eval_transform=_center,
     )

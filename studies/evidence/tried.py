@@ -1,17 +1,14 @@
-"""What was tried for more than the paper gives, and what is no option of the package."""
+"""What was tried beyond the paper and is not an option of the package."""
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mist_avalanche.method import sparse_tuning
-from mist_avalanche.method.sgd import SparseSGD
-from mist_avalanche.method.views import SecondView
+from mist_avalanche.method import MIST, MISTOptions, SecondView
 
 
 class Colours:
@@ -34,49 +31,48 @@ class Colours:
         return x * (1 + self.by / 2 * colour) + self.by * brightness[:, :1]
 
 
-def layerwise(method: Any, factor: float) -> None:
-    """Learning rates of the blocks fall by ``factor`` from each one to the one before it."""
-    plain = method.dropping
+class Scheduled(MIST):
+    """MIST with learning rates that differ by step or by block.
 
-    def dropping(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        found = plain(*args, **kwargs)
-        entries = found["entries"]
-        scales = []
-        for name, p in zip(entries.names, entries.parameters, strict=True):
-            block = re.search(r"blocks\.(\d+)\.", name)
-            layer = int(block[1]) + 1 if block else 0
-            if name.removeprefix("backbone.").startswith("norm"):
-                layer = 12
-            scales.append(torch.full_like(p, factor ** (12 - layer)))
-        found["decay"] = entries.gather(scales)
-        return found
+    Args:
+        options: of MIST.
+        cosine: they fall to 0 along half a cosine in every tuning.
+        layerwise: gradients are scaled by this from each of twelve blocks to the one before.
+    """
 
-    method.dropping = dropping
+    def __init__(
+        self, options: MISTOptions, *, cosine: bool = False, layerwise: float = 1.0
+    ) -> None:
+        super().__init__(options)
+        self.cosine, self.layerwise = cosine, layerwise
+
+    def run(self, extract: Any, dataset: Any, *args: Any, epochs: int, **kwargs: Any) -> None:
+        """Score, select and tune, with a known number of steps."""
+        batches, rest = divmod(len(dataset), self.options.batch_size)
+        self.steps = epochs * (batches + (rest > 1))
+        super().run(extract, dataset, *args, epochs=epochs, **kwargs)
+
+    @property
+    def scales(self) -> dict[str, Tensor]:
+        """Factors on the gradients by name."""
+        if self.layerwise == 1.0:
+            return super().scales
+        return {
+            name: torch.full(mask.shape, self.layerwise ** (12 - _layer(name)), device=mask.device)
+            for name, mask in self.masks.items()
+        }
+
+    def _optimizer(self, *args: Any) -> Any:
+        optimizer = super()._optimizer(*args)
+        if self.cosine:
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
+            optimizer.register_step_post_hook(lambda *_: schedule.step())
+        return optimizer
 
 
-def cosine(method: Any) -> None:
-    """Learning rates fall to 0 along a half cosine in every tuning."""
-    plain = method.tune
-
-    def tune(strategy: Any, extract: Any, epochs: int, *args: Any, **kwargs: Any) -> Any:
-        batches, rest = divmod(len(strategy.experience.dataset), method.options.batch_size)
-        steps = epochs * (batches + (rest > 1))
-
-        class Falling(SparseSGD):
-            done = 0
-
-            def step(self, *given: Any) -> Tensor:
-                share = (1 + math.cos(math.pi * self.done / steps)) / 2
-                self.lr = share * method.options.lr
-                group = self._projection_sgd._sgd.param_groups[0]
-                group["lr"] = share * method.options.projection_lr
-                self.done += 1
-                return super().step(*given)
-
-        sparse_tuning.SparseSGD = Falling
-        try:
-            return plain(strategy, extract, epochs, *args, **kwargs)
-        finally:
-            sparse_tuning.SparseSGD = SparseSGD
-
-    method.tune = tune
+def _layer(name: str) -> int:
+    """0 for the patch embedding, 1 to 12 for the blocks, 12 for the last normalisation."""
+    block = re.search(r"blocks\.(\d+)\.", name)
+    if block:
+        return int(block[1]) + 1
+    return 12 if name.removeprefix("backbone.").startswith("norm") else 0

@@ -1,6 +1,6 @@
-"""Learning rates of Avalanche's baselines, on glyphs that the benchmark does not have.
+"""Learning rates of Avalanche's baselines, on glyphs that no benchmark has.
 
-The default of ``mist_avalanche/strategies/baselines.py`` was chosen so.
+The default in ``mist_avalanche/strategies/baselines.py`` was chosen with it.
 
     python studies/performance/baseline_rates.py
 """
@@ -18,9 +18,7 @@ from kinds_of_shift import benchmark_of
 
 from mist_avalanche.benchmarks import glyphs
 from mist_avalanche.models import create_backbone
-from mist_avalanche.strategies.baselines import build_baseline
-
-WIDTH = 96  # of the embedded backbone
+from mist_avalanche.strategies.registry import build, find
 
 
 def main() -> None:
@@ -34,11 +32,11 @@ def main() -> None:
         for lr in args.lrs:
             for seed in (random.seed, np.random.seed, torch.manual_seed):
                 seed(0)
-            strategy = build_baseline(
-                name,
+            strategy = build(
+                find(name),
                 create_backbone("embedded"),
-                WIDTH,
-                100,
+                n_features=96,
+                n_classes=100,
                 image_size=32,
                 plugins=[],
                 lr=lr,

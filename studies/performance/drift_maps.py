@@ -1,21 +1,20 @@
-"""Ways to follow a backbone that is tuned again, compared on Omniglot.
+"""Maps that follow a backbone that is tuned again, compared on Omniglot.
 
-MIST tunes the embedded backbone before every experience. Each way carries what is stored of past
-classes from the features before a tuning to those after it:
+MIST tunes the embedded backbone before every experience. Each map moves the stored features of past
+classes from those before a tuning to those after it:
 
 - none: nothing is moved.
-- shift: by the mean displacement of the current images.
-- kernel: by the mean displacement of near current images (Yu et al., SDC, arXiv 2004.00440).
-- affine: by a ridge-regularised affine map fitted on the current images.
+- shift: the mean displacement of the current images.
+- kernel: the mean displacement of near current images (Yu et al., SDC, arXiv 2004.00440).
+- affine: a ridge-regularised affine map, fitted on the current images.
 - views: the same, fitted on four randomly transformed copies as well.
-- turned: the same, fitted on the images turned and mirrored; what the strategies do.
+- rotated: the same, fitted on rotated and mirrored images; what the strategies do.
 - mixed: the same, and on means and halves of pairs of images.
-- nonlinear: turned, and a ridge regression of its residual on 500 random features.
-- gaussians: turned, of class means and one covariance instead of stored features.
-- true: the past images seen again; the bound for all of them.
+- nonlinear: rotated, and a ridge regression of its residual on 500 random features.
+- true: features of the past images, computed again; the upper bound.
 
-Prints the error of moved class means (distance over the spread of true class means) and A_T of
-SimpleCIL and RanPAC, mean and standard deviation over seeds.
+Prints the error of moved class means (their distance from the true ones, divided by the spread of
+those) and A_T of SimpleCIL and RanPAC, mean and standard deviation over seeds.
 """
 
 from __future__ import annotations
@@ -29,11 +28,9 @@ from torch.nn import functional as F
 
 from mist_avalanche import MISTPlugin
 from mist_avalanche.benchmarks import SplitOmniglot
-from mist_avalanche.models.backbones import create_backbone
-from mist_avalanche.models.defaults import DEFAULTS, EMBEDDED
-from mist_avalanche.models.drift import AffineMap, fit_drift, turned
+from mist_avalanche.models import backbone_defaults, create_backbone
+from mist_avalanche.models.drift import AffineMap, fit_drift, rotations_and_flips
 from mist_avalanche.models.heads import PrototypeHead, RidgeHead
-from mist_avalanche.models.memory import GaussianMemory
 from mist_avalanche.models.ridge import choose_ridge, solve_ridge, sums
 from mist_avalanche.strategies import SimpleCIL
 
@@ -62,16 +59,17 @@ class Recorder:
         self.train = [stacked(e.dataset.eval()) for e in benchmark.train_stream]
         self.test = [stacked(e.dataset.eval()) for e in benchmark.test_stream]
         self.backbone = create_backbone(weights=weights)
-        defaults = DEFAULTS[EMBEDDED]
-        settings = {**defaults.mist, **defaults.mist_with_drift, **mist}
-        settings |= {"seed": seed, "verbose": False}
-        strategy = SimpleCIL(model=self.backbone, plugins=[MISTPlugin(**settings)], evaluator=None)
+        plugin = MISTPlugin.for_backbone(
+            "embedded", drift_compensation=True, seed=seed, verbose=False, **mist
+        )
+        strategy = SimpleCIL(model=self.backbone, plugins=[plugin], evaluator=None)
         self.past, self.views = [], []
         for t, experience in enumerate(benchmark.train_stream):
             x = self.train[t][0]
             torch.manual_seed(t)
             copies = [stacked(experience.dataset.train())[0] for _ in range(4)]
-            views = {"views": [x, *copies], "turned": turned(x), "mixed": turned(x) + mixed(x)}
+            rotated = rotations_and_flips(x)
+            views = {"views": [x, *copies], "rotated": rotated, "mixed": rotated + mixed(x)}
             before = {name: self.features(v) for name, v in views.items()}
             strategy.train(experience)
             self.views.append({n: (before[n], self.features(v)) for n, v in views.items()})
@@ -90,7 +88,7 @@ class Recorder:
 
 def fit(kind, views, generator):
     """A map of the given kind."""
-    before, after = views[kind if kind in views else "turned"]
+    before, after = views[kind if kind in views else "rotated"]
     if kind in ("shift", "kernel", "affine"):
         before, after = before[:, :1], after[:, :1]
     if kind == "shift":
@@ -112,45 +110,38 @@ def fit(kind, views, generator):
     residual = (after.flatten(0, 1) - affine(old)).double()
     weights = torch.randn(old.shape[1], 500, generator=generator) / old.norm(dim=1).mean()
 
-    def expand(f, columns):
-        return (f @ weights[:, columns]).relu()
+    def expand(f):
+        return (f @ weights).relu()
 
     order = torch.randperm(len(old), generator=generator)
     ridge = choose_ridge(expand, 500, old[order], residual[order])
-    solution = solve_ridge(*sums(expand, 500, old, residual, torch.float64), ridge)
-    return lambda f: affine(f) + (expand(f, slice(None)).double() @ solution).float()
+    solution = solve_ridge(*sums(expand, 500, old, residual), ridge)
+    return lambda f: affine(f) + (expand(f).double() @ solution).float()
 
 
 def follow(recorder, kind):
-    """Stored features and labels after the last experience, each way."""
-    labels, memory, stored = recorder.labels, GaussianMemory(), []
+    """Stored features after the last experience."""
+    stored = []
     for t, past in enumerate(recorder.past):
         if kind == "true":
             stored = past[:t]
         elif t and kind != "none":
             drift = fit(kind, recorder.views[t], torch.Generator().manual_seed(t))
-            if kind == "gaussians":
-                memory.move(drift)
             stored = [drift(f) for f in stored]
         stored = [*stored, past[t]]
-        if t + 1 < len(recorder.past):
-            memory.add(past[t], labels[t])
-    if kind != "gaussians":
-        return torch.cat(stored), torch.cat(labels)
-    features, drawn = memory.recall()
-    return torch.cat([features, stored[-1]]), torch.cat([drawn, labels[-1]])
+    return torch.cat(stored)
 
 
 def measure(recorder, kind, m):
     """Error of class means, and A_T of SimpleCIL and RanPAC in percent."""
-    features, labels = follow(recorder, kind)
+    features, labels = follow(recorder, kind), torch.cat(recorder.labels)
     n_old = int(recorder.labels[-2].max()) + 1
 
     def means(f, y):
         one_hot = F.one_hot(y).float()
         return (one_hot.T @ f / one_hot.sum(0).unsqueeze(1))[:n_old]
 
-    true = means(torch.cat(recorder.past[-1]), torch.cat(recorder.labels))
+    true = means(torch.cat(recorder.past[-1]), labels)
     error = (means(features, labels) - true).norm(dim=1).mean()
     spread = (true - true.mean(0)).norm(dim=1).mean()
     prototypes, ridge = PrototypeHead(), RidgeHead(m)
@@ -166,18 +157,7 @@ def measure(recorder, kind, m):
     return [float(error / spread), *accuracies]
 
 
-KINDS = (
-    "none",
-    "shift",
-    "kernel",
-    "affine",
-    "views",
-    "turned",
-    "mixed",
-    "nonlinear",
-    "gaussians",
-    "true",
-)
+KINDS = ("none", "shift", "kernel", "affine", "views", "rotated", "mixed", "nonlinear", "true")
 
 
 def main() -> None:
@@ -192,12 +172,13 @@ def main() -> None:
     parser.add_argument("--mist", type=json.loads, default={}, help="arguments of MIST, as JSON")
     args = parser.parse_args()
     benchmark = SplitOmniglot(args.experiences, dataset_root=args.dataset_root)
+    m = backbone_defaults("embedded").n_random_features
     results = {kind: [] for kind in KINDS}
     for seed in range(args.seeds):
         recorder = Recorder(benchmark, seed, args.weights, args.mist)
         for kind in KINDS:
-            results[kind].append(measure(recorder, kind, DEFAULTS[EMBEDDED].n_random_features))
-    print("| way | error of class means | SimpleCIL A_T | RanPAC A_T |\n| --- | --: | --: | --: |")
+            results[kind].append(measure(recorder, kind, m))
+    print("| map | error of class means | SimpleCIL A_T | RanPAC A_T |\n| --- | --: | --: | --: |")
     for kind, values in results.items():
         mean, std = np.mean(values, 0), np.std(values, 0, ddof=1 if args.seeds > 1 else 0)
         cells = [f"{m:.{d}f} ± {s:.{d}f}" for m, s, d in zip(mean, std, (2, 1, 1), strict=True)]

@@ -1,4 +1,4 @@
-"""RanPAC's ridge with few images a class: A_T of ways to choose it; the table of docs/ridge.md.
+"""RanPAC's ridge with few images per class: A_T by how it is chosen, for docs/ridge.md.
 
 ``python studies/performance/few_images.py --dataset-root DIR``
 """
@@ -68,7 +68,7 @@ def main():
         "glyphs": SplitGlyphs(10),
         "omniglot": SplitOmniglot(10, dataset_root=args.dataset_root, image_size=32),
     }
-    print("| | images a class |", *(f"{w} |" if isinstance(w, str) else f"{w:g} |" for w in WAYS))
+    print("| | images per class |", *(f"{w} |" if isinstance(w, str) else f"{w:g} |" for w in WAYS))
     print("| --- | --: |" + " --: |" * len(WAYS))
     for name, benchmark in benchmarks.items():
         train, test = (

@@ -1,9 +1,8 @@
-"""How fast images of a folder of class folders come out of a data loader, at 224 pixels a side.
+"""How fast a data loader gives the images of class folders, at 224 pixels.
 
-Prints a Markdown table, for the training and the evaluation transform: images per second and CPU
-milliseconds per image, of the loader's processes together, for torchvision's ImageFolder and for
-the package's datasets. The best of several rounds. Workers are started for every epoch; the time
-counts from the first batch that arrives. Run by ``make bench IMAGES=DIR``.
+Images per second, and CPU milliseconds per image of all processes of the loader, for torchvision's
+ImageFolder and for the package's datasets; the best of several rounds. Time counts from the first
+batch. Run by ``make bench IMAGES=DIR``.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from tabulate import tabulate
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from mist_avalanche.benchmarks.storage.images import ImageFiles
-from mist_avalanche.benchmarks.stream import Source, class_incremental
+from mist_avalanche.benchmarks.images import ImageFiles
+from mist_avalanche.benchmarks.stream import class_incremental
 from mist_avalanche.benchmarks.transforms import center_crop, random_crops
 
 
@@ -46,17 +45,11 @@ def epoch(dataset, args):
 def stream(root, transform):
     """All images of a folder, as one experience of a benchmark."""
     folder = ImageFolder(root)
-    names = [Path(path).relative_to(root).as_posix() for path, _ in folder.samples]
-    images = ImageFiles(root, list(zip(names, folder.targets, strict=True)))
-    benchmark = class_incremental(
-        Source(images, images, folder.classes, ""),
-        1,
-        seed=0,
-        fixed_class_order=None,
-        shuffle=False,
-        train_transform=transform,
-        eval_transform=transform,
+    images = ImageFiles(
+        root, [(Path(p).relative_to(root).as_posix(), y) for p, y in folder.samples]
     )
+    names = folder.classes
+    benchmark = class_incremental(images, images, 1, class_names=names, train_transform=transform)
     return benchmark.train_stream[0].dataset
 
 

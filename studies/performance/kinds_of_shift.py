@@ -1,8 +1,8 @@
-"""Which changes of images MIST can make up for, on glyphs that the benchmark does not have.
+"""Which changes of images MIST can compensate, on glyphs that no benchmark has.
 
 100 of the 400 glyphs of the embedded backbone's pretraining are drawn in ways that it has not seen.
-MIST tunes on ten of them, and a nearest-mean classifier is judged on all 100. The settings of the
-embedded backbone were chosen so, too (``--lrs``, ``--epochs``).
+MIST tunes on ten of them, and a nearest-mean classifier is evaluated on all 100. The settings of
+the embedded backbone were chosen in the same way (``--lrs``, ``--epochs``).
 
     python studies/performance/kinds_of_shift.py --seeds 5
 """

@@ -1,7 +1,7 @@
-"""What a prompted pass costs beside the plain ViT's forward and backward pass.
+"""What a pass with prompts costs, compared with the plain ViT's forward and backward pass.
 
-Two plain passes stand for comparison: one with gradients to all weights, as in fine-tuning, and one
-with gradients through all blocks to the image alone, which is what prompts need of a frozen ViT.
+There are two plain passes: one with gradients of all weights, as in fine-tuning, and one with
+gradients through all blocks to the image alone, which is what prompts need of a frozen ViT.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def measure(name, images, device, repeats):
         prompts.begin_experience()
         model = PromptedViT(vit, prompts, nn.Identity())
         query = model.query(x)
-        trained = prompts.training_parameters()
+        trained = [p for p in prompts.parameters() if p.requires_grad]
 
         def passes(model=model, query=query, trained=trained):
-            loss = model(x, query).sum() + model.attached.loss
+            loss = model(x, query).sum() + model.output.loss
             torch.autograd.grad(loss, trained, allow_unused=True)
 
         found[label] = seconds(passes, device, repeats)

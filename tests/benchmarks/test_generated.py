@@ -1,4 +1,5 @@
-import io
+"""SplitGlyphs and SplitOmniglot."""
+
 import zipfile
 
 import pytest
@@ -8,24 +9,19 @@ from torch.utils.data import DataLoader
 
 from mist_avalanche.benchmarks import SplitGlyphs, SplitOmniglot
 from mist_avalanche.benchmarks.glyphs import FAR, HAND_MADE, style_at
-from mist_avalanche.benchmarks.rendering import PRINTED
+from mist_avalanche.benchmarks.rendering import GLYPHS, PRINTED, outlines
 from mist_avalanche.models.backbones import create_backbone
 from mist_avalanche.models.heads import PrototypeHead
-
-
-def labels_of(stream):
-    return [list(e.dataset.targets) for e in stream]
 
 
 def check_stream(benchmark, n_classes, n_train, n_test):
     seen = []
     for train, test in zip(benchmark.train_stream, benchmark.test_stream, strict=True):
-        classes = set(train.dataset.targets)
-        assert classes == set(test.dataset.targets) == set(train.classes_in_this_experience)
-        assert sorted(classes) == list(range(len(seen), len(seen) + len(classes)))
-        assert len(train.dataset) == n_train * len(classes)
-        assert len(test.dataset) == n_test * len(classes)
-        seen += sorted(classes)
+        classes = sorted(set(train.dataset.targets))
+        assert classes == sorted(set(test.dataset.targets))
+        assert sorted(train.dataset.targets) == sorted(classes * n_train)
+        assert sorted(test.dataset.targets) == sorted(classes * n_test)
+        seen += classes
     assert seen == list(range(n_classes))
     assert len(benchmark.class_names) == len(set(benchmark.class_names)) == n_classes
 
@@ -41,6 +37,41 @@ def test_glyphs_are_complete_deterministic_and_leave_the_random_state_alone():
     assert not torch.equal(x[0], x[2])
     assert first.class_names == second.class_names != other.class_names
     assert sorted(first.class_names) == sorted(other.class_names)
+
+
+def test_no_two_glyphs_look_alike():
+    assert len(set(GLYPHS)) == 500
+    small = torch.nn.functional.avg_pool2d(outlines(tuple(GLYPHS))[:, 0], 4).flatten(1)
+    small = torch.nn.functional.normalize(small - small.mean(1, keepdim=True))
+    assert (small @ small.T - 2 * torch.eye(500)).max() < 0.8501
+
+
+def frozen_accuracy(**settings):
+    """Of class means on all glyphs with the frozen embedded backbone, in percent."""
+    benchmark, backbone, head = (
+        SplitGlyphs(1, **settings),
+        create_backbone().eval(),
+        PrototypeHead(),
+    )
+    train, test = (
+        next(iter(DataLoader(stream[0].dataset, 2000)))
+        for stream in (benchmark.train_stream, benchmark.test_stream)
+    )
+    with torch.no_grad():
+        head.update(backbone(train[0]), train[1])
+        return 100 * (head(backbone(test[0])).argmax(1) == test[1]).float().mean().item()
+
+
+def test_glyphs_are_harder_the_farther_they_are_from_print():
+    found = [frozen_accuracy(shift=shift) for shift in (0, 1, 2)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > 95
+    assert 25 < found[2] < found[1] < 85  # a method can win or lose
+    assert [style_at(shift) for shift in (0, 1, 2)] == [PRINTED, HAND_MADE, FAR]
+    assert SplitGlyphs(shift=2).split_name == "rendered, data_seed 0, shift 2"
+    for wrong in (-0.1, 2.1, "far"):
+        with pytest.raises(ValueError, match=r"Expected `shift` in \[0, 2\]"):
+            SplitGlyphs(shift=wrong)
 
 
 @pytest.fixture
@@ -65,18 +96,16 @@ def test_omniglot_from_folder_and_archive(omniglot, tmp_path):
     with zipfile.ZipFile(archive, "w") as z:
         for path in sorted(omniglot.rglob("*.png")):
             z.write(path, path.relative_to(omniglot.parent))
-    streams = [
-        SplitOmniglot(3, dataset_root=root)
-        for root in (omniglot, omniglot.parent, archive, archive.parent)
-    ]
-    for benchmark in streams:
+    first = SplitOmniglot(3, dataset_root=omniglot)
+    for root in (omniglot, omniglot.parent, archive, archive.parent):
+        benchmark = SplitOmniglot(3, dataset_root=root)
         check_stream(benchmark, 6, 15, 5)
-        assert benchmark.class_names == streams[0].class_names
+        assert benchmark.class_names == first.class_names
         assert benchmark.split_name == "images_background_small1, last 5 drawers"
         x = benchmark.test_stream[0].dataset[0][0]
         assert x.shape == (3, 32, 32)
         assert 0 <= x.min() < x.mean() < 0.5 < x.max() <= 1  # white ink on black
-        assert torch.equal(x, streams[0].test_stream[0].dataset[0][0])
+        assert torch.equal(x, first.test_stream[0].dataset[0][0])
 
 
 def test_omniglot_alphabets_and_errors(omniglot, tmp_path):
@@ -85,46 +114,8 @@ def test_omniglot_alphabets_and_errors(omniglot, tmp_path):
     assert benchmark.train_stream[0].dataset[0][0].shape == (3, 48, 48)
     with pytest.raises(ValueError, match=r"Greek, Latin; asked for \['Klingon'\]"):
         SplitOmniglot(dataset_root=omniglot, alphabets=["Klingon"])
-    with pytest.raises(FileNotFoundError, match="download=True"):
-        SplitOmniglot(dataset_root=tmp_path / "nothing")
-    broken = tmp_path / "images_background.zip"
-    broken.write_bytes(io.BytesIO(b"<html>not found</html>").getvalue())
-    with pytest.raises(ValueError, match="not a whole zip"):
+    with pytest.raises(FileNotFoundError, match=r"images_evaluation.*download=True"):
+        SplitOmniglot(dataset_root=omniglot.parent, subset="images_evaluation")
+    (tmp_path / "images_background.zip").write_text("<html>not found</html>")
+    with pytest.raises(ValueError, match=r"images_background.zip is not a whole zip"):
         SplitOmniglot(dataset_root=tmp_path)
-
-
-def frozen_accuracy(**settings):
-    """Of class means on all glyphs, in percent."""
-    benchmark, backbone, head = (
-        SplitGlyphs(1, **settings),
-        create_backbone().eval(),
-        PrototypeHead(),
-    )
-    batches = [
-        DataLoader(stream[0].dataset.eval(), 200)
-        for stream in (benchmark.train_stream, benchmark.test_stream)
-    ]
-    with torch.no_grad():
-        for x, y, _ in batches[0]:
-            head.update(backbone(x), y)
-        correct = sum((head(backbone(x)).argmax(1) == y).sum().item() for x, y, _ in batches[1])
-    return correct / 10
-
-
-def test_glyphs_are_neither_easy_nor_hopeless_for_the_embedded_backbone():
-    """Frozen class means end between 25 % and 85 %, so that a method can win or lose."""
-    assert 25 < frozen_accuracy(shift=2) < frozen_accuracy() < 85
-
-
-def test_glyphs_are_harder_the_farther_they_are_from_print():
-    found = [frozen_accuracy(shift=shift) for shift in (0, 0.5, 1, 1.5, 2)]
-    assert found == sorted(found, reverse=True)
-    assert found[0] > 95
-    assert found[-1] > 10  # of 100 classes: they can be told apart
-    assert found[2] == frozen_accuracy()
-    ends = [style_at(shift) for shift in (0, 1, 2)]
-    assert ends == [PRINTED, HAND_MADE, FAR]
-    assert SplitGlyphs(shift=2).split_name == "rendered, data_seed 0, shift 2"
-    for wrong in (-0.1, 2.1, "far"):
-        with pytest.raises(ValueError, match=r"Expected `shift` in \[0, 2\]"):
-            SplitGlyphs(shift=wrong)

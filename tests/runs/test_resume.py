@@ -72,10 +72,12 @@ def test_the_numbers_are_those_of_a_run_that_was_not_stopped(label, tmp_path):
 
 def test_finished_experiences_are_not_repeated(tmp_path, monkeypatch):
     run_and_stop(config(), tmp_path)
+    (tmp_path / ".checkpoint.pt.1.tmp").touch()
     trained = []
     monkeypatch.setattr(SimpleCIL, "fit", lambda _self, _x, y: trained.append(y.unique().tolist()))
     run(config(), tmp_path, resume=True)
     assert trained == [[4, 5]]
+    assert not [*tmp_path.glob(".*")]
 
 
 def test_other_settings_are_refused_by_name(tmp_path):

@@ -67,19 +67,23 @@ def test_unknown_names_are_explained():
         find("./nowhere.py:Class")
     with pytest.raises(ValueError, match=r"Cannot load 'mist_avalanche:Nothing'"):
         find("mist_avalanche:Nothing")
+    with pytest.raises(ValueError, match=r"There is a strategy 'replay' already. Rename your Repl"):
+        find("avalanche.training.supervised:Replay")
 
 
 def test_a_class_of_the_package_by_its_path_is_the_registered_one():
     assert find("mist_avalanche.strategies:SimpleCIL") is find("simplecil")
 
 
-@pytest.mark.parametrize("name", ["./mine.py:Mine", "mine:Mine"])
+@pytest.mark.parametrize("name", ["./of_a_user.py:Mine", "of_a_user:Mine"])
 def test_a_strategy_in_the_working_directory(name, tmp_path, monkeypatch, benchmark_of):
     monkeypatch.setattr("sys.path", [p for p in __import__("sys").path if p])
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(OWN)
+    monkeypatch.setattr("mist_avalanche.strategies.registry.STRATEGIES", {**STRATEGIES})
+    (tmp_path / "of_a_user.py").write_text(OWN)
     info = find(name)
     assert (info.name, info.title, info.tune_on, info.has_drift) == ("mine", "Mine", "every", True)
+    assert find("mine") is find(name) is info
     assert {"momentum", "train_mb_size", "cache"} <= arguments_of(info)
     about = {"n_features": 96, "n_classes": 4, "image_size": 32}
     strategy = build(info, create_backbone(), **about, device="cpu", plugins=[], evaluator=None)

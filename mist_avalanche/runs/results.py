@@ -1,0 +1,164 @@
+"""results.json: what a finished run says of itself, and how that is written, read and kept.
+
+``docs/results-json.md`` describes every key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._version import __version__
+from ..plugin import MISTPlugin
+from ..utils import atomic_write
+from .build import names_of_classes
+from .checkpoint import refuse_other_settings
+from .config import RunConfig
+from .metrics import accuracy_rows, summarize
+
+SCHEMA = 1
+_PACKAGES = ("torch", "torchvision", "timm", "avalanche-lib", "numpy")
+_FINISHED = ("results.json", "summary.json", "report.html")  # a run, its seeds, a whole command
+_PAIRS = 20  # of confused classes
+
+
+def results_of(
+    config: RunConfig,
+    benchmark: Any,
+    strategy: Any,
+    backbone: nn.Module,
+    pretrained: nn.Module,
+    record: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of results.json.
+
+    ``pretrained`` is a copy of the backbone from before the run; ``record`` has the number of
+    ``correct`` test images, the ``confusion``, and the seconds of ``train`` and ``eval``.
+    """
+    correct, stream = record["correct"], benchmark.train_stream[: config.first]
+    counts = [len(e.dataset) for e in benchmark.test_stream[: config.first]]
+    on_gpu = strategy.device.type == "cuda"
+    results = {
+        "schema": SCHEMA,
+        "config": {**config.settings(), "split": getattr(benchmark, "split_name", None)},
+        "metrics": summarize(correct, counts),
+        "accuracy": accuracy_rows(correct, counts),
+        "classes_seen": np.cumsum([len(e.classes_in_this_experience) for e in stream]).tolist(),
+        "test_images": counts,
+        "class_names": names_of_classes(benchmark),
+        "confusion": record["confusion"],
+        "inputs": config.inputs,
+        "timing": {
+            "train": record["train"],
+            "eval": record["eval"],
+            "total": round(sum(record["train"] + record["eval"]), 3),
+        },
+        "parameters": _parameters(strategy.model, backbone, pretrained),
+        "memory": torch.cuda.max_memory_allocated(strategy.device) if on_gpu else None,
+        "environment": {
+            "python": platform.python_version(),
+            "mist_avalanche": __version__,
+            **{package: version(package) for package in _PACKAGES},
+            "system": platform.system(),
+            "device": torch.cuda.get_device_name(strategy.device) if on_gpu else "cpu",
+            "processor": platform.processor() or platform.machine(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+    for mist in strategy.plugins:
+        if isinstance(mist, MISTPlugin) and mist.selection is not None:
+            results["mist"] = {
+                "selected_fraction": mist.selection.fraction,
+                "updated_fraction": mist.updated_fraction,
+                "overlaps": mist.overlaps,
+                "losses": mist.losses,
+                "layers": [list(row) for row in mist.selection.rows()],
+            }
+    return results
+
+
+def confusions(matrix: Tensor, experiences: Sequence[Iterable[int]]) -> dict[str, Any]:
+    """What images of classes, and of the classes of experiences, were mistaken for.
+
+    ``matrix`` (C, C) has the number of test images by true and predicted class.
+    """
+    groups = [[*classes] for classes in experiences]
+    wrong = matrix.clone().fill_diagonal_(0)
+    most = wrong.flatten().argsort(descending=True, stable=True)[:_PAIRS].tolist()
+    pairs = [divmod(i, len(wrong)) for i in most]
+    return {
+        "experiences": [[int(matrix[i][:, j].sum()) for j in groups] for i in groups],
+        "classes": [[i, j, int(wrong[i, j])] for i, j in pairs if wrong[i, j]],
+    }
+
+
+def _parameters(model: nn.Module, backbone: nn.Module, pretrained: nn.Module) -> dict[str, int]:
+    """Entries of the model and of its backbone, how many train, and how many have changed."""
+    now = dict(backbone.named_parameters())
+    changed = (now[name].cpu() != p for name, p in pretrained.named_parameters())
+    return {
+        "total": sum(p.numel() for p in model.parameters()),
+        "backbone": sum(p.numel() for p in now.values()),
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "updated": sum(int(entries.sum()) for entries in changed),
+    }
+
+
+# ---- Files ---------------------------------------------------------------------------------------
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> None:
+    """Write a JSON file whole or not at all."""
+    with atomic_write(path) as temporary:
+        text = json.dumps(content, indent=1, default=dict)
+        temporary.write_text(f"{text}\n", encoding="utf-8")
+
+
+def read_results(file: Path) -> dict[str, Any]:
+    """The content of a results.json, or ValueError where it is none of this version."""
+    try:
+        results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if results["schema"] == SCHEMA:
+            return results
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{file} holds no results of a run, as this version writes them.")
+
+
+def refuse_finished(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """ValueError where finished runs, or their tables and figures, would be replaced unasked."""
+    if any((folder / name).exists() for name in _FINISHED) and not (resume or overwrite):
+        raise ValueError(
+            f"{folder} holds a finished run. --resume (resume=True) keeps it where its settings "
+            "are the same; --overwrite (overwrite=True) replaces it. Or choose another folder."
+        )
+
+
+def finished_results(config: RunConfig, folder: Path) -> dict[str, Any] | None:
+    """The results in a folder, None where there are none yet, ValueError for another run's."""
+    if not (folder / "results.json").exists():
+        return None
+    results = read_results(folder / "results.json")
+    saved = {name: value for name, value in results["config"].items() if name != "split"}
+    refuse_other_settings(folder, saved, config.settings())
+    return results
+
+
+def run_folder(path: str | Path) -> Path:
+    """The folder of a finished run, from itself or its results.json, or FileNotFoundError."""
+    folder = Path(path).parent if Path(path).name == "results.json" else Path(path)
+    if not (folder / "results.json").is_file():
+        seeds = sorted(file.parent for file in folder.glob("*/results.json"))
+        one = f"one of its runs, such as {seeds[0]}" if seeds else "the folder of a finished run"
+        raise FileNotFoundError(f"{folder} has no results.json. Give {one}.")
+    return folder

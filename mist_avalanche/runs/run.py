@@ -1,0 +1,136 @@
+"""One class-incremental run: train and evaluate on every experience, then write results.json."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import random
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.evaluation.metrics import StreamConfusionMatrix, accuracy_metrics
+from avalanche.logging import TensorboardLogger
+from avalanche.training.plugins import EvaluationPlugin
+from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from ..models import create_backbone
+from .build import choose_device, make_benchmark, make_mist, make_strategy, names_of_classes
+from .checkpoint import Checkpoint, can_resume
+from .checks import check_runs
+from .config import RunConfig
+from .metrics import summarize
+from .predict import save_classifier
+from .results import confusions, finished_results, refuse_finished, results_of, write_json
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    config: RunConfig,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train on every experience, evaluate on all classes seen so far, write the results.
+
+    Args:
+        config: the settings.
+        output: folder for ``results.json``, TensorBoard's event files, and ``checkpoint.pt``, for
+            resuming and for :func:`~mist_avalanche.runs.load_run`.
+        resume: go on after the last finished experience of a run with the same settings; return
+            the results of a finished one as they are.
+        overwrite: replace a finished run.
+        progress: show progress bars in a terminal.
+
+    Returns:
+        The content of results.json; ``docs/results-json.md`` describes it.
+
+    Raises:
+        FileNotFoundError: there is no data, or no file with weights.
+        ValueError: the settings do not fit together; a finished run is there, with neither
+            ``resume`` nor ``overwrite``; with ``resume``, a run with other settings is there.
+    """
+    (config,) = check_runs([config])
+    folder = Path(output)
+    refuse_finished(folder, resume=resume, overwrite=overwrite)
+    if resume and (finished := finished_results(config, folder)) is not None:
+        return finished
+    if not resume:
+        for name in ("results.json", "checkpoint.pt", "error.txt"):
+            (folder / name).unlink(missing_ok=True)
+    for unfinished in folder.glob(".*.tmp"):  # a run was killed while it wrote
+        unfinished.unlink()
+    return _run(config, folder, bars=progress and sys.stderr.isatty())
+
+
+def _run(config: RunConfig, folder: Path, *, bars: bool) -> dict[str, Any]:
+    """A run, from where a checkpoint in its folder ends."""
+    device = choose_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    benchmark = make_benchmark(config)
+    n_classes = len(names_of_classes(benchmark))
+    backbone = create_backbone(config.backbone, config.weights, image_size=config.image_size)
+    pretrained = copy.deepcopy(backbone)
+    random.seed(config.seed)
+    np.random.seed(config.seed % 2**32)
+    torch.manual_seed(config.seed)
+
+    matrix = StreamConfusionMatrix(n_classes, save_image=False)
+    board = TensorboardLogger(folder / "tensorboard")
+    metrics = accuracy_metrics(experience=True, stream=True)
+    strategy = make_strategy(
+        config,
+        backbone,
+        n_classes,
+        device=device,
+        plugins=[make_mist(config, verbose=bars)] if config.mist else [],
+        evaluator=EvaluationPlugin(metrics, matrix, loggers=[board]),
+    )
+    record: dict[str, Any] = {"correct": [], "train": [], "eval": []}
+    checkpoint = None
+    if can_resume(strategy):
+        checkpoint = Checkpoint(folder, strategy, settings=config.settings())
+        record = checkpoint.load(record)
+
+    stream, tests = benchmark.train_stream[: config.first], benchmark.test_stream[: config.first]
+    classes = [e.classes_in_this_experience for e in stream]
+    counts = [len(e.dataset) for e in tests]
+    done = len(record["correct"])
+    steps = tqdm(stream[done:], config.label, len(stream), initial=done, disable=not bars)
+    with logging_redirect_tqdm(), contextlib.closing(board.writer):
+        for t, experience in enumerate(steps, done):
+            began = time.perf_counter()
+            strategy.train(experience, num_workers=config.num_workers)
+            trained = time.perf_counter()
+            found = strategy.eval(tests[: t + 1], num_workers=config.num_workers)
+            record["train"].append(round(trained - began, 3))
+            record["eval"].append(round(time.perf_counter() - trained, 3))
+            record["correct"].append([_correct(found, i, counts[i]) for i in range(t + 1)])
+            record["confusion"] = confusions(matrix.result(), classes)
+            if checkpoint is not None:
+                checkpoint.save(record)
+            which = f"{config.label}, seed {config.seed}: experience {t + 1} of {len(stream)}"
+            log.info("%s, accuracy %.1f %%", which, summarize(record["correct"], counts)["A_T"])
+
+    results = results_of(config, benchmark, strategy, backbone, pretrained, record)
+    write_json(results, folder / "results.json")  # from here on the run is finished
+    save_classifier(strategy, folder, config.settings())
+    (folder / "error.txt").unlink(missing_ok=True)
+    return results
+
+
+def _correct(metrics: Mapping[str, float], experience: int, count: int) -> int:
+    """Number of correct test images of an experience."""
+    begin, end = "Top1_Acc_Exp/eval_phase/", f"/Exp{experience:03d}"
+    found = (v for k, v in metrics.items() if k.startswith(begin) and k.endswith(end))
+    return round(next(found) * count)
