@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 from typing_extensions import Unpack
@@ -14,7 +13,7 @@ from ..models.heads import PrototypeHead
 from ..utils import check_integer
 from .base import Common
 from .feature_based import FeatureStrategy
-from .first_session import AdapterName, adapt, new_adapter, session_settings
+from .first_session import AdapterName, new_adapter, session_settings
 from .registry import register
 
 
@@ -88,19 +87,6 @@ class APER(FeatureStrategy):
             **common,
         )
         self.model_to_tune = BackboneWithHead(model, PrototypeHead())  # without the adapter
-
-    def first_session(self, num_workers: int = 0, shuffle: bool = True, **kwargs: Any) -> None:
-        """Train the adapter."""
-        adapter = adapt(
-            self.backbone,
-            self.experience,
-            seed=self.seed,
-            precision=self.model.run_backbone.precision,
-            num_workers=num_workers,
-            shuffle=shuffle,
-            **self.session,
-        )
-        self.model.use(adapter)
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
         """Add features (n, 2 D) of labels (n,) to the class means."""

@@ -115,7 +115,7 @@ def test_what_is_refused(name):
     for argument, value in wrong.items():
         with pytest.raises(ValueError, match=f"`{argument}`"):
             make(name, **{argument: value})
-    with pytest.raises(TypeError, match="has no argument 'optimizer'"):
+    with pytest.raises(TypeError, match="optimizer"):
         make(name, optimizer=None)
     benchmark = make_benchmark(4, 2)
     parts = split_online_stream(benchmark.train_stream, 4)
@@ -126,13 +126,6 @@ def test_what_is_refused(name):
             make(name, model=timm.create_model("resnet18", num_classes=0))
         with pytest.raises(ValueError, match=r"cannot follow .*tune_on='first'"):
             train(make(name, [MISTPlugin(tune_on="every", **MIST)]), benchmark.train_stream[0])
-
-
-def test_a_classifier_is_removed_with_a_warning():
-    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3)
-    with pytest.warns(UserWarning, match="still had its classifier, 'head'"):
-        strategy = make("l2p", model=vit)
-    train(strategy, make_benchmark(2, 1, per_class=2).train_stream[0])
 
 
 # ---- Prompts ------------------------------------------------------------------------------------
