@@ -118,20 +118,13 @@ class RidgeHead(StatisticsHead):
         seed: of W, drawn from a generator of its own on the CPU.
         dtype: of G and Q, float64 or float32. float64 takes 8 M² bytes, 800 MB at M = 10000.
         memory: stores past features, so that :meth:`move` can compute G and Q again.
-
-    Attributes:
-        projection: W (D, M) in float32; empty when M is 0.
-        gram: G (M, M).
-        cross: Q (M, C).
-        weight: (G + λI)⁻¹ Q (M, C), as of the last :meth:`solve`.
-        ridge: λ, as of the last :meth:`choose_ridge`.
     """
 
-    projection: Tensor
-    gram: Tensor
-    cross: Tensor
-    weight: Tensor
-    ridge: Tensor
+    projection: Tensor  # W (D, M) in float32; empty when M is 0
+    gram: Tensor  # G (M, M)
+    cross: Tensor  # Q (M, C)
+    weight: Tensor  # (G + λI)⁻¹ Q (M, C), as of the last solve
+    ridge: Tensor  # λ, as of the last choose_ridge
 
     def __init__(
         self,

@@ -111,43 +111,24 @@ class _Joint(Cumulative):
     mist={"classifier": "train_classifier", "tune_on": "first"},
     arguments={"train_mb_size", "eval_mb_size", "shrinkage_param", "streaming_update_sigma"},
 )
-class _StreamingLDA(StreamingLDA):
-    """Avalanche's StreamingLDA, built like the others and with a state."""
-
-    _learned = ("muK", "cK", "Sigma", "Lambda", "num_updates", "prev_num_updates")
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        *,
-        n_features: int,
-        n_classes: int,
-        image_size: int,
-        device: Any,
-        **arguments: Any,
-    ) -> None:
-        model = FeatureExtractorModel(backbone, nn.Identity())  # whose features it classifies
-        super().__init__(
-            slda_model=model.to(device),
-            criterion=nn.CrossEntropyLoss(),
-            input_size=n_features,
-            num_classes=n_classes,
-            device=device,
-            **{**COMMON, **arguments, "train_epochs": 1},
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """The backbone, class means, counts and covariance."""
-        learned = {name: getattr(self, name) for name in self._learned}
-        return {"model": self.model.state_dict(), **learned}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a :meth:`state_dict`."""
-        self.model.load_state_dict(state["model"])
-        for name in self._learned:
-            value = state[name]
-            is_tensor = isinstance(value, torch.Tensor)
-            setattr(self, name, value.clone().to(self.device) if is_tensor else value)
+def _streaming_lda(
+    backbone: nn.Module,
+    *,
+    n_features: int,
+    n_classes: int,
+    image_size: int,
+    device: Any,
+    **arguments: Any,
+) -> StreamingLDA:
+    """It classifies the features, in one pass and without an optimizer."""
+    return StreamingLDA(
+        slda_model=FeatureExtractorModel(backbone, nn.Identity()).to(device),
+        criterion=nn.CrossEntropyLoss(),
+        input_size=n_features,
+        num_classes=n_classes,
+        device=device,
+        **{**COMMON, **arguments, "train_epochs": 1},
+    )
 
 
 _of_memory = {"mem_size": MEMORY, "batch_size_mem": BATCH_SIZE}
