@@ -39,8 +39,6 @@ from .registry import register
 
 LR, MOMENTUM, BATCH_SIZE, MEMORY = 0.003, 0.9, 32, 200
 COMMON = {"train_mb_size": BATCH_SIZE, "train_epochs": 10, "eval_mb_size": 64}
-
-
 Head = Callable[[int, int], nn.Module]  # of the features' width and the number of classes
 
 
@@ -137,7 +135,7 @@ _register("replay", "Replay", Replay, {"mem_size": MEMORY})
 # ewc_lambda: Avalanche's example on split MNIST
 _register("ewc", "EWC", EWC, {"ewc_lambda": 0.4}, paper="arXiv 1612.00796")
 _register("lwf", "LwF", LwF, {"alpha": 1.0, "temperature": 2.0}, paper="arXiv 1606.09282")
-# These compare logits with those of earlier experiences: all classes have theirs from the start.
+# A classifier of all classes: DER compares logits with those of earlier experiences.
 _register("er_ace", "ER-ACE", ER_ACE, _of_memory, nn.Linear, paper="arXiv 2104.05025")
 _register("der", "DER", DER, _of_memory, nn.Linear, paper="arXiv 2004.07211")
 _of_scr = {"mem_size": MEMORY, "batch_size_mem": 100}
