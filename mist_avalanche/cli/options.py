@@ -54,11 +54,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     add("--backbone", help="'embedded' (default) or a timm name")
     add("--weights", metavar="FILE", help="weights of the backbone, instead of timm's hub")
     add("--image-size", type=int, metavar="PIXELS", help="default: that of the pretraining")
-    add(
-        "--normalize",
-        help="of the images: published (as in the published runs), pretrained (as in the "
-        "backbone's pretraining) or none; default: published for the paper's ViT, else pretrained",
-    )
+    add("--normalize", help="of the images: published (as in the published runs), pretrained, none")
     add("--device", help="auto (default), cpu or cuda")
     add("--precision", help="of the backbone: 32 (default) or bf16")
     add("--compile", action="store_true", help="use torch.compile")

@@ -126,7 +126,7 @@ class ScaleShift(AdaptingModule):
     def hooks(self, vit: Any) -> Iterator[RemovableHandle]:
         """Scale and shift what leaves each layer."""
         for key, layer in self._layers(vit):
-            if key == "patch_embed":
+            if key == "patch_embed" and hasattr(layer, "norm"):
                 yield layer.norm.register_forward_pre_hook(partial(self._change_input, key))
             else:
                 yield layer.register_forward_hook(partial(self._change_output, key))

@@ -12,7 +12,6 @@ from mist_avalanche.models.adapters import (
     AdaptedBackbone,
     Adapter,
     CosineHead,
-    FineTuned,
     PromptTokens,
     ScaleShift,
 )
@@ -41,35 +40,19 @@ def shaken(kind, vit):
 
 
 @KINDS
-def test_the_vit_is_adapted_inside_and_the_same_outside(kind):
+def test_the_vit_is_adapted_for_one_pass_alone(kind):
     vit, x = small(), images()
     before, plain = copy.deepcopy(vit.state_dict()), vit(x)
     module = shaken(kind, vit)
-    assert torch.equal(vit(x), plain)
-    with module.attached(vit):
-        inside = vit(x)
-    assert torch.equal(inside, module(vit, x))
-    torch.testing.assert_close(inside[1:2], module(vit, x[1:2]), rtol=1e-9, atol=0)
-    assert (inside - plain).abs().max() > 1e-3
-    with pytest.raises(RuntimeError, match="channels"), module.attached(vit):
-        vit(x[:, :2])
+    adapted = module(vit, x)
+    torch.testing.assert_close(adapted[1:2], module(vit, x[1:2]), rtol=1e-9, atol=0)
+    assert (adapted - plain).abs().max() > 1e-3
+    with pytest.raises(RuntimeError, match="channels"):
+        module(vit, x[:, :2])
     assert torch.equal(vit(x), plain)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in vit.modules())
     assert before.keys() == vit.state_dict().keys()
     assert all(torch.equal(value, before[name]) for name, value in vit.state_dict().items())
-
-
-@KINDS
-def test_gradient_checkpointing_gives_the_same_gradients(kind):
-    vit, x, found = small(), images(), []
-    vit.requires_grad_(kind == "finetune")
-    for checkpointing in (False, True):
-        vit.set_grad_checkpointing(checkpointing)
-        module = shaken(kind, vit)
-        module(vit, x).square().sum().backward()
-        found.append([p.grad for p in module.parameters()])
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
 @KINDS
@@ -110,7 +93,6 @@ def test_where_they_start():
     assert torch.equal(adapter(vit, x), vit(x))
     weight = torch.cat([layer.weight.flatten() for layer in adapter.down])
     assert 0.95 < weight.abs().max() * math.sqrt(32) <= 1
-    assert abs(weight.var() * 32 - 1 / 3) < 0.05
     assert not any(p.any() for p in adapter.up.parameters())
     gamma, beta = torch.cat([*ssf.scale.values()]), torch.cat([*ssf.shift.values()])
     assert abs(gamma.mean() - 1) < 0.005
@@ -130,38 +112,29 @@ def test_a_patch_embedding_with_a_norm_is_scaled_before_it():
     torch.testing.assert_close(ssf(vit, x), vit(x), rtol=1e-4, atol=1e-4)
 
 
-def test_an_adapter_drops_in_training_only():
-    vit, x = small(), images()
-    adapter = shaken("adapter", vit)
-    assert torch.equal(adapter(vit, x), adapter(vit, x))
-    adapter.train()
-    assert not torch.equal(adapter(vit, x), adapter(vit, x))
-
-
 @KINDS
-def test_an_adapted_backbone_has_one_half_or_both(kind):
+def test_an_adapted_backbone_has_the_plain_features_as_well_or_not(kind):
     vit, x = small(), images()
     module, plain = shaken(kind, vit), vit(x)
     adapted = module(vit, x)
     for both, expected in ((True, torch.cat([plain, adapted], 1)), (False, adapted)):
-        model = AdaptedBackbone(copy.deepcopy(vit), nn.Identity(), ADAPTERS[kind], both=both)
+        model = AdaptedBackbone(copy.deepcopy(vit), nn.Identity(), ADAPTERS[kind], plain=both)
         assert torch.equal(model(x), plain)
         model.use(module)
         assert torch.equal(model(x), expected)
-        loaded = AdaptedBackbone(small(), nn.Identity(), ADAPTERS[kind], both=both)
+        loaded = AdaptedBackbone(small(), nn.Identity(), ADAPTERS[kind], plain=both)
         loaded.load_state_dict(model.state_dict())
         assert torch.equal(loaded(x), expected)
-        is_copy = isinstance(module, FineTuned) and not both
-        assert (loaded.adapter is None) == is_copy
+        assert len(loaded.adapters) == (both or kind != "finetune")
 
 
 def test_the_cosine_head_has_a_column_per_label():
     head = CosineHead(8, [4, 1]).double()
     features = torch.rand(3, 8, dtype=torch.float64)
     nn.init.constant_(head.sigma, 2.0)
-    logits = head(features, 6)
+    logits = head(features)
     cosines = nn.functional.cosine_similarity(features[:, None], head.weight[None], dim=2)
     torch.testing.assert_close(logits[:, [4, 1]], 2 * cosines)
-    assert (logits[:, [0, 2, 3, 5]] == -1000).all()
-    assert head(features).shape == (3, 5)
+    assert (logits[:, [0, 2, 3]] == -1000).all()
+    assert logits.shape == (3, 5)
     assert head.weight.abs().max() <= 1 / math.sqrt(8)

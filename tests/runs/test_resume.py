@@ -12,7 +12,7 @@ from tiny_runs import config, tiny
 
 from mist_avalanche import MISTPlugin
 from mist_avalanche.models import create_backbone
-from mist_avalanche.runs import Checkpoint, one, run
+from mist_avalanche.runs import Checkpoint, run
 from mist_avalanche.runs.checkpoint import FORMAT, read
 from mist_avalanche.strategies import SimpleCIL
 
@@ -37,21 +37,22 @@ class Stop(Exception):
     """In place of Ctrl-C."""
 
 
-def run_and_stop(settings, folder, experiences=2):
-    """A run that is stopped once so many experiences are done."""
-    correct = one._correct
+def run_and_stop(settings, folder):
+    """A run that is stopped once two experiences are done, and the third is trained."""
+    names = run.__globals__
+    correct = names["_correct"]
 
     def stopping(metrics, experience, count):
-        if experience == experiences:
+        if experience == 2:
             raise Stop
         return correct(metrics, experience, count)
 
-    with mock.patch.object(one, "_correct", stopping), pytest.raises(Stop):
+    with mock.patch.dict(names, _correct=stopping), pytest.raises(Stop):
         run(settings, folder)
 
 
 def without_time(results):
-    return {k: v for k, v in results.items() if k not in ("timing", "memory")}
+    return {k: v for k, v in results.items() if k != "timing"}
 
 
 @pytest.mark.parametrize("label", RUNS)
@@ -85,7 +86,7 @@ def test_other_settings_are_refused_by_name(tmp_path):
     run_and_stop(settings, tmp_path)
     for _ in range(2):  # stopped, then finished
         for other, named in (
-            (replace(settings, mist_args={"tune_epochs": 1}), "mist_args.tune_epochs: 2 there"),
+            (replace(settings, mist_args={"tune_epochs": 1}), "mist_args: .*'tune_epochs': 2.* there"),
             (replace(settings, seed=3), "seed: 0 there, 3 here"),
         ):
             with pytest.raises(ValueError, match=named):
@@ -114,12 +115,6 @@ def test_checkpoints_that_cannot_be_read(content, tmp_path):
         run(config(), tmp_path, resume=True)
 
 
-def test_checkpoints_of_earlier_versions(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(ValueError, match="earlier version"):
-        run(config(), tmp_path, resume=True)
-
-
 # ---- In one's own loop ---------------------------------------------------------------------------
 
 
@@ -142,7 +137,7 @@ def test_a_loop_of_ones_own(tmp_path):
     part = loop(tmp_path / "parts", tiny(), 2)
     assert loop(tmp_path / "parts", tiny(), 3) == whole
     assert whole[:2] == part
-    with pytest.raises(ValueError, match="lr: unset there, 1 here"):
+    with pytest.raises(ValueError, match="lr: None there, 1 here"):
         loop(tmp_path / "parts", tiny(), 3, {"lr": 1})
 
 

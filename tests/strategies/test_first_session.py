@@ -21,10 +21,10 @@ SESSION = {"lr": 0.1, "train_epochs": 2, "train_mb_size": 6}
 MIST = {"tune_epochs": 2, "batch_size": 8, "lr": 0.01, "verbose": False, "seed": 0}
 
 
-def vit(**settings):
+def vit():
     torch.manual_seed(0)
     sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2}
-    return VisionTransformer(**sizes, num_classes=0, **settings)
+    return VisionTransformer(**sizes, num_classes=0)
 
 
 def make(name="aper", adapter="adapter", plugins=(), model=None, **session):
@@ -50,11 +50,6 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in one.items())
 
 
-def images(experiences):
-    items = [(x, y) for e in experiences for x, y, *_ in e.dataset.eval()]
-    return torch.stack([x for x, _ in items]), torch.tensor([y for _, y in items])
-
-
 def noisy(x):
     return x + 0.1 * torch.rand(x.shape)
 
@@ -64,47 +59,41 @@ def noisy(x):
 
 @ADAPTERS
 def test_only_the_module_is_trained(adapter):
+    def outside():
+        modes = [m.training for m in backbone.modules()]
+        gradients = [(p.requires_grad, p.grad is None) for p in backbone.parameters()]
+        streams = (
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+            torch.get_rng_state().tolist(),
+        )
+        return modes, gradients, streams
+
     backbone, experience = vit(), make_benchmark(2, 1).train_stream[0]
     backbone.patch_embed.requires_grad_(False)
-    before, modes = state(backbone), [m.training for m in backbone.modules()]
-    torch.manual_seed(3)
-    streams = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    before, around = state(backbone), outside()
     module = adapt(backbone, experience, adapter=adapter, **SESSION)
-    assert streams == (
-        random.getstate(),
-        np.random.get_state()[1].tolist(),
-        torch.get_rng_state().tolist(),
-    )
+    assert outside() == around
     assert same(before, backbone.state_dict())
-    assert modes == [m.training for m in backbone.modules()]
-    for name, p in backbone.named_parameters():
-        assert p.requires_grad != name.startswith("patch_embed")
-        assert p.grad is None
     assert not module.training
     assert not any(p.requires_grad for p in module.parameters())
-    x, _ = images([experience])
+    x = torch.stack([x for x, *_ in experience.dataset.eval()])
     with torch.no_grad():
         assert not torch.allclose(module(backbone, x), backbone.eval()(x), atol=1e-4)
     if adapter == "finetune":
-        frozen = state(module.backbone.patch_embed)
-        assert same(frozen, backbone.patch_embed.state_dict())
+        assert same(state(module.backbone.patch_embed), backbone.patch_embed.state_dict())
 
 
-def test_it_learns(monkeypatch):
+def test_it_learns_and_a_seed_says_what_is_random(monkeypatch):
     losses, original = [], first_session.train
     monkeypatch.setattr(
         first_session, "train", lambda *args, **kwargs: losses.append(original(*args, **kwargs))
     )
-    experience = make_benchmark(4, 1, per_class=4).train_stream[0]
-    backbone = create_backbone()
-    adapt(backbone, experience, adapter="ssf", lr=0.3, train_epochs=15, train_mb_size=8)
+    experience = make_benchmark(4, 1, per_class=4, train_transform=noisy).train_stream[0]
+    settings = {"adapter": "ssf", "lr": 0.3, "train_epochs": 15, "train_mb_size": 8}
+    modules = [adapt(create_backbone(), experience, seed=s, **settings) for s in (0, 0, 1)]
     assert losses[0].shape == (2 * 15,)
     assert losses[0][-2:].mean() < 0.7 * losses[0][:2].mean()
-
-
-def test_a_seed_says_what_is_random():
-    experience = make_benchmark(2, 1, train_transform=noisy).train_stream[0]
-    modules = [adapt(vit(), experience, seed=seed, **SESSION) for seed in (0, 0, 1)]
     assert same(*map(state, modules[:2]))
     assert not same(*map(state, modules[1:]))
 
@@ -121,22 +110,21 @@ def test_published_settings_and_what_is_refused():
         s = session_settings(adapter, lr=None)
         assert (s["train_epochs"], s["lr"], s["train_mb_size"]) == values
         assert (s["weight_decay"], s["min_lr"]) == (5e-4, 0)
-    assert (session_settings("adapter")["bottleneck"], s.get("dropout")) == (64, None)
     for name in ("aper", "ranpac"):
         with pytest.raises(ValueError, match="VisionTransformer, and ResNet has none"):
             make(name, model=timm.create_model("resnet18", num_classes=0))
         for wrong in ({"lr": 0}, {"train_epochs": 0}, {"weight_decay": -1}, {"dropout": 1}):
             with pytest.raises(ValueError, match=f"`{next(iter(wrong))}`"):
                 make(name, **wrong)
-        for setting, adapter in (("bottleneck", "ssf"), ("n_prompts", "adapter")):
-            with pytest.raises(ValueError, match=f"{adapter!r} has no setting {setting!r}. It has"):
-                make(name, adapter, **{setting: 4})
+        with pytest.raises(ValueError, match=r"'ssf' has no setting 'bottleneck'\. It has"):
+            make(name, "ssf", bottleneck=4)
     with pytest.raises(ValueError, match=r"has no setting 'rate'. It has .*lr"):
         make("ranpac", rate=0.1)
-    with pytest.raises(TypeError, match="argument 'optimizer'"):
-        make("aper", optimizer=None)
     with pytest.raises(ValueError, match=r"Expected `adapter` to be"):
         make(adapter="lora")
+    following = make("aper", plugins=[MISTPlugin(tune_on="every", **MIST)])
+    with pytest.raises(ValueError, match=r"APER cannot follow .*tune_on='first'"):
+        train(following, *make_benchmark(4, 2).train_stream)
 
 
 # ---- APER and RanPAC ----------------------------------------------------------------------------
@@ -144,62 +132,29 @@ def test_published_settings_and_what_is_refused():
 
 @BOTH
 @ADAPTERS
-def test_the_first_experience_adapts_and_no_later_one(name, adapter):
-    benchmark, sessions = make_benchmark(6, 3), []
-    strategy = make(name, adapter)
-    pretrained, first = state(strategy.backbone), strategy.first_session
-    strategy.first_session = lambda **kwargs: sessions.append(first(**kwargs))
-    train(strategy, benchmark.train_stream[0])
-    in_place = name == "ranpac" and adapter == "finetune"
-    assert same(pretrained, strategy.backbone.state_dict()) != in_place
-    adapted = state(strategy.backbone), strategy.model.adapter and state(strategy.model.adapter)
-    train(strategy, *benchmark.train_stream)
-    assert same(adapted[0], strategy.backbone.state_dict())
-    if strategy.model.adapter:
-        assert same(adapted[1], strategy.model.adapter.state_dict())
-    assert len(sessions) == 1
-    assert strategy.head.counts.tolist() == 2 * [16] + 4 * [8]
-    assert all(p.requires_grad for p in strategy.backbone.parameters())
-
-
-@BOTH
-@ADAPTERS
-def test_mist_tunes_before_the_session_and_both_halves_have_it(name, adapter):
+def test_mist_tunes_and_the_session_adapts_in_the_first_experience_only(name, adapter):
     benchmark, seen = make_benchmark(6, 3), []
 
     class Look(SupervisedPlugin):
         def before_training_exp(self, strategy, **kwargs):
-            seen.append((state(strategy.backbone), strategy.model.adapter))
+            seen.append((state(strategy.backbone), state(strategy.model.adapters)))
 
     mist = MISTPlugin(**MIST)
     strategy = make(name, adapter, [mist, Look()])
     pretrained = state(strategy.backbone)
     train(strategy, *benchmark.train_stream)
-    tuned, adapter_before = seen[0]
-    assert adapter_before is None
+    (tuned, nothing), *later = seen
     assert len(mist.losses) == 1
+    assert not nothing
     assert not same(pretrained, tuned)
-    for key, mask in mist.selection.masks.items():
-        key = key.removeprefix("backbone.")
-        assert torch.equal(tuned[key][~mask], pretrained[key][~mask])
-    if name == "aper" or adapter != "finetune":
-        assert same(tuned, strategy.backbone.state_dict())
-
-
-@BOTH
-@pytest.mark.parametrize("adapter", ["adapter", "finetune"])
-def test_an_idle_mist_changes_no_bit(name, adapter):
-    idle = MISTPlugin(select_rate=1.0, drop_rate=0.0, tune_epochs=0, batch_size=8, verbose=False)
-    runs = [make(name, adapter), make(name, adapter, [idle])]
-    for strategy in runs:
-        train(strategy, *make_benchmark(4, 2).train_stream)
-    assert same(*(state(strategy.model) for strategy in runs))
-
-
-def test_mist_before_every_experience_is_refused():
-    stream = make_benchmark(4, 2).train_stream
-    with pytest.raises(ValueError, match=r"APER cannot follow .*tune_on='first'"):
-        train(make(plugins=[MISTPlugin(tune_on="every", **MIST)]), *stream)
+    for backbone, adapters in later:
+        in_place = name == "ranpac" and adapter == "finetune"
+        assert same(tuned, backbone) != in_place
+        assert bool(adapters) != in_place
+        assert same(backbone, strategy.backbone.state_dict())
+        assert same(adapters, strategy.model.adapters.state_dict())
+    assert strategy.head.counts.tolist() == 6 * [8]
+    assert all(p.requires_grad for p in strategy.backbone.parameters())
 
 
 def test_finetune_takes_any_backbone():
