@@ -165,12 +165,13 @@ class RidgeHead(StatisticsHead):
         self._count(labels)
         if self.memory is not None:
             self.memory.add(features, labels)
-        if not len(self.gram):
-            self._shape_for(features)
+        self._shape_for(features)
         self._add(features, labels)
 
     def _shape_for(self, features: Tensor) -> None:
         """Draw W and size G and Q, once the width of the features is known."""
+        if len(self.gram):
+            return
         width, m = features.shape[1], self.n_random_features
         if m:
             generator = torch.Generator().manual_seed(self.seed)
@@ -195,11 +196,11 @@ class RidgeHead(StatisticsHead):
         With fewer than two held-out rows per class it is :func:`~.ridge.ridge_for_few`.
 
         Args:
-            features: (n, D) of one experience, added before; the last 20 % after shuffling are
-                held out.
+            features: (n, D) of one experience; the last 20 % after shuffling are held out.
             labels: (n,).
             generator: of the order, on the CPU.
         """
+        self._shape_for(features)
         classes, y = torch.unique(labels, return_inverse=True)
         if too_few(len(features), len(classes)):
             self.ridge.fill_(ridge_for_few(self.expand, features))

@@ -86,7 +86,10 @@ def test_other_settings_are_refused_by_name(tmp_path):
     run_and_stop(settings, tmp_path)
     for _ in range(2):  # stopped, then finished
         for other, named in (
-            (replace(settings, mist_args={"tune_epochs": 1}), "mist_args: .*'tune_epochs': 2.* there"),
+            (
+                replace(settings, mist_args={"tune_epochs": 1}),
+                "mist_args: .*'tune_epochs': 2.* there",
+            ),
             (replace(settings, seed=3), "seed: 0 there, 3 here"),
         ):
             with pytest.raises(ValueError, match=named):
