@@ -1,9 +1,8 @@
 """Modules that adapt a pretrained backbone, and the classifier that is trained with them.
 
 ``module(backbone, images)`` gives the features of the adapted backbone. Modules are attached by
-hooks for that pass alone, and the backbone's own parameters keep their names, values and
-``requires_grad``. Sources: AdaptFormer (arXiv 2205.13535), SSF (arXiv 2210.08823), VPT
-(arXiv 2203.12119), APER (arXiv 2303.07338).
+hooks for that pass alone, and the backbone stays as it is. Sources: AdaptFormer (arXiv 2205.13535),
+SSF (arXiv 2210.08823), VPT (arXiv 2203.12119), APER (arXiv 2303.07338).
 """
 
 from __future__ import annotations
@@ -51,9 +50,6 @@ class Adapter(AdaptingModule):
         vit: timm's VisionTransformer.
         bottleneck: r.
         dropout: of relu's output, in training.
-
-    Attributes:
-        down, up: a linear layer per block.
     """
 
     SCALE = 0.1
@@ -92,9 +88,6 @@ class ScaleShift(AdaptingModule):
     The layers are the patch embedding (before its own norm), norm1, attn.qkv, attn.proj, norm2,
     mlp.fc1 (before the activation) and mlp.fc2 of each block, and the final norm. γ starts from
     N(1, 0.02²) and β from N(0, 0.02²), so not as the identity. 205,824 parameters for ViT-B/16.
-
-    Attributes:
-        scale, shift: γ and β by the name of the layer, with ``/`` for its dots.
     """
 
     IN_BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
@@ -109,7 +102,7 @@ class ScaleShift(AdaptingModule):
         self.to(next(vit.parameters()))
 
     def _layers(self, vit: Any) -> Iterator[tuple[str, Any]]:
-        """Keys and layers, in the order of the forward pass."""
+        """Layers in the order of the forward pass, by their names with ``/`` for dots."""
         blocks = range(len(vit_blocks(vit)))
         names = [f"blocks.{i}.{name}" for i in blocks for name in self.IN_BLOCK]
         # where patches are averaged, the final norm comes after that
@@ -141,9 +134,6 @@ class PromptTokens(AdaptingModule):
         vit: timm's VisionTransformer.
         n_prompts: n.
         deep: whether there is one set per block.
-
-    Attributes:
-        prompts: the tokens.
     """
 
     def __init__(self, vit: Any, *, n_prompts: int = 5, deep: bool = False) -> None:
@@ -196,9 +186,6 @@ class AdaptedBackbone(BackboneWithHead):
         head: features to logits (B, C).
         new_adapter: makes an adapter of a backbone, or raises a ValueError.
         plain: whether features of the plain backbone come first; they do without adapters.
-
-    Attributes:
-        adapters: what adapts the backbone, none at first.
     """
 
     def __init__(
@@ -262,10 +249,6 @@ class CosineHead(nn.Module):
     Args:
         n_features: D.
         classes: labels, in the order of V's rows.
-
-    Attributes:
-        weight: V (C, D).
-        sigma: σ (1,).
     """
 
     classes: Tensor

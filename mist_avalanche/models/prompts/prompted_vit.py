@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbone_with_head import BackboneWithHead
-from ..vit import Hooks, after, before, run_with, vit_blocks
+from ..vit import Hooks, after, before, run_with
 from .base import PromptModule, PromptOutput
 
 
@@ -31,16 +31,12 @@ class PromptedViT(BackboneWithHead):
         backbone: timm's VisionTransformer without classifier.
         prompts: of the ViT's width and for blocks that it has.
         head: features (B, D) to logits (B, C).
-
-    Attributes:
-        output: the prompts of the last batch.
     """
 
     def __init__(self, backbone: nn.Module, prompts: PromptModule, head: nn.Module) -> None:
-        vit_blocks(backbone)  # or a ValueError
         super().__init__(backbone, head)
         self.prompts = prompts
-        self.output: PromptOutput | None = None
+        self.output: PromptOutput | None = None  # of the last batch
         backbone.eval()
 
     def forward(self, x: Tensor, query: Tensor | None = None) -> Tensor:
