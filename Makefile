@@ -1,12 +1,12 @@
-# python3 and make are all that these need; .venv is made at the first call.
+# These need python3 and make; .venv is made at the first call.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# processes that the tests run in
+# processes of the tests
 JOBS ?= 2
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types check docs bench evidence wheel clean
+.PHONY: demo test lint types check slow docs bench evidence wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/mist-avalanche compare --benchmark glyphs --benchmark-arg shift=2 --output results/demo \
@@ -25,17 +25,23 @@ types: $(INSTALLED)
 check: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist load
 
+# compatibility with Avalanche, examples, notebook
+slow: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist load -m slow
+
 # warnings are errors; build/site/index.html needs no server and no network
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs build/site
 	@echo "Site: build/site/index.html"
 
+# IMAGES: a folder of class folders with photographs; without it loading is not measured
 bench: $(INSTALLED)
 	$(BIN)/python studies/performance $(if $(IMAGES),--images $(IMAGES))
 
-# DATA: a folder with real/ (weights and archives of photographs) and omniglot/
+# DATA: a folder with real/ (weights and archives of photographs) and omniglot/, to measure anew;
+# without it, the page is written from the rows in studies/evidence/measured.jsonl
 evidence: $(INSTALLED)
-	$(BIN)/python studies/evidence --data $(DATA) --precision bf16 --document docs/evidence.md
+	$(BIN)/python studies/evidence $(if $(DATA),--data $(DATA) --rows results/evidence.jsonl --precision bf16)
 
 wheel: $(INSTALLED)
 	rm -rf build/lib build/bdist.* dist

@@ -2,10 +2,10 @@
 
     python examples/pretrain_embedded_backbone.py --output embedded.safetensors
 
-About ten minutes of one core. Every epoch draws 60 new renderings of each glyph in three faces,
-upright at first, and as turned as the style says from a third of the steps on. At the end the
-classifier is judged on four faces that it has not seen, in three ways of drawing; the style was
-chosen by that. --style trains another candidate.
+It takes about ten minutes of one core. Every epoch draws 60 new renderings of each glyph in three
+faces, upright at first, and rotated as far as the style says from a third of the steps on. At the
+end the classifier is evaluated on four faces that it has not seen, in three ways of drawing, by
+which the style was chosen. --style trains another candidate.
 """
 
 import argparse
@@ -26,7 +26,7 @@ STYLES = {
     "turned 0.6": rendering.Style(rotation=0.6, slant=0.6, scale=(0.5, 1.1), shift=0.15),
 }
 UNSEEN_FACES = ("DejaVuSans-BoldOblique", "DejaVuSansMono", "DejaVuSerif-BoldItalic", "STIXGeneral")
-JUDGED_ON = {
+EVALUATED_ON = {
     "print": rendering.PRINTED,
     "turned print": STYLES["turned 0.4"],
     "hand-made": HAND_MADE,
@@ -52,19 +52,6 @@ def batch(labels: torch.Tensor, progress: float) -> torch.Tensor:
     return rendering.render(outlines[labels, faces], style, generator)
 
 
-def in_unseen_faces(glyphs: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Outlines (N, 64, 64) of the glyphs that each unseen face has, and which they are, (N,)."""
-    found = [
-        (torch.tensor(outline) / 255, i)
-        for face in UNSEEN_FACES
-        for i, glyph in enumerate(glyphs)
-        if ord(glyph) in rendering.characters_of(face)
-        and (outline := rendering.draw_outline(glyph, face)) is not None
-    ]
-    drawn, which = zip(*found, strict=True)
-    return torch.stack(drawn), torch.tensor(which)
-
-
 model = tiny_vit(num_classes=n_glyphs)
 optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
 batch_size = 128
@@ -83,12 +70,18 @@ for step in range(steps):
         print(f"step {step + 1}/{steps}  loss {loss:.3f}  {time.time() - start:.0f} s", flush=True)
 
 model.eval()
-unseen, labels = in_unseen_faces(rendering.pretraining_glyphs())
-unseen, labels = unseen.repeat_interleave(5, 0), labels.repeat_interleave(5)
+drawn = [
+    (torch.from_numpy(rendering.draw_outline(character, face)).float() / 255, label)
+    for face in UNSEEN_FACES
+    for label, character in enumerate(rendering.pretraining_glyphs())
+    if ord(character) in rendering.characters_of(face)
+]
+unseen = torch.stack([outline for outline, _ in drawn]).repeat_interleave(5, 0)
+labels = torch.tensor([label for _, label in drawn]).repeat_interleave(5)
 print(f"accuracy on {len(labels)} new renderings in faces that it has not seen:")
 accuracies = []
 with torch.no_grad():
-    for name, style in JUDGED_ON.items():
+    for name, style in EVALUATED_ON.items():
         held_out = torch.Generator().manual_seed(1000)
         images = rendering.render(unseen, style, held_out)
         predicted = torch.cat([model(part).argmax(1) for part in images.split(500)])

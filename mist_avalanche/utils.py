@@ -1,4 +1,4 @@
-"""What has nothing to do with learning: checks, random numbers, files, warnings."""
+"""What has nothing to do with learning: checks, random numbers, modes, files, warnings."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from torch import nn
 
 T = TypeVar("T", bound=str)
 
-# ---- Checks: the argument, what was expected, what came ------------------------------------------
-
 
 def check_rate(name: str, value: float, interval: str) -> float:
     """A number inside an interval written like ``"[0, 1)"``, or ValueError."""
@@ -29,7 +27,7 @@ def check_rate(name: str, value: float, interval: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"Expected `{name}` in {interval}, got {value!r}.") from None
+        number = float("nan")  # outside every interval
     above = number >= low if interval[0] == "[" else number > low
     below = number <= high if interval[-1] == "]" else number < high
     if not (above and below):
@@ -56,10 +54,10 @@ def check_choice(name: str, value: T, choices: Collection[str]) -> T:
 def nearest_first(name: str, known: Collection[str]) -> str:
     """Known names, separated by commas, those most similar to ``name`` first."""
 
-    def similarity(other: str) -> float:
-        return difflib.SequenceMatcher(None, name, other).ratio()
+    def difference(other: str) -> float:
+        return -difflib.SequenceMatcher(None, name, other).ratio()
 
-    return ", ".join(sorted(sorted(known), key=similarity, reverse=True))
+    return ", ".join(sorted(sorted(known), key=difference))
 
 
 def classes_of(experience: Any) -> list[int]:
@@ -75,9 +73,6 @@ def check_not_empty(experience: Any) -> None:
     """ValueError where an experience has no images, which Avalanche's loaders cannot take."""
     if not len(experience.dataset):
         raise ValueError(f"Experience {experience.current_experience} has no images. Omit it.")
-
-
-# ---- Random numbers ------------------------------------------------------------------------------
 
 
 def derive_seed(seed: int, *path: int) -> int:
@@ -100,9 +95,6 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
-
-
-# ---- Modules -------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -129,33 +121,23 @@ def state_hash(module: nn.Module) -> bytes:
 
 @contextmanager
 def memory_advice(what: str, fix: str) -> Iterator[None]:
-    """Where memory runs out inside, say what needed it and how to need less.
-
-    Raises:
-        MemoryError: in place of torch's error.
-    """
+    """MemoryError where memory runs out inside, with what needed it and how to need less."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         on_gpu = isinstance(error, torch.OutOfMemoryError)
         if isinstance(error, RuntimeError) and not on_gpu and "allocate memory" not in str(error):
             raise
-        raise MemoryError(
-            f"{'GPU memory' if on_gpu else 'Memory'} ran out: {what}. {fix}"
-        ) from error
-
-
-# ---- Files ---------------------------------------------------------------------------------------
+        where = "GPU memory" if on_gpu else "Memory"
+        raise MemoryError(f"{where} ran out: {what}. {fix}") from error
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """A temporary file to write to, which takes the name ``path`` once it is whole.
 
-    Whatever fails before that leaves what was at ``path``. Missing folders are made.
-
-    Raises:
-        OSError: the folder cannot be written to; the message names the file.
+    Whatever fails before that leaves what was at ``path``. Missing folders are made. An OSError
+    names the file.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -169,24 +151,18 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-# ---- Warnings ------------------------------------------------------------------------------------
-
-_NO_SOLVER = "no QP solver"  # qpsolvers' warning, which Avalanche imports for GEM
-
-
 def hide_avalanche_warnings() -> None:
-    """Hide warnings raised in Avalanche's own files.
+    """Hide warnings raised in Avalanche's own files, and of the solvers that it imports.
 
     A filter is not enough: its ``deprecated`` decorator adds another in front at every call.
     """
-    show = warnings.showwarning
+    show, hidden = warnings.showwarning, {"avalanche", "qpsolvers"}
 
     def showwarning(message: Any, category: Any, filename: str, *args: Any, **kwargs: Any) -> None:
-        if "avalanche" not in Path(filename).parts:
+        if not hidden & {*Path(filename).parts}:
             show(message, category, filename, *args, **kwargs)
 
     warnings.showwarning = showwarning
-    warnings.filterwarnings("ignore", message=_NO_SOLVER)
 
 
 def callers_level() -> int:

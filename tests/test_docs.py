@@ -1,6 +1,9 @@
+"""What README, docs and examples show: snippets that run, commands that parse, names that exist."""
+
 import json
 import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,131 +12,98 @@ import pytest
 import torch
 from data_layouts import class_folders, photos
 from safetensors.torch import load_file
+from tiny_runs import config
 
-from mist_avalanche import runs
-from mist_avalanche.deltas.delta import read_delta
+from mist_avalanche import cli, runs
+from mist_avalanche.benchmarks import glyphs
+from mist_avalanche.cli.compare import method
+from mist_avalanche.deltas import apply_delta
+from mist_avalanche.models import create_backbone
 from mist_avalanche.models.backbones import EMBEDDED_WEIGHTS
+from mist_avalanche.runs import RunConfig, run, run_methods
+from mist_avalanche.strategies.registry import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# arguments, and what is printed
+EXAMPLES = {
+    "compare_baselines.py": ([], r"Streaming LDA"),
+    "custom_model.py": ([], r"selected: (4\.\d\d|5\.00)%"),
+    "own_strategy.py": ([], r"Top1_Acc_Stream"),
+    "paper_table.py": (["--dry-run", "--settings", "s.json"], r"slca\+mist +train_epochs=50, .*=2"),
+    "plug_into_your_strategy.py": ([], r"updated in the last step: 0\.\d+%"),
+    "pretrain_embedded_backbone.py": (["--epochs", "1", "--renderings", "1"], r"mean: \d"),
+    "prompts.py": ([], r"experts: 3; "),
+    "run_split_imagenet_r.py": (
+        shlex.split("--dataset-root . --backbone embedded --experiences 3 --num-workers 0"),
+        r"A_T \d+\.\d\d %",
+    ),
+}
 
 
-def snippets(*files):
-    texts = ((ROOT / file).read_text() for file in files)
-    return [code for text in texts for code in re.findall(r"```python\n(.*?)```", text, re.S)]
-
-
-@pytest.mark.usefixtures("short_tuning")
-def test_readme_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    first, _, resume = snippets("README.md", "docs/resume.md")
-    for n_experiences in (1, 2):
-        names = {}
-        exec(compile(first[: first.index("for t,")], "README.md", "exec"), names)
-        train, test = names["benchmark"].train_stream, names["benchmark"].test_stream
-        few = SimpleNamespace(train_stream=train[:n_experiences], test_stream=test[:1])
-        exec(compile(resume, "README.md", "exec"), names := {**names, "benchmark": few})
-        assert names["checkpoint"].done == len(names["results"]) == n_experiences
-    assert names["mist"].method.experience == 1
-
-
-@pytest.mark.usefixtures("short_tuning")
-def test_readme_snippets_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    for snippet in snippets("README.md", "docs/deltas.md"):
-        exec(compile(snippet, "README.md", "exec"), names)
-    tuned, written = names["model"][0].state_dict(), read_delta("glyphs.safetensors")
-    assert all(torch.equal(tuned[k], v) for k, v in names["base"].state_dict().items())
-    assert 0 < written.changed / written.total <= 0.05
-    assert Path("glyphs.safetensors").stat().st_size < 0.1 * EMBEDDED_WEIGHTS.stat().st_size
-    assert 0 < names["mist"].selection.fraction <= 0.05
-    assert 0 < names["mist"].updated_fraction < 0.006
-    assert "selected" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("short_tuning")
-def test_example_plug_into_your_strategy(capsys):
-    runpy.run_path(str(ROOT / "examples" / "plug_into_your_strategy.py"))
-    assert "updated in the last step: 0." in capsys.readouterr().out
-
-
-def test_example_custom_model(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(ROOT / "examples" / "custom_model.py"))
-    selected = re.search(r"selected: (\d\.\d+)%", capsys.readouterr().out)
-    assert 4.5 < float(selected[1]) <= 5
-    assert (tmp_path / "layers.png").stat().st_size > 5000
-
-
-@pytest.mark.usefixtures("short_tuning")
-def test_example_own_strategy(capsys):
-    runpy.run_path(str(ROOT / "examples" / "own_strategy.py"))
-    moved = re.search(r"moved: (\d\.\d+)%", capsys.readouterr().out)
-    assert 0 < float(moved[1]) <= 5
-
-
-@pytest.mark.usefixtures("short_tuning")
-def test_example_prompts(capsys):
-    runpy.run_path(str(ROOT / "examples" / "prompts.py"))
-    printed = capsys.readouterr().out
-    assert float(re.search(r"after 3 experiences: (\d+\.\d)%", printed)[1]) > 30
-    assert "experts: 3; " in printed
-
-
-@pytest.mark.usefixtures("short_tuning")
-def test_example_compare_baselines(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    run_methods = runs.run_methods
-    monkeypatch.setattr(
-        runs, "run_methods", lambda plan, **_settings: run_methods(plan, progress=False)
-    )
-    runpy.run_path(str(ROOT / "examples" / "compare_baselines.py"), run_name="__main__")
-    assert "Streaming LDA" in capsys.readouterr().out
-    assert (tmp_path / "results" / "my-comparison" / "report.html").exists()
-
-
-@pytest.mark.usefixtures("short_tuning")
-@pytest.mark.parametrize("strategy", ["ranpac", "simplecil"])
-def test_example_imagenet_r(tmp_path, monkeypatch, capsys, strategy):
+@pytest.fixture
+def folder(tmp_path, monkeypatch, short_tuning):
+    """A working directory with data; few images of each glyph, and few epochs of tuning."""
+    class_folders(tmp_path / "photos", photos())
     class_folders(tmp_path / "imagenet-r", photos())
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    arguments = {
-        "--dataset-root": tmp_path,
-        "--strategy": strategy,
-        "--backbone": "embedded",
-        "--experiences": 3,
-        "--num-workers": 0,
-        "--output": tmp_path / "out",
-    }
-    script = str(ROOT / "examples" / "run_split_imagenet_r.py")
-    monkeypatch.setattr(
-        sys, "argv", [script, *(str(x) for pair in arguments.items() for x in pair)]
-    )
-    runpy.run_path(script)
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["config"]["split"].startswith("80/20 by name hash")
-    assert [len(row) for row in results["accuracy"]] == [1, 2, 3]
-    assert f"A_T {results['metrics']['A_T']:.2f} %" in capsys.readouterr().out
+    settings = {"slca": {"strategy_args": {"train_epochs": 50}, "mist_args": {"tune_epochs": 2}}}
+    (tmp_path / "s.json").write_text(json.dumps(settings))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(glyphs, "N_TRAIN", 6)
+    monkeypatch.setattr(glyphs, "N_TEST", 3)
+    return tmp_path
 
 
-def test_example_imagenet_r_without_data(tmp_path, monkeypatch, capsys):
-    script = str(ROOT / "examples" / "run_split_imagenet_r.py")
-    monkeypatch.setattr(sys, "argv", [script, "--dataset-root", str(tmp_path)])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(script)
-    assert stop.value.code == 2
-    message = capsys.readouterr().err
-    for part in ("No copy of ImageNet-R", "data get imagenet-r", "2.19 GB", "--benchmark glyphs"):
-        assert part in message
+def snippets(*pages):
+    for page in pages:
+        yield from re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
 
 
-def test_example_pretraining_writes_weights_of_the_same_shape(tmp_path, monkeypatch):
-    output = tmp_path / "w.safetensors"
-    arguments = ["x", "--epochs", "1", "--renderings", "1", "--output", str(output)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    runpy.run_path(str(ROOT / "examples" / "pretrain_embedded_backbone.py"))
-    made, shipped = load_file(output), load_file(EMBEDDED_WEIGHTS)
-    assert {k: v.shape for k, v in made.items()} == {k: v.shape for k, v in shipped.items()}
+def execute(*codes, **names):
+    for code in codes:
+        exec(compile(code, "snippet", "exec"), names)
+    return names
+
+
+def commands(text):
+    """Whole commands of a page, in blocks and between backquotes."""
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    lines += re.findall(r"`(mist-avalanche [^`]*--[^`]*)`", text)
+    for line in lines:
+        found = re.search(r"^mist-avalanche (.*)", line.partition("   #")[0])
+        if found and not re.search(r"…|COMMAND|--help|--version", line):
+            yield shlex.split(found[1])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_commands_parse_and_files_exist(page):
+    text = page.read_text()
+    for command in commands(text):
+        args = cli.parser_for(command[0]).parse_args(command)
+        for name in (getattr(args, "strategies", None) or "simplecil").split(","):
+            strategy = method(name.strip(), RunConfig()).strategy
+            assert ":" in strategy or strategy in STRATEGIES, command
+    named = re.findall(r"\b(?:examples|studies|tests|mist_avalanche)/[\w/]+\.\w+", text)
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text)
+    for file in [*(ROOT / name for name in named), *(page.parent / name for name in linked)]:
+        assert file.exists(), file
+
+
+def test_every_page_is_in_the_site():
+    docs = ROOT / "docs"
+    listed = re.findall(r"^(?:.*<)?([\w/-]+)>?$", (docs / "index.md").read_text(), re.M)
+    pages = [*docs.glob("*.md"), *docs.glob("reference/*.rst")]
+    assert {p.relative_to(docs).with_suffix("").as_posix() for p in pages} - {"index"} <= {*listed}
+
+
+def test_page_of_results_has_every_key(tmp_path):
+    run(config(mist=True), tmp_path, progress=False)
+    found = json.loads((tmp_path / "results.json").read_text())
+    page = (ROOT / "docs" / "results-json.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", page, re.M) == list(found)
+    for part in ("metrics", "timing", "parameters", "mist", "inputs"):
+        assert all(f"`{key}`" in page for key in found[part]), part
 
 
 @pytest.mark.parametrize("name", ["benchmarks", "strategies"])
@@ -141,3 +111,84 @@ def test_links_at_the_top_lead_into_the_package(name):
     link = ROOT / name
     assert not link.is_symlink() or link.resolve() == ROOT / "mist_avalanche" / name
     assert link.is_symlink() or link.read_text() == f"mist_avalanche/{name}"
+
+
+def test_readme_and_deltas(folder, capsys):
+    names = execute(*snippets("README.md", "docs/deltas.md"))
+    tuned, base = names["model"][0].state_dict(), create_backbone().state_dict()
+    assert all(torch.equal(v, base[k]) for k, v in names["base"].state_dict().items())  # reverted
+    apply_delta(names["base"], "glyphs.safetensors")
+    assert all(torch.equal(v, tuned[k]) for k, v in names["base"].state_dict().items())
+    assert 0 < names["mist"].selection.fraction <= 0.05
+    assert 0 < names["mist"].updated_fraction < 0.006
+    assert "selected" in capsys.readouterr().out
+
+
+def test_readme_run_resumes(folder):
+    first, second = snippets("README.md")
+    small = second.replace("RanPAC(", "RanPAC(n_random_features=100, ")
+    for n_experiences in (1, 2):
+        names = execute(first[: first.index("strategy =")], small)
+        benchmark = names["benchmark"]
+        train, test = benchmark.train_stream[:n_experiences], benchmark.test_stream[:1]
+        names["benchmark"] = SimpleNamespace(train_stream=train, test_stream=test)
+        names = execute(*snippets("docs/resume.md"), **names)
+        assert names["checkpoint"].done == len(names["results"]) == n_experiences
+
+
+@pytest.mark.parametrize(
+    "page", ["add-mist", "own-images", "own-backbone", "own-strategy", "prompts"]
+)
+def test_guide(folder, capsys, page):
+    names = {}
+    if page == "own-strategy":  # whose head is in the example
+        names = runpy.run_path(str(ROOT / "examples" / "own_strategy.py"))
+    names = execute(*snippets(f"docs/{page}.md"), **names)
+    assert capsys.readouterr().out or names["LDA"](model=create_backbone())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "examples").glob("*.py")))
+def test_example(folder, monkeypatch, capsys, name):
+    arguments, printed = EXAMPLES[name]
+    script = str(ROOT / "examples" / name)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    if name == "compare_baselines.py":  # without processes, which would not know of the fixture
+        monkeypatch.setattr(runs, "run_methods", lambda plan, **_: run_methods(plan))
+    runpy.run_path(script, run_name="__main__")
+    assert re.search(printed, capsys.readouterr().out)
+    if name == "pretrain_embedded_backbone.py":
+        made, shipped = load_file("embedded.safetensors"), load_file(EMBEDDED_WEIGHTS)
+        assert {k: v.shape for k, v in made.items()} == {k: v.shape for k, v in shipped.items()}
+
+
+def test_example_of_imagenet_r_without_data(tmp_path, monkeypatch):
+    script = str(ROOT / "examples" / "run_split_imagenet_r.py")
+    monkeypatch.setattr(sys, "argv", [script, "--dataset-root", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"(?s)No copy of ImageNet-R.*--benchmark glyphs"):
+        runpy.run_path(script)
+
+
+@pytest.mark.slow
+def test_own_strategy_in_a_comparison(folder):
+    (words,) = commands((ROOT / "docs" / "own-strategy.md").read_text())
+    words = [word.replace("./examples", str(ROOT / "examples")) for word in words]
+    less = ["--experiences", "2", "--seeds", "1", "--jobs", "1", "--output", "out", "--quiet"]
+    assert cli.main([*words, *less]) == 0
+    table, report = (Path("out", name).read_text() for name in ("comparison.md", "report.html"))
+    methods = ["SimpleCIL", "SimpleCIL + MIST", "LDA", "LDA + MIST"]
+    assert re.findall(r"^\| (\w.*?) +\|", table, re.M) == ["method", *methods]
+    assert "LDA + MIST" in report
+
+
+@pytest.mark.slow
+def test_notebook(capsys):
+    text = (ROOT / "examples" / "tour.ipynb").read_text()
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    code = "\n".join("".join(cell["source"]) for cell in cells)
+    code = code.replace("N_EXPERIENCES = 10", "N_EXPERIENCES = 2")
+    names = execute(code.replace("TUNE_EPOCHS = 60", "TUNE_EPOCHS = 2"))
+    assert {len(curve) for curve in names["curves"].values()} == {2}
+    assert names["plugin"].selection.fraction <= 0.05
+    assert "predicted: " in capsys.readouterr().out
+    assert not any(cell["outputs"] for cell in cells)

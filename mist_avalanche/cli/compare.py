@@ -21,11 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "package.module:Class or ./file.py:Class; default: simplecil and ranpac with and without "
         "MIST, and Avalanche's naive, replay, ewc, lwf, er_ace, der, scr, streaming_lda, joint",
     )
-    parser.add_argument(
-        "--columns",
-        metavar="A,B,…",
-        help="of the table of accuracy (default: A_T,A_bar,A_new,forgetting, which are all)",
-    )
+    columns = "of the table of accuracy (default: A_T,A_bar,A_new,forgetting, which are all)"
+    parser.add_argument("--columns", metavar="A,B,…", help=columns)
 
 
 def execute(args: argparse.Namespace) -> None:
@@ -35,16 +32,11 @@ def execute(args: argparse.Namespace) -> None:
 
     base = config_of(args)
     names = args.strategies.split(",") if args.strategies else COMPARED
-    methods = [method(name.strip(), base) for name in names]
-    run_and_report(methods, args, "comparison")
+    run_and_report([method(name.strip(), base) for name in names], args, "comparison")
 
 
 def method(name: str, base: RunConfig) -> RunConfig:
-    """The settings of a method such as ``ranpac+mist+drift``.
-
-    Raises:
-        ValueError: something else than ``+mist`` or ``+drift`` is added.
-    """
+    """The settings of a method such as ``ranpac+mist+drift``."""
     place, colon, last = name.rpartition(":")  # a path may have a plus sign
     strategy, *additions = last.split("+")
     if unknown := {*additions} - {"mist", "drift"}:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ..plugin import MISTPlugin
+from ..method.options import MISTOptions
 from ..reports import cost_table, table, write_figures, write_page, write_tables
 from ..reports.labels import display_name
 from ..reports.summary import lead
@@ -40,10 +39,6 @@ def run_and_report(
         kind: names the tables and the folder: ``"comparison"``; None for one method alone, which
             has no table and whose runs are in the output folder itself.
         notes: a sentence about some methods, by label.
-
-    Raises:
-        ValueError: the settings do not fit together.
-        RuntimeError: a run failed.
     """
     methods = check_runs(methods)
     labels = [config.label for config in methods]
@@ -108,15 +103,16 @@ def plan(methods: Sequence[RunConfig], n_seeds: int, output: Path) -> str:
         for name, value in shared.items()
         if name not in _OF_A_METHOD and value not in (None, {}, False)
     ]
-    defaults = inspect.signature(MISTPlugin).parameters
     for config in methods:
         settings = config.settings()
-        about = _listed(settings["strategy_args"])
+        parts = [_listed(settings["strategy_args"])]
         if config.mist:
-            mist = {name: defaults[name].default for name in ("lr", "tune_epochs", "batch_size")}
+            mist = {
+                name: getattr(MISTOptions, name) for name in ("lr", "tune_epochs", "batch_size")
+            }
             mist = {"tune_on": find(config.strategy).tune_on, **mist, **settings["mist_args"]}
-            about = "; ".join(filter(None, [about, f"MIST: {_listed(mist)}"]))
-        rows.append((config.label, about))
+            parts.append(f"MIST: {_listed(mist)}")
+        rows.append((config.label, "; ".join(filter(None, parts))))
     return str(tabulate(rows, tablefmt="plain", disable_numparse=True))
 
 

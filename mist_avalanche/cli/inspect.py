@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 
@@ -21,13 +20,12 @@ def execute(args: argparse.Namespace) -> None:
     """
     from ..method.selection import LayerShare, share_table
     from ..reports import selection_figure
-    from ..runs.results import run_folder
+    from ..runs.results import read_results
 
-    file = run_folder(args.run) / "results.json"
-    rows = json.loads(file.read_text()).get("mist", {}).get("layers")
+    rows = read_results(args.run).get("mist", {}).get("layers")
     if not rows:
-        raise ValueError(f"{file} is of a run without MISTPlugin.")
+        raise ValueError(f"{args.run} is of a run without MISTPlugin.")
     print(share_table([LayerShare(*row) for row in rows]))
-    picture = file.with_name("layers.png")
+    picture = (args.run if args.run.is_dir() else args.run.parent) / "layers.png"
     selection_figure(rows).savefig(picture, dpi=150)
     print(f"Figure: {picture}")

@@ -36,9 +36,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "folder, or a function of your own: package.module:function or ./file.py:function",
     )
     argument = partial(add, action="append", metavar="KEY=VALUE", type=setting)
-    argument("--benchmark-arg", dest="benchmark_args", help="of the benchmark; may be repeated")
-    argument("--strategy-arg", dest="strategy_args", help="of the strategy; may be repeated")
-    argument("--mist-arg", dest="mist_args", help="of MISTPlugin; may be repeated")
+    argument("--benchmark-arg", dest="benchmark_args", help="argument of the benchmark; repeatable")
+    argument("--strategy-arg", dest="strategy_args", help="argument of the strategy; repeatable")
+    argument("--mist-arg", dest="mist_args", help="argument of MISTPlugin; repeatable")
     for name in ("tune_epochs", "lr", "batch_size", "select_rate", "drop_rate"):
         argument(
             f"--{name.replace('_', '-')}",
@@ -54,11 +54,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     add("--backbone", help="'embedded' (default) or a timm name")
     add("--weights", metavar="FILE", help="weights of the backbone, instead of timm's hub")
     add("--image-size", type=int, metavar="PIXELS", help="default: that of the pretraining")
-    add(
-        "--normalize",
-        help="of the images: published (as in the published runs), pretrained (as in the "
-        "backbone's pretraining) or none; default: published for the paper's ViT, else pretrained",
-    )
+    add("--normalize", help="of the images: published, pretrained, none; default: the backbone's")
     add("--device", help="auto (default), cpu or cuda")
     add("--precision", help="of the backbone: 32 (default) or bf16")
     add("--compile", action="store_true", help="use torch.compile")

@@ -18,16 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "own: package.module:Class or ./file.py:Class",
     )
     add("--mist", action="store_true", help="add MISTPlugin")
-    add(
-        "--drift-compensation",
-        action="store_true",
-        help="let simplecil or ranpac follow a backbone that is tuned again",
-    )
+    add("--drift-compensation", action="store_true", help="follow a backbone that is tuned again")
     add(
         "--config",
         metavar="FILE.json",
-        help="the results.json of a run, to repeat it; or a settings file of the reference "
-        "implementation, which says benchmark, strategy, mist, experiences and order seed",
+        help="results.json of a run, to repeat it, or settings of the reference implementation",
     )
 
 

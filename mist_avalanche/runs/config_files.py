@@ -10,25 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.stream import experience_sizes
-from ..utils import check_choice, check_integer, nearest_first
+from ..utils import check_choice, check_integer
 from .config import RunConfig
 from .results import read_results
 
 log = logging.getLogger(__name__)
 
-# By the reference's names, in lower case and without punctuation: ours, and the number of classes.
-_DATASETS = {
-    **dict.fromkeys(("cifar100", "cifar224", "icifar100", "icifar224"), ("cifar100", 100)),
-    **dict.fromkeys(("cub", "cub200"), ("cub200", 200)),
+_DATASETS = {  # by the reference's names: ours, and the number of classes
+    "cifar100": ("cifar100", 100),
+    "cifar224": ("cifar100", 100),
+    "cub": ("cub200", 200),
     "imagenetr": ("imagenet-r", 200),
-    **dict.fromkeys(("imageneta", "ina"), ("imagenet-a", 200)),
+    "imageneta": ("imagenet-a", 200),
     **dict.fromkeys(("cars", "cars196", "stanfordcars"), ("cars196", 196)),
 }
-_IN21K = "vit_base_patch16_224.augreg_in21k"
-_IN1K = "vit_base_patch16_224.augreg2_in21k_ft_in1k"
 _BACKBONES = {
-    **dict.fromkeys(("vitb16224in21k", "vitbasepatch16224in21k"), _IN21K),
-    **dict.fromkeys(("vitb16224", "vitbasepatch16224"), _IN1K),
+    "vit_b16_224_in21k": "vit_base_patch16_224.augreg_in21k",
+    "vit_base_patch16_224_in21k": "vit_base_patch16_224.augreg_in21k",
+    "vit_b16_224": "vit_base_patch16_224.augreg2_in21k_ft_in1k",
+    "vit_base_patch16_224": "vit_base_patch16_224.augreg2_in21k_ft_in1k",
     "embedded": "embedded",  # for a trial without a download
 }
 # The reference tunes before every experience, and its optimizer moves every entry.
@@ -52,11 +52,9 @@ def read_config(file: str | Path, given: Mapping[str, Any]) -> list[RunConfig]:
         ValueError: it has an impossible value, or decides what is given.
     """
     try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} is not a JSON object of settings.")
+        content = dict(json.loads(Path(file).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is not a JSON object of settings: {error}.") from error
     decided = {"benchmark", "strategy", "mist", "experiences", "order_seed"}
     if "config" in content:
         places = {"dataset_root", "weights", "device", "num_workers"}
@@ -74,10 +72,7 @@ def read_config(file: str | Path, given: Mapping[str, Any]) -> list[RunConfig]:
 
 def _again(file: Path, given: Mapping[str, Any]) -> RunConfig:
     """The run of a results.json."""
-    results = read_results(file)
-    if "seeds" in results:
-        raise ValueError(f"{file} is a summary of seeds. Give the results.json of one of them.")
-    config = RunConfig.from_results(results)
+    config = RunConfig.from_results(read_results(file))
     strategy_args = dict(config.strategy_args)
     if strategy_args.get("seed") == config.seed:
         del strategy_args["seed"]  # filled in from the run's seed, which --seeds changes
@@ -89,16 +84,16 @@ def _reference(content: dict[str, Any], given: Mapping[str, Any]) -> list[RunCon
     model = str(content.pop("model_name", "")).lower()
     check_choice("model_name", model, ("ranpac_mist", "simplecil_mist", "ranpac", "simplecil"))
     strategy, _, mist = model.partition("_")
-    benchmark, n_classes = _named("dataset", content.pop("dataset", None), _DATASETS)
-    backbone = content.pop("convnet_type", content.pop("backbone_type", None))
-    backbone = str(backbone).removeprefix("pretrained_")
-    backbone = given.get("backbone") or _named("convnet_type", backbone, _BACKBONES)
+    dataset = str(content.pop("dataset", None)).lower()
+    benchmark, n_classes = _DATASETS[check_choice("dataset", dataset, _DATASETS)]
+    named = content.pop("convnet_type", content.pop("backbone_type", None))
+    if not (backbone := given.get("backbone")):
+        named = str(named).lower().removeprefix("pretrained_")
+        backbone = _BACKBONES[check_choice("convnet_type", named, _BACKBONES)]
     if not isinstance(shuffle := content.pop("shuffle", True), bool):
         raise ValueError(f"Expected `shuffle` to be true or false, got {shuffle!r}.")
     seeds = content.pop("seed", RunConfig.order_seed)
     seeds = seeds if isinstance(seeds, list) else [seeds]
-    if not seeds:
-        raise ValueError("Expected `seed` to be one or more integers, got none.")
 
     settings: dict[str, Any] = {
         **given,
@@ -142,11 +137,3 @@ def _experiences(content: dict[str, Any], n_classes: int) -> int:
             f"the last experience being at most smaller, got {first} and {increment}."
         )
     return n_experiences
-
-
-def _named(key: str, value: Any, names: Mapping[str, Any]) -> Any:
-    """What a name of the reference means."""
-    plain = "".join(c for c in str(value).lower() if c.isalnum())
-    if plain not in names:
-        raise ValueError(f"Unknown `{key}` {value!r}. Use one of {nearest_first(plain, names)}.")
-    return names[plain]

@@ -21,7 +21,7 @@ from ..utils import check_integer, in_mode
 from . import checkpoint
 from .build import make_strategy
 from .config import RunConfig
-from .results import read_results, run_folder
+from .results import read_results
 
 # RanPAC needs these to learn more classes, not to predict; they are large
 _FOR_TRAINING = ("head.gram", "head.cross", "head.memory.")
@@ -113,20 +113,18 @@ def load_run(
         FileNotFoundError: the run is not finished, or keeps no classifier.
         ValueError: a file cannot be read.
     """
-    folder, device = run_folder(folder), torch.device(device)
-    results = read_results(folder / "results.json")
+    results, saved = read_results(folder), Path(folder) / checkpoint.NAME
     config = RunConfig.from_results(results)
-    if not (folder / checkpoint.NAME).is_file():
+    if not saved.is_file():
         raise FileNotFoundError(
-            f"{folder} has no {checkpoint.NAME}: {config.strategy} keeps no classifier, or the "
-            "file was removed."
+            f"There is no {saved}: {config.strategy} keeps no classifier, or it was removed."
         )
     if weights is not None:
         config = replace(config, weights=str(weights))
     backbone = create_backbone(config.backbone, config.weights, image_size=config.image_size)
     names, inputs = results["class_names"], results["inputs"]
-    strategy = make_strategy(config, backbone, len(names), device=device)
-    state = checkpoint.read(folder / checkpoint.NAME)["strategy"]["model"]
+    strategy = make_strategy(config, backbone, len(names), device=torch.device(device))
+    state = checkpoint.read(saved)["strategy"]["model"]
     for name, module in strategy.model.named_modules():
         if isinstance(module, IncrementalClassifier):  # which has grown with the classes
             weight = state[f"{name}.classifier.weight"]

@@ -124,8 +124,18 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
         temporary.write_text(f"{text}\n", encoding="utf-8")
 
 
-def read_results(file: Path) -> dict[str, Any]:
-    """The content of a results.json, or ValueError where it is none of this version."""
+def read_results(path: str | Path) -> dict[str, Any]:
+    """The content of a results.json, or of that in a folder.
+
+    Raises:
+        FileNotFoundError: there is none; the message names those of seeds in the folder.
+        ValueError: it is no results.json of this version.
+    """
+    file = Path(path) if Path(path).suffix == ".json" else Path(path) / "results.json"
+    if not file.is_file():
+        seeds = sorted(found.parent for found in file.parent.glob("*/results.json"))
+        hint = f", such as {seeds[0]}" if seeds else ""
+        raise FileNotFoundError(f"There is no {file}. Give the folder of one finished run{hint}.")
     try:
         results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if results["schema"] == SCHEMA:
@@ -148,17 +158,7 @@ def finished_results(config: RunConfig, folder: Path) -> dict[str, Any] | None:
     """The results in a folder, None where there are none yet, ValueError for another run's."""
     if not (folder / "results.json").exists():
         return None
-    results = read_results(folder / "results.json")
+    results = read_results(folder)
     saved = {name: value for name, value in results["config"].items() if name != "split"}
     refuse_other_settings(folder, saved, config.settings())
     return results
-
-
-def run_folder(path: str | Path) -> Path:
-    """The folder of a finished run, from itself or its results.json, or FileNotFoundError."""
-    folder = Path(path).parent if Path(path).name == "results.json" else Path(path)
-    if not (folder / "results.json").is_file():
-        seeds = sorted(file.parent for file in folder.glob("*/results.json"))
-        one = f"one of its runs, such as {seeds[0]}" if seeds else "the folder of a finished run"
-        raise FileNotFoundError(f"{folder} has no results.json. Give {one}.")
-    return folder

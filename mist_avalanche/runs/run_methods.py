@@ -44,12 +44,10 @@ def run_methods(
 ) -> list[list[Results]]:
     """Every method with the same seeds, counted up from the ``seed`` of its settings.
 
-    A single seed is written to the method's folder itself, several to ``seed-S`` within it, beside
-    a ``summary.json`` with mean and standard deviation of every metric.
-
     Args:
         methods: settings and output folder of each.
-        n_seeds: runs per method.
+        n_seeds: runs per method. One writes to the method's folder itself, several to ``seed-S``
+            within it, beside a ``summary.json`` with mean and deviation of every metric.
         vary_order: give each seed a class order of its own.
         jobs: runs at a time, each in its own process with its share of the threads and, as long as
             there are enough, a GPU of its own. The number of threads changes the last bits of sums.
@@ -61,7 +59,7 @@ def run_methods(
         For each method, the results of its seeds in order, without those that failed.
 
     Raises:
-        ValueError: as of :func:`~mist_avalanche.runs.run`, for any run and before the first starts.
+        ValueError: as :func:`~mist_avalanche.runs.run` does, before anything is run.
         RuntimeError: every run failed; the message is the error of the first.
     """
     check_integer("n_seeds", n_seeds, 1)

@@ -107,13 +107,13 @@ def split_classes(targets: Tensor, seed: int) -> tuple[list[Tensor], Tensor]:
 def _measure(config: RunConfig, dataset: Any, targets: Tensor) -> tuple[float, float]:
     """Accuracy in percent and loss on held-out images, after training on the two halves."""
     halves, held_out = split_classes(targets, config.seed)
-    torch.manual_seed(config.seed)
     strategy = SimpleCIL(
         model=create_backbone(config.backbone, config.weights, image_size=config.image_size),
         plugins=[make_mist(config, verbose=False)] if config.mist else [],
         evaluator=EvaluationPlugin(loggers=[]),
         device=choose_device(config.device),
     )
+    torch.manual_seed(config.seed)
     parts = [dataset.subset(rows.tolist()) for rows in halves]
     for experience in benchmark_from_datasets(train=parts).train_stream:
         strategy.train(experience)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from ..models.backbone_with_head import BackboneWithHead
 from ..models.classifier import without_classifier
 from ..models.forward import Forward
-from ..utils import in_mode, memory_advice, nearest_first, state_hash
+from ..utils import in_mode, memory_advice, state_hash
 
 
 class Common(TypedDict, total=False):
@@ -63,7 +63,6 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
         model: backbone and head, images to logits.
         train_mb_size: images per batch of training.
         train_epochs: passes over the training images of an experience.
-        compile: use ``torch.compile`` for the backbone.
         common: see :class:`Common`.
 
     Attributes:
@@ -73,7 +72,7 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
         masks_steps: whether a MISTPlugin masks the steps of the strategy's own training.
 
     Raises:
-        TypeError: an unknown argument; the message names the nearest ones.
+        TypeError: an unknown argument.
         ValueError: features of the backbone depend on task labels, or its classifier grows.
     """
 
@@ -83,14 +82,6 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
 
     model: Any
     dataloader: Any
-
-    def __new__(cls, **arguments: Any) -> Any:
-        """Refuse what the constructor does not list, such as ``compile`` for prompts."""
-        known = arguments_of(cls)
-        for name in arguments.keys() - known:
-            near = nearest_first(name, known)
-            raise TypeError(f"{cls.__name__} has no argument {name!r}. It has {near}.")
-        return super().__new__(cls)
 
     def __init__(
         self,
@@ -105,11 +96,11 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
         evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = default_evaluator,
         eval_every: int = -1,
         precision: Literal["32", "bf16"] = "32",
-        compile: bool = False,
         cache: bool = True,
     ) -> None:
         without_classifier(model.backbone, type(self).__name__)
-        model.run_backbone = Forward(precision, compile=compile)
+        model.run_backbone = Forward(precision)
+        self._cache = FeatureCache() if cache else None
         super().__init__(
             model=model,
             optimizer=None,
@@ -123,7 +114,6 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
             eval_every=eval_every,
         )
         self.model.to(self.device)  # which Avalanche does in training only
-        self._cache = FeatureCache() if cache else None
 
     @property
     def backbone(self) -> Any:

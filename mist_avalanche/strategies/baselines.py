@@ -10,7 +10,8 @@ Nothing was tuned on what is reported. A setting from elsewhere stands with its 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -40,6 +41,9 @@ LR, MOMENTUM, BATCH_SIZE, MEMORY = 0.003, 0.9, 32, 200
 COMMON = {"train_mb_size": BATCH_SIZE, "train_epochs": 10, "eval_mb_size": 64}
 
 
+Head = Callable[[int, int], nn.Module]  # of the features' width and the number of classes
+
+
 def _growing(n_features: int, n_classes: int) -> nn.Module:
     """A linear classifier that grows with the classes."""
     classifier: nn.Module = IncrementalClassifier(n_features)
@@ -52,52 +56,51 @@ def _projection(n_features: int, n_classes: int) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """Builds a strategy of Avalanche's.
+def _build(
+    strategy: type[SupervisedTemplate],
+    head: Head,
+    settings: Mapping[str, Any],
+    backbone: nn.Module,
+    *,
+    n_features: int,
+    n_classes: int,
+    image_size: int,
+    lr: float = LR,
+    **arguments: Any,
+) -> SupervisedTemplate:
+    """A strategy with SGD on a backbone and a head."""
+    check_rate("lr", lr, "(0, inf)")
+    given: dict[str, Any] = {**COMMON, **settings, **arguments}
+    if strategy is SCR:  # Mai et al., arXiv 2103.13885; letters are not mirrored
+        model = SCRModel(backbone, head(n_features, n_classes))
+        crop = v2.RandomResizedCrop(image_size, (0.2, 1.0))
+        given["augmentations"] = v2.Compose([crop, v2.ColorJitter(0.4, 0.4, 0.4, 0.1)])
+    else:
+        model = BackboneWithHead(backbone, head(n_features, n_classes))
+        given["criterion"] = nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=MOMENTUM)
+    return strategy(model=model, optimizer=optimizer, **given)
 
-    Args:
-        strategy: its class.
-        settings: its arguments that differ from Avalanche's.
-        head: makes what follows the backbone from its width and the number of classes.
-        plugins: made anew for each run.
-    """
 
-    strategy: type[SupervisedTemplate]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    head: Callable[[int, int], nn.Module] = _growing
-    plugins: Callable[[], list[Any]] = list
+def _register(
+    name: str,
+    title: str,
+    strategy: type[SupervisedTemplate],
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    head: Head = _growing,
+    **about: Any,
+) -> None:
+    """Register a strategy of Avalanche's with settings that differ from Avalanche's."""
+    about["arguments"] = arguments_of(strategy) - {"optimizer", "augmentations"} | {"lr"}
+    build = partial(_build, strategy, head, settings)
+    register(name, title=title, is_baseline=True, **about)(build)
 
-    @property
-    def arguments(self) -> set[str]:
-        """Names of the arguments that may be changed."""
-        return arguments_of(self.strategy) - {"optimizer", "augmentations"} | {"lr"}
 
-    def __call__(
-        self,
-        backbone: nn.Module,
-        *,
-        n_features: int,
-        n_classes: int,
-        image_size: int,
-        plugins: Sequence[Any] = (),
-        lr: float = LR,
-        **arguments: Any,
-    ) -> SupervisedTemplate:
-        """The strategy on a backbone; ``lr`` is that of its SGD."""
-        check_rate("lr", lr, "(0, inf)")
-        head = self.head(n_features, n_classes)
-        model, given = BackboneWithHead(backbone, head), {"criterion": nn.CrossEntropyLoss()}
-        if self.strategy is SCR:  # Mai et al., arXiv 2103.13885; letters are not mirrored
-            crop = v2.RandomResizedCrop(image_size, (0.2, 1.0))
-            jitter = v2.ColorJitter(0.4, 0.4, 0.4, 0.1)
-            model, given = SCRModel(backbone, head), {"augmentations": v2.Compose([crop, jitter])}
-        return self.strategy(
-            model=model,
-            optimizer=torch.optim.SGD(model.parameters(), lr=lr, momentum=MOMENTUM),
-            plugins=[*self.plugins(), *plugins],
-            **{**COMMON, **given, **self.settings, **arguments},
-        )
+class _Joint(Cumulative):
+    """From the pretrained weights on all data so far, after each experience."""
+
+    def __init__(self, *, plugins: Sequence[Any] = (), **arguments: Any) -> None:
+        super().__init__(plugins=[FromScratchTrainingPlugin(), *plugins], **arguments)
 
 
 @register(
@@ -106,14 +109,11 @@ class Baseline:
     paper="arXiv 1909.01520",
     is_baseline=True,
     mist={"classifier": "train_classifier", "tune_on": "first"},
+    arguments={"train_mb_size", "eval_mb_size", "shrinkage_param", "streaming_update_sigma"},
 )
 class _StreamingLDA(StreamingLDA):
     """Avalanche's StreamingLDA, built like the others and with a state."""
 
-    arguments = (
-        *("train_mb_size", "eval_mb_size", "eval_every"),
-        *("shrinkage_param", "streaming_update_sigma"),
-    )
     _learned = ("muK", "cK", "Sigma", "Lambda", "num_updates", "prev_num_updates")
 
     def __init__(
@@ -150,22 +150,16 @@ class _StreamingLDA(StreamingLDA):
             setattr(self, name, value.clone().to(self.device) if is_tensor else value)
 
 
-def _register(name: str, title: str, baseline: Baseline, **about: Any) -> None:
-    register(name, title=title, is_baseline=True, **about)(baseline)
-
-
 _of_memory = {"mem_size": MEMORY, "batch_size_mem": BATCH_SIZE}
-_scr = Baseline(SCR, {"mem_size": MEMORY, "batch_size_mem": 100}, _projection)
-_from_scratch = Baseline(Cumulative, plugins=lambda: [FromScratchTrainingPlugin()])
-_register("naive", "Naive", Baseline(Naive))
-_register("replay", "Replay", Baseline(Replay, {"mem_size": MEMORY}))
+_register("naive", "Naive", Naive)
+_register("replay", "Replay", Replay, {"mem_size": MEMORY})
 # ewc_lambda: Avalanche's example on split MNIST
-_register("ewc", "EWC", Baseline(EWC, {"ewc_lambda": 0.4}), paper="arXiv 1612.00796")
-_register("lwf", "LwF", Baseline(LwF, {"alpha": 1.0, "temperature": 2.0}), paper="arXiv 1606.09282")
+_register("ewc", "EWC", EWC, {"ewc_lambda": 0.4}, paper="arXiv 1612.00796")
+_register("lwf", "LwF", LwF, {"alpha": 1.0, "temperature": 2.0}, paper="arXiv 1606.09282")
 # These compare logits with those of earlier experiences: all classes have theirs from the start.
-_register("er_ace", "ER-ACE", Baseline(ER_ACE, _of_memory, nn.Linear), paper="arXiv 2104.05025")
-_register("der", "DER", Baseline(DER, _of_memory, nn.Linear), paper="arXiv 2004.07211")
-_register("scr", "SCR", _scr, paper="arXiv 2103.13885")
-_register("cumulative", "Cumulative", Baseline(Cumulative), upper_bound=True)
-# from the pretrained weights on all data so far, after each experience
-_register("joint", "Joint", _from_scratch, upper_bound=True)
+_register("er_ace", "ER-ACE", ER_ACE, _of_memory, nn.Linear, paper="arXiv 2104.05025")
+_register("der", "DER", DER, _of_memory, nn.Linear, paper="arXiv 2004.07211")
+_of_scr = {"mem_size": MEMORY, "batch_size_mem": 100}
+_register("scr", "SCR", SCR, _of_scr, _projection, paper="arXiv 2103.13885")
+_register("cumulative", "Cumulative", Cumulative, upper_bound=True)
+_register("joint", "Joint", _Joint, upper_bound=True)

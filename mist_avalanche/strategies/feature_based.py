@@ -47,11 +47,12 @@ class FeatureStrategy(PretrainedStrategy):
         common: see :class:`~mist_avalanche.strategies.base.Common`.
 
     Raises:
+        ValueError: ``compile`` with a first session.
         FloatingPointError: the backbone gives NaN or Inf.
     """
 
     seed: int = 0
-    session: Mapping[str, Any] = {}  # settings of an adapter, trained on the first experience
+    session: Mapping[str, Any] = {}  # settings of an adapter that the first experience trains
 
     def __init__(
         self,
@@ -62,9 +63,10 @@ class FeatureStrategy(PretrainedStrategy):
         compile: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(
-            model=model, train_mb_size=train_mb_size, train_epochs=1, compile=compile, **common
-        )
+        if compile and self.session:
+            raise ValueError("torch.compile does not see a first session's adapter. Omit one.")
+        super().__init__(model=model, train_mb_size=train_mb_size, train_epochs=1, **common)
+        self.model.run_backbone.compile = compile
         self.drift_compensation = drift_compensation
         self._images: Any = None  # batches of the experience's training images
         self._fitted_on = ""  # hash of the backbone that the last features came from
@@ -80,11 +82,16 @@ class FeatureStrategy(PretrainedStrategy):
         if self.session:
             from .first_session import adapt
 
-            run = {"num_workers": num_workers, "shuffle": shuffle, **self.session}
-            precision = self.model.run_backbone.precision
-            self.model.use(
-                adapt(self.backbone, self.experience, seed=self.seed, precision=precision, **run)
+            adapter = adapt(
+                self.backbone,
+                self.experience,
+                seed=self.seed,
+                precision=self.model.run_backbone.precision,
+                num_workers=num_workers,
+                shuffle=shuffle,
+                **self.session,
             )
+            self.model.use(adapter)
 
     def state_dict(self) -> dict[str, Any]:
         """The model, and which backbone the stored statistics belong to."""

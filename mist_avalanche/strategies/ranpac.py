@@ -44,7 +44,7 @@ class RanPAC(FeatureStrategy):
             no pixels), moved, and G and Q computed again from them.
 
     Raises:
-        ValueError: an argument out of its range, or ``compile`` with a first session.
+        ValueError: an argument out of its range.
     """
 
     def __init__(
@@ -72,8 +72,6 @@ class RanPAC(FeatureStrategy):
             from ..models.adapters import AdaptedBackbone
             from .first_session import new_adapter, session_settings
 
-            if common.get("compile"):
-                raise ValueError("torch.compile does not see a first session's adapter. Omit one.")
             if not drift_compensation:
                 self.tune_on = "first"  # the adapter belongs to the backbone of its time
             self.model_to_tune = with_head  # without the adapter

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -40,6 +40,7 @@ class StrategyInfo:
         is_baseline: whether it is one of Avalanche's, see :mod:`.baselines`.
         upper_bound: whether it sees the images of all experiences at once.
         mist: arguments of MISTPlugin that its model needs.
+        arguments: its own, where ``build`` does not list them.
     """
 
     name: str
@@ -50,6 +51,7 @@ class StrategyInfo:
     is_baseline: bool = False
     upper_bound: bool = False
     mist: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Collection[str] = ()
 
     @property
     def tune_on(self) -> str:
@@ -117,8 +119,7 @@ def find(name: str) -> StrategyInfo:
 
 def arguments_of(info: StrategyInfo) -> set[str]:
     """Settings of a strategy that the command may pass as ``--strategy-arg``."""
-    of_baseline: Iterable[str] = getattr(info.build, "arguments", ())
-    return {*(of_baseline or base.arguments_of(info.build))} - _NOT_SETTINGS
+    return {*(info.arguments or base.arguments_of(info.build))} - _NOT_SETTINGS
 
 
 def load(name: str) -> Any:
@@ -162,15 +163,10 @@ def build(
     image_size: int,
     **arguments: Any,
 ) -> Any:
-    """A strategy around a backbone.
+    """A strategy around a backbone, images of ``image_size`` to ``n_features`` features.
 
-    Args:
-        info: of :func:`find`.
-        backbone: images to features.
-        n_features: width of the features.
-        n_classes: of the whole benchmark; only some of Avalanche's strategies need it.
-        image_size: pixels per side.
-        arguments: of the strategy, with ``device``, ``plugins`` and ``evaluator``.
+    Only some of Avalanche's strategies need these numbers and that of all classes. ``arguments``
+    are the strategy's, with ``device``, ``plugins`` and ``evaluator``.
     """
     if info.is_baseline:
         sizes = {"n_features": n_features, "n_classes": n_classes, "image_size": image_size}

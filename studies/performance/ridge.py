@@ -1,7 +1,7 @@
-"""Ridge choice and final solve at the published size, against the published code's way.
+"""Ridge choice and final solve at the published size, compared with the published code's way.
 
 Prints CPU seconds on one thread, the speed-up, the chosen ridges, the largest difference of logits,
-and the peak of memory over that of G. Run by ``make bench``.
+and the peak memory in sizes of G.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mist_avalanche.models.ridge import RIDGES
 
 
 def published_way(h, targets, gram, cross):
-    """One LU solve a candidate on 80 % of the rows, in float32, then one of the sums."""
+    """One LU solve per candidate on 80 % of the rows, in float32, then one of the sums."""
     cut = int(0.8 * len(h))
     train_gram, train_cross = h[:cut].T @ h[:cut], h[:cut].T @ targets[:cut]
     losses = []
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--random-features", type=int, default=10000, metavar="M")
     parser.add_argument("--rows", type=int, default=2400)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float64")
-    parser.add_argument("--ours-only", action="store_true", help="leave the published way out")
+    parser.add_argument("--ours-only", action="store_true", help="without the published way")
     args = parser.parse_args()
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
@@ -55,7 +55,8 @@ def main() -> None:
     labels = torch.randint(present, (args.rows,), generator=generator)
     means = torch.randn(classes, width, generator=generator)
     features = means[labels] + 2 * torch.randn(args.rows, width, generator=generator)
-    test = means[labels[:256]] + 2 * torch.randn(256, width, generator=generator)
+    centres = means[labels[:256]]
+    test = centres + 2 * torch.randn(centres.shape, generator=generator)
 
     head = RidgeHead(args.random_features, dtype=getattr(torch, args.dtype))
     before = peak_bytes()

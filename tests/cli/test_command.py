@@ -181,11 +181,10 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
     assert "--resume" in capsys.readouterr().err
 
 
-def test_suggest(tmp_path, capsys):
-    arguments = ["suggest", *COMMON[:2], "--experiences", "1", *SHORT, "--lrs", "0.001,0.003"]
-    four = ["--benchmark-arg", "per_class=5"]
-    assert "2 classes" in error_of(capsys, *arguments, *four, "--quiet")
-    assert cli.main([*arguments[:1], "--experiences", "25", *SHORT, "--lrs", "0.001"]) == 0
+def test_suggest(capsys):
+    arguments = ["suggest", *SHORT, "--lrs", "0.001", "--quiet", "--experiences"]
+    assert "2 classes" in error_of(capsys, *arguments, "3", "--benchmark", TINY)
+    assert cli.main([*arguments, "25"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:4]] == ["frozen", "0.001"]
-    assert lines[-1].startswith(("Use --lr", "No learning rate"))
+    assert lines[5].startswith(("Use --lr", "No learning rate"))

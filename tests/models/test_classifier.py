@@ -13,13 +13,11 @@ from avalanche.models import (
 )
 from torch import nn
 
-from mist_avalanche.models.backbone_with_head import BackboneWithHead
 from mist_avalanche.models.classifier import (
     FeatureExtractor,
     always_selected,
-    attached_classifier,
     find_classifier,
-    take_off_classifier,
+    without_classifier,
 )
 
 
@@ -92,22 +90,19 @@ def test_finds_classifier_and_features(name):
 
 def test_what_it_cannot_know_is_an_error():
     x, two = torch.rand(1, *SMALL), TwoLinears()
-    with pytest.raises(
-        ValueError, match=r"Cannot tell.*'first' \(6, 12\), 'second' \(3, 6\).*NAME"
-    ):
-        find_classifier(two, x)
     assert find_classifier(two, x, "second") == "second"
     assert torch.equal(FeatureExtractor(two, "second")(x), two.first(x.flatten(1)))
-    with pytest.raises(ValueError, match=r"no module named 'heda'.*'second'"):
-        find_classifier(two, x, "heda")
-    with pytest.raises(ValueError, match="multi-task"):
-        find_classifier(as_multitask(SimpleMLP(), "classifier"), torch.rand(1, 1, 28, 28))
-    with pytest.raises(ValueError, match="ICaRL and SCR"):
-        find_classifier(TrainEvalModel(nn.Flatten(), nn.Linear(12, 3), nn.Linear(12, 3)), x)
-    with pytest.raises(ValueError, match=r"cannot take images of shape \(3, 2, 2\)"):
-        find_classifier(SimpleMLP(), x)
-    with pytest.raises(ValueError, match=r"gives \(1, 3, 2, 2\)"):
-        find_classifier(nn.Identity(), x)
+    evaluated_otherwise = TrainEvalModel(nn.Flatten(), nn.Linear(12, 3), nn.Linear(12, 3))
+    for model, name, message in (
+        (two, None, r"Cannot tell.*'first' \(6, 12\), 'second' \(3, 6\).*NAME"),
+        (two, "heda", r"no module named 'heda'.*'second'"),
+        (as_multitask(SimpleMLP(), "classifier"), None, "multi-task"),
+        (evaluated_otherwise, None, "ICaRL"),
+        (SimpleMLP(), None, r"cannot take an image of shape \(3, 2, 2\)"),
+        (nn.Identity(), None, "Cannot tell"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find_classifier(model, x, name)
 
 
 def test_the_growing_layer_within_a_growing_model_is_the_classifier():
@@ -124,54 +119,47 @@ def test_the_growing_layer_within_a_growing_model_is_the_classifier():
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name[0] in "tS"])
-def test_a_classifier_is_removed_without_a_batch(name):
+def test_a_classifier_is_removed_also_inside_a_wrapper(name):
     make, shape, classifier, _ = MODELS[name]
     model = make().eval()
     x = torch.rand(2, *shape)
     features = FeatureExtractor(model, classifier)(x)
-    wrapped = nn.Sequential(nn.Identity(), model)
-    assert take_off_classifier(wrapped) == f"1.{classifier}"
-    assert attached_classifier(model) is None
-    assert torch.equal(model(x).flatten(1), features)
+    with pytest.warns(UserWarning, match=f"still had its classifier, 1.{classifier}.bias"):
+        without_classifier(nn.Sequential(nn.Identity(), model), "RanPAC")
+    assert torch.equal(without_classifier(model, "RanPAC")(x).flatten(1), features)
 
 
+@pytest.mark.filterwarnings("ignore:.*still had its classifier")
 @pytest.mark.parametrize("name", ["convnext_atto", "deit_tiny_distilled_patch16_224"])
 def test_timm_models_become_those_of_zero_classes(name):
     model = timm.create_model(name, num_classes=7).eval()
     plain = timm.create_model(name, num_classes=0).eval()
     plain.load_state_dict(model.state_dict(), strict=False)
-    assert attached_classifier(plain) is None
-    assert take_off_classifier(model)
+    without_classifier(model, "RanPAC")
     assert [n for n, _ in model.named_parameters()] == [n for n, _ in plain.named_parameters()]
     x = torch.rand(2, 3, 224, 224)
-    assert torch.equal(model(x), plain(x))
+    assert torch.equal(model(x), without_classifier(plain, "RanPAC")(x))
 
 
 def test_what_is_no_classifier_stays():
     cut = torchvision.models.alexnet()
     cut.classifier = cut.classifier[:-1]  # ends in 4096 features
-    headless = torchvision.models.resnet18()
-    headless.fc = nn.Identity()
     own = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
     two = nn.Sequential(torchvision.models.resnet18(), nn.Linear(1000, 8))
-    for model in (cut, headless, own, two, IncrementalClassifier(5)):
+    for model in (cut, own, two):  # a warning would be an error
         names = [n for n, _ in model.named_modules()]
-        assert take_off_classifier(model) is None
-        assert [n for n, _ in model.named_modules()] == names
-    assert take_off_classifier(nn.Sequential(own, IncrementalClassifier(5))) == "1"
-    assert take_off_classifier(BackboneWithHead(own, nn.Linear(5, 2))) == "head"
+        assert [n for n, _ in without_classifier(model, "RanPAC").named_modules()] == names
+    with pytest.raises(ValueError, match="RanPAC needs a backbone that gives features"):
+        without_classifier(nn.Sequential(own, IncrementalClassifier(5)), "RanPAC")
 
 
 def test_always_selected_are_biases_and_normalisations():
-    model = timm_vit()
-    fixed = always_selected(model)
-    for name, p in model.named_parameters():
-        expected = name.endswith("bias") or "norm" in name
-        assert (id(p) in fixed) == expected, name
     resnet = torchvision.models.resnet18()
-    fixed = always_selected(resnet)
-    assert id(resnet.bn1.weight) in fixed
-    assert id(resnet.conv1.weight) not in fixed
+    for model in (timm_vit(), resnet):
+        fixed, norms = always_selected(model), ("norm", "bn", "downsample.1")
+        for name, p in model.named_parameters():
+            expected = name.endswith("bias") or any(norm in name for norm in norms)
+            assert (id(p) in fixed) == expected, name
 
 
 def test_compiled_names_and_shared_parameters():

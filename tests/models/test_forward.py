@@ -1,3 +1,4 @@
+import copy
 import functools
 
 import pytest
@@ -7,7 +8,7 @@ from torch import nn
 
 from mist_avalanche.models import create_backbone
 from mist_avalanche.models.classifier import FeatureExtractor
-from mist_avalanche.models.forward import Forward
+from mist_avalanche.models.forward import Forward, _warn_of_slow_bf16
 
 
 def gradients(forward, x):
@@ -62,28 +63,25 @@ def test_compiled_once_though_the_classifier_grows(monkeypatch):
     torch._dynamo.utils.counters.clear()
     without_machine_code = functools.partial(torch.compile, backend="eager", dynamic=True)
     monkeypatch.setattr(torch, "compile", without_machine_code)
-    model = nn.Sequential(create_backbone(), IncrementalClassifier(96))
+    model = nn.Sequential(nn.Linear(8, 6), IncrementalClassifier(6))
     names = [name for name, _ in model.named_parameters()]
-    forward, x = Forward(compile=True), torch.rand(5, 3, 32, 32)
+    forward, x = Forward(compile=True), torch.rand(5, 8)
     for n_classes in (3, 4, 9):
-        model[1] = IncrementalClassifier(96, initial_out_features=n_classes)
+        model[1] = IncrementalClassifier(6, initial_out_features=n_classes)
         extract = FeatureExtractor(model, "1")
         torch.testing.assert_close(forward(extract, x), extract(x), atol=1e-5, rtol=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert [name for name, _ in model.named_parameters()] == names
+    other, copied = copy.deepcopy((model, forward))  # a copy runs its own weights
+    other[0].weight.data.mul_(2)
+    extract = FeatureExtractor(other, "1")
+    torch.testing.assert_close(copied(extract, x), extract(x), atol=1e-5, rtol=1e-5)
 
 
-def test_goes_on_with_a_warning_where_there_is_no_compiler(monkeypatch):
-    def compiled(module, **_):
-        def run(x):
-            raise RuntimeError("no C++ compiler found\nlong story")
-
-        return run
-
-    monkeypatch.setattr(torch, "compile", compiled)
-    backbone, x = create_backbone().eval(), torch.rand(2, 3, 32, 32)
-    forward = Forward(compile=True)
-    with pytest.warns(UserWarning, match=r"torch.compile failed.*: no C\+\+ compiler found$"):
-        features = forward(backbone, x)
-    assert torch.equal(features, backbone(x))
-    forward(backbone, x)  # a second warning would be an error
+def test_a_cpu_without_bf16_is_mentioned_once(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    _warn_of_slow_bf16.cache_clear()
+    forward, x = Forward("bf16"), torch.rand(2, 4)
+    with pytest.warns(UserWarning, match="This CPU has no bf16"):
+        forward(nn.Linear(4, 2), x)
+    forward(nn.Linear(4, 2), x)  # a second warning would be an error

@@ -8,7 +8,7 @@ from data_layouts import class_folders, photos
 from tiny_runs import config
 
 from mist_avalanche import cli
-from mist_avalanche.runs import RunConfig, run
+from mist_avalanche.runs import run
 from mist_avalanche.runs.config_files import read_config
 
 PUBLISHED = {  # dataset in the reference's words: classes per experience, ours
@@ -45,18 +45,16 @@ def settings(**changes):
 def read(tmp_path, content, given=None):
     file = tmp_path / "settings.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
-    given = given or {}
-    return read_config(file, RunConfig(dataset_root="data", **given), given.keys())
+    return read_config(file, {"dataset_root": "data", **(given or {})})
 
 
 @pytest.mark.parametrize("method", ["ranpac", "simplecil"])
 @pytest.mark.parametrize("dataset", PUBLISHED)
-def test_the_ten_published_combinations(dataset, method, tmp_path, caplog):
+def test_the_ten_published_combinations(dataset, method, tmp_path):
     increment, benchmark = PUBLISHED[dataset]
     model = f"{method}_mist"
     given = settings(dataset=dataset, init_cls=increment, increment=increment, model_name=model)
-    with caplog.at_level(logging.INFO):
-        (found,) = read(tmp_path, given)
+    (found,) = read(tmp_path, given)
     assert (found.benchmark, found.strategy, found.mist) == (benchmark, method, True)
     assert (found.experiences, found.order_seed, found.dataset_root) == (10, 1993, "data")
     assert found.backbone == "vit_base_patch16_224.augreg_in21k"
@@ -72,7 +70,6 @@ def test_the_ten_published_combinations(dataset, method, tmp_path, caplog):
     }
     assert found.strategy_args == ({"n_random_features": 10000} if method == "ranpac" else {})
     assert found.benchmark_args == {"shuffle": True}
-    assert "memory_size" in caplog.text
 
 
 def test_simplecil_protects_the_single_maximum(tmp_path):
@@ -92,34 +89,31 @@ def test_what_is_given_beside_the_file(tmp_path):
     first, second = read(tmp_path, settings(seed=[1993, 7], init_cls=0), given)
     assert (first.order_seed, second.order_seed) == (1993, 7)
     assert first.backbone == "embedded"
-    assert first.mist_args["drop_rate"] == 0.5
-    assert first.mist_args["lr"] == 1e-3
+    assert (first.mist_args["drop_rate"], first.mist_args["lr"]) == (0.5, 1e-3)
     for name, value in (("strategy", "ranpac"), ("experiences", 10), ("order_seed", 1)):
         with pytest.raises(ValueError, match=f"decides `{name}`"):
             read(tmp_path, settings(), {name: value})
 
 
-def test_keys_that_the_method_does_not_use(tmp_path, caplog):
-    with caplog.at_level(logging.INFO):
-        (found,) = read(tmp_path, settings(model_name="simplecil"))
+def test_keys_that_are_not_used_are_named(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "mist_avalanche"):
+        (found,) = read(tmp_path, settings(model_name="simplecil", drop_rat=0.5))
     assert not found.mist
     assert found.mist_args == found.strategy_args == {}
-    assert "select_rate" in caplog.text
-    assert "M" in caplog.text
+    assert "memory_size, device, batch_size, select_rate" in caplog.text
+    assert "M, spr, drop_rat." in caplog.text
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"drop_rat": 0.5}, "'drop_rat'.*'drop_rate'"),
         ({"model_name": "icarl"}, "`model_name`.*'icarl'"),
-        ({"dataset": "vtab"}, "`dataset` 'vtab'"),
-        ({"convnet_type": "resnet18"}, "`convnet_type` 'resnet18'"),
+        ({"dataset": "vtab"}, "`dataset`.*'vtab'"),
+        ({"convnet_type": "resnet18"}, "`convnet_type`.*'resnet18'"),
         ({"convnet_type": None}, "`convnet_type`"),
         ({"init_cls": 100}, "100 and 20"),
         ({"increment": "many"}, "`increment`"),
         ({"increment": 30, "init_cls": 30, "dataset": "cifar224"}, "100 classes"),
-        ({"seed": []}, "`seed`"),
         ({"seed": 1.5}, "`seed`"),
         ({"shuffle": "false"}, "`shuffle`"),
     ],
@@ -151,25 +145,20 @@ def test_run_from_a_settings_file(tmp_path, monkeypatch):
         assert (found["benchmark"], found["order_seed"]) == ("imagenet-r", seed)
 
 
-# ---- results.json --------------------------------------------------------------------------------
-
-
 def test_a_run_is_repeated_from_its_results(tmp_path):
-    first = run(
-        config("ranpac", mist=True, strategy_args={"n_random_features": 50}), tmp_path / "a"
-    )
+    settings = config("ranpac", mist=True, strategy_args={"n_random_features": 50})
+    first = run(settings, tmp_path / "a")
     file = tmp_path / "a" / "results.json"
-    (again,) = read_config(file, RunConfig())
+    (again,) = read_config(file, {})
     second = run(again, tmp_path / "b")
     assert second["config"] == first["config"]
     assert second["accuracy"] == first["accuracy"]
     assert "seed" not in again.strategy_args  # so that --seeds varies it
-    (elsewhere,) = read_config(file, RunConfig(dataset_root="there"), ["dataset_root"])
+    (elsewhere,) = read_config(file, {"dataset_root": "there"})
     assert elsewhere.dataset_root == "there"
     for name in ("backbone", "seed", "mist_args"):
         with pytest.raises(ValueError, match=f"decides `{name}`"):
-            read_config(file, RunConfig(), [name])
-    for change, named in (({"schema": 0}, "schema 0"), ({"seeds": [0, 1]}, "summary")):
-        (tmp_path / "other.json").write_text(json.dumps({**first, **change}))
-        with pytest.raises(ValueError, match=named):
-            read_config(tmp_path / "other.json", RunConfig())
+            read_config(file, {name: None})
+    file.write_text(json.dumps({**first, "schema": 0}))
+    with pytest.raises(ValueError, match="this version"):
+        read_config(file, {})

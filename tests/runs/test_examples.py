@@ -28,11 +28,9 @@ def test_the_plan_has_the_settings_of_each_host(tmp_path, monkeypatch, capsys):
     assert "lr=0.25" in lines["ranpac+mist"]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"naive": {}}, {"slca": {"lr": 1}}, {"slca": {"strategy_args": {"nothing": 1}}}],
-)
-def test_unknown_settings(settings, tmp_path, monkeypatch):
-    (tmp_path / "settings.json").write_text(json.dumps(settings))
-    with pytest.raises(SystemExit, match=r"naive|'lr'|nothing"):
-        paper_table(monkeypatch, "--dry-run", "--settings", tmp_path / "settings.json")
+def test_unknown_settings(tmp_path, monkeypatch):
+    file = tmp_path / "settings.json"
+    for settings in ({"naive": {}}, {"slca": {"lr": 1}}, {"slca": {"mist_args": {"nothing": 1}}}):
+        file.write_text(json.dumps(settings))
+        with pytest.raises(SystemExit, match=r"naive|'lr'|nothing"):
+            paper_table(monkeypatch, "--dry-run", "--settings", file)

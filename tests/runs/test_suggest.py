@@ -12,16 +12,15 @@ from mist_avalanche.runs.suggest import Trial, best, split_classes, suggest
 
 def test_a_fifth_of_each_class_is_held_out_and_no_row_is_lost():
     targets = torch.tensor([3] * 10 + [1] * 5 + [7] * 2 + [0] * 20 + [5] * 11)
-    halves = split_classes(targets, 0)
-    classes = [set(targets[torch.cat(half)].tolist()) for half in halves]
+    halves, held_out = split_classes(targets, 0)
+    classes = [set(targets[half].tolist()) for half in halves]
     assert [len(c) for c in classes] == [2, 3]
     assert not classes[0] & classes[1]
-    rows = torch.cat([part for half in halves for part in half])
+    rows = torch.cat([*halves, held_out])
     assert rows.sort().values.tolist() == list(range(len(targets)))
-    out = torch.cat([half[1] for half in halves])
-    held = {c: int((targets[out] == c).sum()) for c in (0, 1, 3, 5, 7)}
+    held = {c: int((targets[held_out] == c).sum()) for c in (0, 1, 3, 5, 7)}
     assert held == {0: 4, 1: 1, 3: 2, 5: 2, 7: 1}
-    assert torch.equal(halves[0][0], split_classes(targets, 0)[0][0])
+    assert torch.equal(halves[0], split_classes(targets, 0)[0][0])
 
 
 def test_too_little_to_try_on():

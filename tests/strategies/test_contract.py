@@ -57,41 +57,6 @@ NAMES = pytest.mark.parametrize("name", STRATEGIES)
 MIST = pytest.mark.parametrize("mist", [False, True], ids=["plain", "mist"])
 
 
-# ---- Saving and loading -------------------------------------------------------------------------
-
-
-def saved(strategy):
-    """Everything a strategy knows between two experiences, through a file of plain data."""
-    state = {"strategy": strategy.state_dict(), "plugins": [p.state_dict() for p in own(strategy)]}
-    if "model" not in state["strategy"]:
-        # GOES WITH THE REDESIGN: without "model" in state_dict(), the state of a run holds it.
-        from mist_avalanche.runs.state import state_of
-
-        state = state_of(strategy)
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-def load(strategy, state, benchmark, done):
-    """Bring a new strategy to a state of :func:`saved`, after ``done`` experiences."""
-    if "plugins" not in state:
-        # GOES WITH THE REDESIGN, and with it the arguments `benchmark` and `done`.
-        from mist_avalanche.runs.state import restore
-
-        restore(state, strategy, benchmark, done)
-        return
-    strategy.load_state_dict(state["strategy"])
-    for plugin, plugin_state in zip(own(strategy), state["plugins"], strict=True):
-        plugin.load_state_dict(plugin_state)
-
-
-def own(strategy):
-    """The MISTPlugins of a strategy."""
-    return [p for p in strategy.plugins if isinstance(p, MISTPlugin)]
-
-
 # ---- Tiny models, streams and runs --------------------------------------------------------------
 
 
@@ -152,6 +117,7 @@ def train(strategy, *experiences):
     for experience in experiences:
         torch.manual_seed(7)  # whatever was drawn before
         strategy.train(experience, eval_streams=[])
+    return strategy
 
 
 def images(experiences):
@@ -161,14 +127,14 @@ def images(experiences):
 
 
 @torch.no_grad()
-def logits(strategy, x):
-    return strategy.model.eval()(x)
+def logits(strategy, experiences):
+    return strategy.model.eval()(images(experiences)[0])
 
 
 def accuracy(strategy, experiences, classes=None):
     """Share of the images, or of those of some classes, whose label has the highest logit."""
-    x, y = images(experiences)
-    correct = logits(strategy, x).argmax(1) == y
+    _, y = images(experiences)
+    correct = logits(strategy, experiences).argmax(1) == y
     of_these = torch.isin(y, torch.tensor(classes if classes else y.unique().tolist()))
     return correct[of_these].double().mean().item()
 
@@ -178,16 +144,9 @@ def tensors(module):
     return {name: t.detach().clone() for name, t in module.state_dict().items()}
 
 
-def check_sparse(strategy, before):
-    """At most 5 % of the backbone is selected, and only what is selected has moved."""
-    (mist,) = own(strategy)
-    after, masks = tensors(strategy.model.backbone), mist.selection.masks
-    assert 0 < mist.selection.fraction <= 0.05
-    moved = {name: after[name] != t for name, t in before.items()}
-    assert any(m.any() for m in moved.values())
-    for name, m in moved.items():
-        selected = masks.get(f"backbone.{name}", torch.zeros_like(m))
-        assert not m[~selected].any(), f"{name} moved, and is not selected"
+def parts(strategy):
+    """A strategy and its MISTPlugins, which have states of their own."""
+    return [strategy, *(p for p in strategy.plugins if isinstance(p, MISTPlugin))]
 
 
 # ---- The contract -------------------------------------------------------------------------------
@@ -196,8 +155,7 @@ def check_sparse(strategy, before):
 @NAMES
 def test_learns(name):
     benchmark = stream((0, 1), (2, 3))
-    strategy = make(name)
-    train(strategy, *benchmark.train_stream)
+    strategy = train(make(name), *benchmark.train_stream)
     assert accuracy(strategy, benchmark.test_stream) > 0.6  # chance: 0.25
     metrics = strategy.eval(benchmark.test_stream)
     (measured,) = (value for key, value in metrics.items() if "Top1_Acc_Stream" in key)
@@ -208,10 +166,8 @@ def test_learns(name):
 def test_a_later_experience_leaves_what_is_known_of_old_classes(name):
     benchmark = stream((0, 1), (2, 3))
     strategy = make(name, **{"align_epochs": 0} if name == "slca" else {})
-    train(strategy, benchmark.train_stream[0])
-    before = tensors(strategy.model)
-    train(strategy, benchmark.train_stream[1])
-    after = tensors(strategy.model)
+    before = tensors(train(strategy, benchmark.train_stream[0]).model)
+    after = tensors(train(strategy, benchmark.train_stream[1]).model)
     for prefix in STAYS[name]:
         names = [n for n in before if n.startswith(prefix)]
         assert names, f"the model has no {prefix}"
@@ -223,11 +179,10 @@ def test_a_later_experience_leaves_what_is_known_of_old_classes(name):
 @NAMES
 def test_a_class_comes_back(name):
     benchmark = stream((0, 1), (2, 3), (1, 4))
-    strategy = make(name)
-    train(strategy, *benchmark.train_stream)
-    x, _ = images(benchmark.test_stream)
-    assert logits(strategy, x).shape[1] == 5
-    assert torch.isfinite(logits(strategy, x)).all()
+    strategy = train(make(name), *benchmark.train_stream)
+    found = logits(strategy, benchmark.test_stream)
+    assert found.shape[1] == 5
+    assert torch.isfinite(found).all()
     assert accuracy(strategy, benchmark.test_stream) > 0.4  # chance: 0.2
     assert accuracy(strategy, benchmark.test_stream, classes=[1]) > 0.4
 
@@ -235,10 +190,8 @@ def test_a_class_comes_back(name):
 @NAMES
 def test_an_experience_of_a_single_class(name):
     benchmark = stream((0, 1), (2,), (3,))
-    strategy = make(name)
-    train(strategy, *benchmark.train_stream)
-    x, _ = images(benchmark.test_stream)
-    assert torch.isfinite(logits(strategy, x)).all()
+    strategy = train(make(name), *benchmark.train_stream)
+    assert torch.isfinite(logits(strategy, benchmark.test_stream)).all()
     if name in LEARNS_BY_CONTRAST:
         assert accuracy(strategy, benchmark.test_stream) > 0.4  # chance: 0.25
     else:
@@ -248,43 +201,41 @@ def test_an_experience_of_a_single_class(name):
 @NAMES
 def test_logits_do_not_depend_on_the_batch(name):
     benchmark = stream((0, 1), (2, 3))
-    strategy = make(name)
-    train(strategy, *benchmark.train_stream)
-    x, _ = images(benchmark.test_stream)
-    alone = torch.cat([logits(strategy, image[None]) for image in x])
-    assert torch.allclose(logits(strategy, x), alone, rtol=1e-5, atol=1e-5)
+    strategy = train(make(name), *benchmark.train_stream)
+    found = logits(strategy, benchmark.test_stream)
+    with torch.no_grad():
+        alone = [strategy.model(image[None]) for image in images(benchmark.test_stream)[0]]
+    assert torch.allclose(found, torch.cat(alone), rtol=1e-5, atol=1e-5)
 
 
 @NAMES
 @MIST
 def test_a_loaded_state_goes_on_as_if_nothing_had_happened(name, mist):
-    benchmark = stream((0, 1), (2, 3), (1, 4))
-    x, _ = images(benchmark.test_stream)
-    whole = make(name, mist=mist)
-    train(whole, *benchmark.train_stream[:2])
-    state = saved(whole)
+    benchmark, file = stream((0, 1), (2, 3), (1, 4)), io.BytesIO()
+    whole = train(make(name, mist=mist), *benchmark.train_stream[:2])
+    torch.save([part.state_dict() for part in parts(whole)], file)
+    file.seek(0)
     loaded = make(name, mist=mist, model=random_vit(seed=1))  # other weights than the state's
-    load(loaded, state, benchmark, done=2)
-    assert torch.equal(logits(loaded, x), logits(whole, x))
-    for strategy in (whole, loaded):
-        train(strategy, benchmark.train_stream[2])
-    assert torch.equal(logits(loaded, x), logits(whole, x))
+    for part, state in zip(parts(loaded), torch.load(file, weights_only=True), strict=True):
+        part.load_state_dict(state)
+    for experiences in ((), benchmark.train_stream[2:]):
+        found = [logits(train(s, *experiences), benchmark.test_stream) for s in (whole, loaded)]
+        assert torch.equal(*found)
 
 
 @NAMES
 @MIST
 def test_a_copy_goes_on_by_itself(name, mist):
     benchmark = stream((0, 1), (2, 3))
-    x, _ = images(benchmark.test_stream)
-    strategy = make(name, mist=mist)
-    train(strategy, benchmark.train_stream[0])
-    known, copied = logits(strategy, x), copy.deepcopy(strategy)
-    assert torch.equal(logits(copied, x), known)
+    test = benchmark.test_stream
+    strategy = train(make(name, mist=mist), benchmark.train_stream[0])
+    known, copied = logits(strategy, test), copy.deepcopy(strategy)
+    assert torch.equal(logits(copied, test), known)
     train(copied, benchmark.train_stream[1])
-    assert torch.equal(logits(strategy, x), known)
+    assert torch.equal(logits(strategy, test), known)
     train(strategy, benchmark.train_stream[1])
-    assert torch.equal(logits(strategy, x), logits(copied, x))
-    assert not torch.equal(logits(strategy, x)[:, :2], known)
+    assert torch.equal(logits(strategy, test), logits(copied, test))
+    assert not torch.equal(logits(strategy, test)[:, :2], known)
 
 
 @NAMES
@@ -293,5 +244,11 @@ def test_mist_in_front(name):
     strategy = make(name, mist=True, **{"masks_steps": True} if name == "slca" else {})
     before = tensors(strategy.model.backbone)
     train(strategy, *benchmark.train_stream)
-    check_sparse(strategy, before)
+    _, mist = parts(strategy)
+    assert 0 < mist.selection.fraction <= 0.05
+    moved = {n: t != before[n] for n, t in tensors(strategy.model.backbone).items()}
+    assert any(m.any() for m in moved.values())
+    for n, m in moved.items():
+        selected = mist.selection.masks.get(f"backbone.{n}", torch.zeros_like(m))
+        assert not m[~selected].any(), f"{n} moved, and is not selected"
     assert accuracy(strategy, benchmark.test_stream) > 0.4  # chance: 0.25

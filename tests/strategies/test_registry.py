@@ -2,25 +2,15 @@ import pytest
 from torch import nn
 from typing_extensions import Unpack
 
-from mist_avalanche.models import create_backbone
-from mist_avalanche.models.backbone_with_head import BackboneWithHead
-from mist_avalanche.models.heads import PrototypeHead
-from mist_avalanche.strategies import RanPAC, SimpleCIL
+from mist_avalanche.models import BackboneWithHead, PrototypeHead, create_backbone
+from mist_avalanche.strategies import FeatureStrategy, RanPAC, SimpleCIL
 from mist_avalanche.strategies.base import arguments_of as all_arguments_of
-from mist_avalanche.strategies.feature_based import FeatureCommon, FeatureStrategy
-from mist_avalanche.strategies.registry import (
-    COMPARED,
-    STRATEGIES,
-    StrategyInfo,
-    arguments_of,
-    build,
-    find,
-)
+from mist_avalanche.strategies.feature_based import FeatureCommon
+from mist_avalanche.strategies.registry import COMPARED, STRATEGIES, arguments_of, build, find
 
 OWN = """
-from mist_avalanche.models.backbone_with_head import BackboneWithHead
-from mist_avalanche.models.heads import PrototypeHead
-from mist_avalanche.strategies.feature_based import FeatureStrategy
+from mist_avalanche.models import BackboneWithHead, PrototypeHead
+from mist_avalanche.strategies import FeatureStrategy
 
 class Mine(FeatureStrategy):
     def __init__(self, *, model, momentum: float = 0.5, **common):
@@ -32,47 +22,35 @@ class Mine(FeatureStrategy):
 
 
 def test_what_is_registered():
-    assert find("simplecil") is STRATEGIES["simplecil"]
+    assert find("ranpac") is STRATEGIES["ranpac"] is find("mist_avalanche.strategies:RanPAC")
     assert find("ranpac").build is RanPAC
     assert {label.partition("+")[0] for label in COMPARED} <= {*STRATEGIES}
-    titles = [info.title for info in STRATEGIES.values()]
-    assert len({*titles}) == len(titles)
-    assert {name for name, info in STRATEGIES.items() if info.upper_bound} == {
-        "joint",
-        "cumulative",
-    }
-    assert [name for name in ("simplecil", "ranpac", "naive") if STRATEGIES[name].has_drift] == [
-        "simplecil",
-        "ranpac",
-    ]
+    assert len({info.title for info in STRATEGIES.values()}) == len(STRATEGIES)
+    bounds = [name for name, info in STRATEGIES.items() if info.upper_bound]
+    assert bounds == ["cumulative", "joint"]
+    assert [STRATEGIES[name].has_drift for name in ("simplecil", "ranpac", "naive")] == [1, 1, 0]
 
 
 def test_settings_of_the_command():
-    assert arguments_of(find("simplecil")) == {
-        "train_mb_size",
-        "eval_mb_size",
-        "eval_every",
-        "cache",
-    }
+    common = {"train_mb_size", "eval_mb_size", "eval_every", "cache"}
+    assert arguments_of(find("simplecil")) == common
     assert {"n_random_features", "first_session", "seed"} <= arguments_of(find("ranpac"))
     assert "train_epochs" not in arguments_of(find("streaming_lda"))
 
 
-def test_unknown_names_are_explained():
-    with pytest.raises(ValueError, match=r"Unknown strategy 'simplcil'. Use one of simplecil, "):
-        find("simplcil")
-    with pytest.raises(ValueError, match=r"Cannot load 'nowhere.module:Class'"):
-        find("nowhere.module:Class")
-    with pytest.raises(ValueError, match=r"Cannot load './nowhere.py:Class'"):
-        find("./nowhere.py:Class")
-    with pytest.raises(ValueError, match=r"Cannot load 'mist_avalanche:Nothing'"):
-        find("mist_avalanche:Nothing")
-    with pytest.raises(ValueError, match=r"There is a strategy 'replay' already. Rename your Repl"):
-        find("avalanche.training.supervised:Replay")
-
-
-def test_a_class_of_the_package_by_its_path_is_the_registered_one():
-    assert find("mist_avalanche.strategies:SimpleCIL") is find("simplecil")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("simplcil", r"Unknown strategy 'simplcil'. Use one of simplecil, "),
+        ("nowhere.module:Class", "Cannot load 'nowhere.module:Class'"),
+        ("./nowhere.py:Class", "Cannot load './nowhere.py:Class'"),
+        ("mist_avalanche:Nothing", "Cannot load 'mist_avalanche:Nothing'"),
+        ("avalanche.training.supervised:Replay", "There is a strategy 'replay' already. Rename"),
+    ],
+)
+def test_unknown_names_are_explained(name, message):
+    with pytest.raises(ValueError, match=message):
+        find(name)
 
 
 @pytest.mark.parametrize("name", ["./of_a_user.py:Mine", "of_a_user:Mine"])
@@ -89,7 +67,7 @@ def test_a_strategy_in_the_working_directory(name, tmp_path, monkeypatch, benchm
     strategy = build(info, create_backbone(), **about, device="cpu", plugins=[], evaluator=None)
     strategy.train(benchmark_of().train_stream)
     assert strategy.head.seen.all()
-    with pytest.raises(TypeError, match=r"Mine has no argument 'momentm'. It has momentum"):
+    with pytest.raises(TypeError, match="momentm"):
         build(info, create_backbone(), **about, momentm=0.1)
 
 
@@ -98,13 +76,8 @@ def test_arguments_that_are_passed_on():
         def __init__(self, *, model: nn.Module, own: int = 0, **common: Unpack[FeatureCommon]):
             super().__init__(model=BackboneWithHead(model, PrototypeHead()), **common)
 
-        def fit(self, features, labels):
-            """Nothing."""
-
-    assert all_arguments_of(Typed) == all_arguments_of(SimpleCIL) | {"own"}
-
     def function(model, lr=0.1):
         """Builds nothing."""
 
+    assert all_arguments_of(Typed) == all_arguments_of(SimpleCIL) | {"own"}
     assert all_arguments_of(function) == {"model", "lr"}
-    assert StrategyInfo("function", "Function", function).has_drift is False
