@@ -1,9 +1,8 @@
 """Modules that adapt a pretrained backbone, and the classifier that is trained with them.
 
 ``module(backbone, images)`` gives the features of the adapted backbone. Modules are attached by
-hooks for that pass alone, and the backbone's own parameters keep their names, values and
-``requires_grad``. Sources: AdaptFormer (arXiv 2205.13535), SSF (arXiv 2210.08823), VPT
-(arXiv 2203.12119), APER (arXiv 2303.07338).
+hooks for that pass alone, and the backbone stays as it is. Sources: AdaptFormer (arXiv 2205.13535),
+SSF (arXiv 2210.08823), VPT (arXiv 2203.12119), APER (arXiv 2303.07338).
 """
 
 from __future__ import annotations
@@ -12,18 +11,16 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.hooks import RemovableHandle
 
 from ..utils import check_integer, check_rate
 from .backbone_with_head import UNSEEN, BackboneWithHead
-from .vit import vit_blocks
+from .vit import Hooks, after, before, run_with, vit_blocks
 
 
 class AdaptingModule(nn.Module, ABC):
@@ -34,16 +31,12 @@ class AdaptingModule(nn.Module, ABC):
     """
 
     @abstractmethod
-    def hooks(self, vit: Any) -> Iterator[RemovableHandle]:
+    def hooks(self, vit: Any) -> Hooks:
         """Register the hooks that change a ViT, and yield their handles."""
 
     def forward(self, vit: nn.Module, x: Tensor) -> Tensor:
         """Features (B, D) of images (B, C, H, W) by the adapted ViT."""
-        with ExitStack() as stack:
-            for handle in self.hooks(vit):
-                stack.enter_context(handle)
-            features: Tensor = vit(x)
-        return features
+        return run_with(self.hooks(vit), vit, x)
 
 
 class Adapter(AdaptingModule):
@@ -57,9 +50,6 @@ class Adapter(AdaptingModule):
         vit: timm's VisionTransformer.
         bottleneck: r.
         dropout: of relu's output, in training.
-
-    Attributes:
-        down, up: a linear layer per block.
     """
 
     SCALE = 0.1
@@ -75,18 +65,21 @@ class Adapter(AdaptingModule):
                 nn.init.zeros_(parameter)
         self.to(next(vit.parameters()))
 
-    def hooks(self, vit: Any) -> Iterator[RemovableHandle]:
+    def hooks(self, vit: Any) -> Hooks:
         """Note the stream before norm2, and add to what leaves the MLP's branch."""
         stream: list[Tensor] = []  # of the block that is running
-        for i, block in enumerate(vit_blocks(vit)):
-            yield block.norm2.register_forward_pre_hook(lambda _, inputs: stream.append(inputs[0]))
-            yield block.drop_path2.register_forward_hook(partial(self._add, i, stream))
 
-    def _add(
-        self, i: int, stream: list[Tensor], _layer: nn.Module, _inputs: Any, out: Tensor
-    ) -> Tensor:
-        change: Tensor = self.up[i](self.dropout(self.down[i](stream.pop()).relu()))
-        return out + self.SCALE * change
+        def note(h: Tensor) -> Tensor:
+            stream.append(h)
+            return h
+
+        def add(i: int, x: Tensor) -> Tensor:
+            change: Tensor = self.up[i](self.dropout(self.down[i](stream.pop()).relu()))
+            return x + self.SCALE * change
+
+        for i, block in enumerate(vit_blocks(vit)):
+            yield before(block.norm2, note)
+            yield after(block.drop_path2, partial(add, i))
 
 
 class ScaleShift(AdaptingModule):
@@ -95,12 +88,6 @@ class ScaleShift(AdaptingModule):
     The layers are the patch embedding (before its own norm), norm1, attn.qkv, attn.proj, norm2,
     mlp.fc1 (before the activation) and mlp.fc2 of each block, and the final norm. γ starts from
     N(1, 0.02²) and β from N(0, 0.02²), so not as the identity. 205,824 parameters for ViT-B/16.
-
-    Args:
-        vit: timm's VisionTransformer.
-
-    Attributes:
-        scale, shift: γ and β by the name of the layer, with ``/`` for its dots.
     """
 
     IN_BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
@@ -115,7 +102,7 @@ class ScaleShift(AdaptingModule):
         self.to(next(vit.parameters()))
 
     def _layers(self, vit: Any) -> Iterator[tuple[str, Any]]:
-        """Keys and layers, in the order of the forward pass."""
+        """Layers in the order of the forward pass, by their names with ``/`` for dots."""
         blocks = range(len(vit_blocks(vit)))
         names = [f"blocks.{i}.{name}" for i in blocks for name in self.IN_BLOCK]
         # where patches are averaged, the final norm comes after that
@@ -123,20 +110,18 @@ class ScaleShift(AdaptingModule):
         for name in ("patch_embed", *names, final):
             yield name.replace(".", "/"), vit.get_submodule(name)
 
-    def hooks(self, vit: Any) -> Iterator[RemovableHandle]:
+    def hooks(self, vit: Any) -> Hooks:
         """Scale and shift what leaves each layer."""
+
+        def change(key: str, x: Tensor) -> Tensor:
+            changed: Tensor = x * self.scale[key] + self.shift[key]
+            return changed
+
         for key, layer in self._layers(vit):
             if key == "patch_embed" and hasattr(layer, "norm"):
-                yield layer.norm.register_forward_pre_hook(partial(self._change_input, key))
+                yield before(layer.norm, partial(change, key))
             else:
-                yield layer.register_forward_hook(partial(self._change_output, key))
-
-    def _change_input(self, key: str, layer: nn.Module, inputs: Any) -> Tensor:
-        return self._change_output(key, layer, None, inputs[0])
-
-    def _change_output(self, key: str, _layer: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
-        changed: Tensor = out * self.scale[key] + self.shift[key]
-        return changed
+                yield after(layer, partial(change, key))
 
 
 class PromptTokens(AdaptingModule):
@@ -149,9 +134,6 @@ class PromptTokens(AdaptingModule):
         vit: timm's VisionTransformer.
         n_prompts: n.
         deep: whether there is one set per block.
-
-    Attributes:
-        prompts: the tokens.
     """
 
     def __init__(self, vit: Any, *, n_prompts: int = 5, deep: bool = False) -> None:
@@ -160,21 +142,18 @@ class PromptTokens(AdaptingModule):
         self.prompts = nn.Parameter(torch.zeros(len(blocks) if deep else 1, n, vit.embed_dim))
         self.to(next(vit.parameters()))
 
-    def hooks(self, vit: Any) -> Iterator[RemovableHandle]:
+    def hooks(self, vit: Any) -> Hooks:
         """Append the tokens, and cut them off again."""
+
+        def append(tokens: Tensor, x: Tensor) -> Tensor:
+            return torch.cat([x, tokens.to(x.dtype).expand(len(x), -1, -1)], dim=1)
+
+        def cut(x: Tensor) -> Tensor:
+            return x[:, : -self.prompts.shape[1]]
+
         for block, tokens in zip(vit_blocks(vit), self.prompts, strict=self.deep):
-            yield block.register_forward_pre_hook(partial(self._append, tokens))
-            if self.deep:
-                yield block.register_forward_hook(lambda _, _inputs, out: self._cut(out))
-            else:
-                yield vit.norm.register_forward_pre_hook(lambda _, inputs: self._cut(inputs[0]))
-
-    def _append(self, tokens: Tensor, _block: nn.Module, inputs: Any) -> Any:
-        x, *others = inputs  # (B, N, D)
-        return torch.cat([x, tokens.to(x.dtype).expand(len(x), -1, -1)], dim=1), *others
-
-    def _cut(self, x: Tensor) -> Tensor:
-        return x[:, : -self.prompts.shape[1]]
+            yield before(block, partial(append, tokens))
+            yield after(block, cut) if self.deep else before(vit.norm, cut)
 
 
 class FineTuned(nn.Module):
@@ -207,9 +186,6 @@ class AdaptedBackbone(BackboneWithHead):
         head: features to logits (B, C).
         new_adapter: makes an adapter of a backbone, or raises a ValueError.
         plain: whether features of the plain backbone come first; they do without adapters.
-
-    Attributes:
-        adapters: what adapts the backbone, none at first.
     """
 
     def __init__(
@@ -273,10 +249,6 @@ class CosineHead(nn.Module):
     Args:
         n_features: D.
         classes: labels, in the order of V's rows.
-
-    Attributes:
-        weight: V (C, D).
-        sigma: σ (1,).
     """
 
     classes: Tensor

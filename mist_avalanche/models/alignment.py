@@ -23,19 +23,13 @@ class ClassGaussians:
 
     A covariance has the divisor n - 1, is computed in float64, and gets 1e-4 on its diagonal, which
     is all that a class with one image has.
-
-    Attributes:
-        counts: label to number of images.
-        experiences: label to the number, from 0, of the last experience with this class.
-        means: label to μ (D,), in float32 or better.
-        factors: label to L (D, D), where L Lᵀ is the covariance.
     """
 
     def __init__(self) -> None:
-        self.counts: dict[int, int] = {}
-        self.experiences: dict[int, int] = {}
-        self.means: dict[int, Tensor] = {}
-        self.factors: dict[int, Tensor] = {}
+        self.counts: dict[int, int] = {}  # images by label
+        self.experiences: dict[int, int] = {}  # the last one, from 0, that had the class
+        self.means: dict[int, Tensor] = {}  # μ (D,), in float32 or better
+        self.factors: dict[int, Tensor] = {}  # L (D, D), where L Lᵀ is the covariance
 
     @property
     def classes(self) -> list[int]:
@@ -85,10 +79,6 @@ class ClassGaussians:
         """Features (C n, D) on the CPU, n from N(k μ, L Lᵀ) of each class in order.
 
         k = 0.9 + 0.1 (t + 1) / (T + 1) for a class of experience t in 0, …, T.
-
-        Args:
-            n: draws per class.
-            generator: on the CPU; None for torch's own.
         """
         rows = []
         for y in self.classes:
@@ -166,14 +156,12 @@ def align(
         order = torch.randperm(len(drawn), generator=generator)
         for rows in torch.split(order, samples):
             x, y = drawn[rows].to(w), labels[rows].to(w.device)
-            with torch.enable_grad():
-                logits = normalized_logits(F.linear(x, w, b), experiences, temperature)
-                loss = F.cross_entropy(logits, y)
+            logits = normalized_logits(F.linear(x, w, b), experiences, temperature)
+            loss = F.cross_entropy(logits, y)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses.append(loss.detach())
         schedule.step()
-        with torch.no_grad():
-            weight[classes], bias[classes] = w, b
+        weight[classes], bias[classes] = w.detach(), b.detach()
         yield torch.stack(losses)

@@ -19,18 +19,12 @@ class ExperienceLinear(StatisticsHead):
     While an experience is trained, its rows are a layer of their own, so that no optimizer, weight
     decay or momentum reaches the others. New rows start from N(0, 0.02²) with biases of 0.
     Evaluation uses a copy of all rows, which an alignment may change; the next experience goes on
-    from the rows themselves.
-
-    Attributes:
-        counts: (C,) experiences that trained a class.
-        weight, bias: W (C, D) and b (C,), without alignment.
-        aligned_weight, aligned_bias: those of evaluation.
-        part: ``nn.Linear`` with the rows that are trained; None between experiences.
+    from the rows themselves. ``counts`` are experiences that trained a class.
     """
 
-    weight: Tensor
-    bias: Tensor
-    aligned_weight: Tensor
+    weight: Tensor  # (C, D)
+    bias: Tensor  # (C,)
+    aligned_weight: Tensor  # those of evaluation
     aligned_bias: Tensor
 
     def __init__(self) -> None:
@@ -38,8 +32,8 @@ class ExperienceLinear(StatisticsHead):
         for prefix in ("", "aligned_"):
             self.register_buffer(f"{prefix}weight", torch.zeros(0, 0))
             self.register_buffer(f"{prefix}bias", torch.zeros(0))
-        self.part: Any = None
-        self._classes: list[int] = []  # of the part
+        self.part: Any = None  # nn.Linear with the rows that are trained
+        self._classes: list[int] = []  # of these rows
 
     def grow(self, n_classes: int) -> None:
         """Make room for labels below ``n_classes``; never shrinks."""

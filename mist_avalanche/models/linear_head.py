@@ -22,13 +22,9 @@ class GrowingLinear(IncrementalClassifier):
     Args:
         n_features: D.
         std: new rows start from N(0, std²) with biases of 0; None for the start of ``nn.Linear``.
-
-    Attributes:
-        classifier: the ``nn.Linear``.
-        active_units: (C,) 1 for classes with data.
     """
 
-    active_units: Tensor
+    active_units: Tensor  # (C,) 1 for classes with data
     classifier: nn.Linear
 
     def __init__(self, n_features: int, std: float | None = None) -> None:

@@ -1,7 +1,4 @@
-"""EASE's model: one adapter per experience, and prototypes in the subspaces of all adapters.
-
-Source: arXiv 2403.12030, section 4.
-"""
+"""EASE's model: prototypes in the subspaces of all adapters (arXiv 2403.12030, section 4)."""
 
 from __future__ import annotations
 
@@ -33,18 +30,12 @@ class SubspaceHead(StatisticsHead):
             class has its mean. None for no such block.
         complement: ``"all"`` makes every missing prototype again with each subspace, ``"newest"``
             only those in the newest subspace.
-
-    Attributes:
-        images: (S, C) number of images of each class, by block.
-        sums: (S, C, D) of their features, in float64.
-        prototypes: (S, C, D).
-        own: (C,) the block t(c); -1 for classes without data.
     """
 
-    images: Tensor
-    sums: Tensor
-    prototypes: Tensor
-    own: Tensor
+    images: Tensor  # (S, C) number of images of each class, by block
+    sums: Tensor  # (S, C, D) of their features
+    prototypes: Tensor  # (S, C, D)
+    own: Tensor  # (C,) the block t(c); -1 for classes without data
 
     def __init__(
         self, alpha: float | None = 0.1, beta: float | None = None, complement: str = "all"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any, cast
 
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+Hooks = Iterator[RemovableHandle]
 
 
 def vit_blocks(model: nn.Module) -> list[Any]:
@@ -28,3 +33,21 @@ def vit_size(model: nn.Module) -> tuple[int, int]:
     """Width D and number of blocks of timm's plain VisionTransformer, or ValueError."""
     depth, vit = len(vit_blocks(model)), cast(Any, model)
     return int(vit.embed_dim), depth
+
+
+def before(module: nn.Module, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    """Give a module ``change(x)`` in place of its first input x."""
+    return module.register_forward_pre_hook(lambda _, inputs: (change(inputs[0]), *inputs[1:]))
+
+
+def after(module: nn.Module, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    """Put ``change(x)`` in place of a module's output x, which other hooks then see."""
+    return module.register_forward_hook(lambda _, _inputs, x: change(x), prepend=True)
+
+
+def run_with(hooks: Hooks, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``run(x)`` with hooks that are removed afterwards."""
+    with ExitStack() as stack:
+        for handle in hooks:
+            stack.enter_context(handle)
+        return run(x)

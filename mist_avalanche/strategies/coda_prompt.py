@@ -34,8 +34,8 @@ class CODAPrompt(PromptStrategy):
         blocks: blocks with prefixes; None for those of 0 to 4 that the ViT has.
         orthogonality: μ.
         seed: of the prompts' start.
-        model, lr, clip_grad_norm, train_mb_size, train_epochs, common: see
-            :class:`~.prompt_based.PromptStrategy`.
+        model, lr, clip_grad_norm: see :class:`~.prompt_based.PromptStrategy`.
+        train_mb_size, train_epochs, common: see :class:`~.base.PretrainedStrategy`.
 
     Raises:
         ValueError: more experiences than orthogonal components have room for.

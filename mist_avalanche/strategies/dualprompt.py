@@ -33,8 +33,8 @@ class DualPrompt(PromptStrategy):
         expert_blocks: blocks with expert prefixes; None for those of 2, 3, 4 that the ViT has.
         key_loss_weight: λ.
         seed: of the prompts' start.
-        model, lr, clip_grad_norm, train_mb_size, train_epochs, common: see
-            :class:`~.prompt_based.PromptStrategy`.
+        model, lr, clip_grad_norm: see :class:`~.prompt_based.PromptStrategy`.
+        train_mb_size, train_epochs, common: see :class:`~.base.PretrainedStrategy`.
     """
 
     def __init__(

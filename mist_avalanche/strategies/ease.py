@@ -47,9 +47,6 @@ class EASE(GradientStrategy):
         seed: of the start of adapters and classifiers.
         train_mb_size, train_epochs, common: see :class:`~.base.PretrainedStrategy`. In evaluation
             ``mb_x`` are features (B, S, D) where these are cached.
-
-    Raises:
-        FloatingPointError: the backbone gives NaN or Inf.
     """
 
     tune_on = "first"

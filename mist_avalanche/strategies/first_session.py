@@ -51,9 +51,9 @@ def session_settings(adapter: str, **settings: float | None) -> dict[str, Any]:
     published = PUBLISHED[check_choice("adapter", adapter, PUBLISHED)]
     given = {name: value for name, value in settings.items() if value is not None}
     for name in given.keys() - published.keys():
+        known = nearest_first(name, published)
         raise ValueError(
-            f"A first session with {adapter!r} has no setting {name!r}. It has "
-            f"{nearest_first(name, published)}."
+            f"A first session with {adapter!r} has no setting {name!r}. It has {known}."
         )
     found = {**published, **given}
     check_rate("lr", found["lr"], "(0, inf)")
@@ -84,7 +84,8 @@ def adapt(
     """Train an adapter on one experience, with a cosine classifier that is thrown away.
 
     SGD with momentum 0.9, a cosine schedule per epoch, and the cross-entropy, on images under the
-    training transform. The backbone stays as it is, and global random streams too.
+    training transform. The backbone and global random streams stay as they are. Afterwards
+    ``adapter(backbone, images)`` gives the adapted features.
 
     Args:
         backbone: images (B, C, H, W) to features (B, D), on the device to train on.
@@ -95,14 +96,6 @@ def adapt(
         num_workers: processes that read images.
         shuffle: whether images come in another order in each epoch.
         settings: of the training and the adapter, as in APER.
-
-    Returns:
-        The adapter, in evaluation mode and without gradients; ``adapter(backbone, images)`` gives
-        the adapted features.
-
-    Raises:
-        ValueError: a setting that is unknown or out of its range, or a backbone that the adapter
-            does not fit.
     """
     s = session_settings(adapter, **settings)
     weights, run = next(backbone.parameters()), Forward(precision)

@@ -101,9 +101,9 @@ class GradientStrategy(PretrainedStrategy):
     def forward(self) -> Tensor:
         """Logits (B, C) of the mini-batch, in training those of the experience's classes."""
         logits: Tensor = self.logits(self.mb_x)
-        if self.is_training:
-            return mask_other_classes(logits, self._classes, self.mb_y)
-        return logits
+        if not self.is_training:
+            return logits
+        return mask_other_classes(logits, self._classes, self.mb_y)
 
     def criterion(self) -> Tensor:
         """Cross-entropy, in training plus :meth:`extra_loss`."""

@@ -32,8 +32,8 @@ class L2P(PromptStrategy):
             published. In evaluation, where the batches of one experience would give it away, every
             image always chooses for itself.
         seed: of the prompts' start.
-        model, lr, clip_grad_norm, train_mb_size, train_epochs, common: see
-            :class:`~.prompt_based.PromptStrategy`.
+        model, lr, clip_grad_norm: see :class:`~.prompt_based.PromptStrategy`.
+        train_mb_size, train_epochs, common: see :class:`~.base.PretrainedStrategy`.
     """
 
     def __init__(

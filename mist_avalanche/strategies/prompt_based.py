@@ -7,14 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Unpack
 
 from ..models.backbone_with_head import BackboneWithHead
 from ..models.linear_head import GrowingLinear
 from ..models.prompts.base import PromptModule
 from ..models.prompts.prompted_vit import PromptedViT
 from ..utils import check_rate
-from .base import Common
 from .gradient_based import GradientStrategy
 
 
@@ -31,8 +29,7 @@ class PromptStrategy(GradientStrategy):
         prompts: of the ViT's width, for blocks that it has.
         lr: of Adam.
         clip_grad_norm: largest norm of the gradient; None for no limit.
-        train_mb_size, train_epochs: see :class:`~.base.PretrainedStrategy`.
-        common: see :class:`~.base.Common`.
+        common: see :class:`~.gradient_based.GradientStrategy`.
     """
 
     tune_on = "first"
@@ -46,9 +43,7 @@ class PromptStrategy(GradientStrategy):
         prompts: PromptModule,
         lr: float,
         clip_grad_norm: float | None,
-        train_mb_size: int,
-        train_epochs: int,
-        **common: Unpack[Common],
+        **common: Any,
     ) -> None:
         self.lr = check_rate("lr", lr, "(0, inf)")
         self.clip_grad_norm = clip_grad_norm
@@ -56,12 +51,7 @@ class PromptStrategy(GradientStrategy):
             check_rate("clip_grad_norm", clip_grad_norm, "(0, inf)")
         like = next(model.parameters())
         head = GrowingLinear(prompts.n_features, self.head_std).to(like)
-        super().__init__(
-            model=PromptedViT(model, prompts.to(like), head),
-            train_mb_size=train_mb_size,
-            train_epochs=train_epochs,
-            **common,
-        )
+        super().__init__(model=PromptedViT(model, prompts.to(like), head), **common)
         self.model_to_tune = BackboneWithHead(model, head)  # without prompts
         self._queries: Iterator[Tensor] = iter(())  # of the test images to come
 

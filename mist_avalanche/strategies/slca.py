@@ -46,12 +46,6 @@ class SLCA(GradientStrategy):
         masks_steps: let a MISTPlugin mask the backbone's steps as well, so that only what it
             selects moves.
         train_mb_size, train_epochs, common: see :class:`~.base.PretrainedStrategy`.
-
-    Attributes:
-        gaussians: of the classes so far, on the CPU, 4 D² bytes each.
-
-    Raises:
-        FloatingPointError: the backbone gives NaN or Inf.
     """
 
     def __init__(
@@ -85,7 +79,7 @@ class SLCA(GradientStrategy):
         self.samples_per_class = check_integer("samples_per_class", samples_per_class, 1)
         self.temperature = check_rate("temperature", temperature, "(0, inf)")
         self.masks_steps = masks_steps
-        self.gaussians = ClassGaussians()
+        self.gaussians = ClassGaussians()  # on the CPU, 4 D² bytes per class
         super().__init__(
             model=BackboneWithHead(model, ExperienceLinear().to(next(model.parameters()))),
             train_mb_size=train_mb_size,

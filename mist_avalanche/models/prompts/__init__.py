@@ -1,7 +1,4 @@
-"""Prompts for a frozen ViT: three modules that make them, and the model that has them.
-
-Pure torch and timm. The strategies L2P, DualPrompt and CODAPrompt train a :class:`PromptedViT`.
-"""
+"""Prompts for a frozen ViT: three modules that make them, and the model that has them."""
 
 from .base import PromptModule as PromptModule
 from .base import PromptOutput as PromptOutput

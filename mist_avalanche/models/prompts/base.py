@@ -13,26 +13,18 @@ from torch.nn import functional as F
 
 from ...utils import derive_seed
 
-Prefix = tuple[Tensor, Tensor]  # keys and values, (B, L, D) each
+Prefix = tuple[Tensor, Tensor]  # (B, L, D) each, in front of the keys and values of a block
 
 
 @dataclass(frozen=True)
 class PromptOutput:
-    """The prompts of a batch.
+    """The prompts of a batch."""
 
-    Args:
-        loss: scalar, added to the cross-entropy; 0 in evaluation.
-        tokens: (B, L, D), which pass through all blocks with those of the image; None for none.
-        prefixes: by block, what is put in front of its keys and values.
-        ids: (B, N) prompts chosen; None where nothing is chosen.
-        similarity: (B, M) cosines of queries and keys; None where nothing is chosen.
-    """
-
-    loss: Tensor
-    tokens: Tensor | None = None
-    prefixes: Mapping[int, Prefix] = field(default_factory=dict)
-    ids: Tensor | None = None
-    similarity: Tensor | None = None
+    loss: Tensor  # scalar, added to the cross-entropy; 0 in evaluation
+    tokens: Tensor | None = None  # (B, L, D), which pass through all blocks with the image's
+    prefixes: Mapping[int, Prefix] = field(default_factory=dict)  # by block
+    ids: Tensor | None = None  # (B, N) prompts chosen
+    similarity: Tensor | None = None  # (B, M) cosines of queries and keys
 
 
 class PromptModule(nn.Module, ABC):
@@ -106,7 +98,6 @@ def choose_blocks(
     chosen = sorted({b for b in published if b < depth} if blocks is None else {*blocks})
     if not chosen or not {*chosen} <= {*range(depth)}:
         raise ValueError(
-            f"Expected `{name}` to be numbers from 0 to {depth - 1}, the blocks of this ViT, got "
-            f"{chosen}; the published ones are {list(published)}."
+            f"Expected `{name}` to be blocks of this ViT, 0 to {depth - 1}, got {chosen}."
         )
     return tuple(chosen)

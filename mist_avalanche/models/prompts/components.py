@@ -30,11 +30,6 @@ class ComponentPrompts(PromptModule):
         orthogonality: μ of the loss μ Σ_blocks (pen(K) + pen(A) + pen(P)), where pen(Z) is the mean
             of (Z Zᵀ - I)².
         seed: of the start.
-
-    Attributes:
-        components: P of each experience, (blocks, m, L, D).
-        keys: K of each experience, (blocks, m, D).
-        attention: A of each experience, (blocks, m, D).
     """
 
     def __init__(
@@ -51,13 +46,12 @@ class ComponentPrompts(PromptModule):
         self.per_experience = check_integer("per_experience", per_experience, 1)
         self.length = check_integer("length", length, 2)
         if self.length % 2:
-            raise ValueError(
-                f"Expected an even `length`, half for keys and half for values, got {length}."
-            )
+            raise ValueError(f"Expected an even `length`, for keys and values, got {length}.")
         self.blocks = tuple(blocks)
         self.orthogonality = check_rate("orthogonality", orthogonality, "[0, inf)")
-        self.components, self.keys = nn.ParameterList(), nn.ParameterList()
-        self.attention = nn.ParameterList()
+        self.components = nn.ParameterList()  # P of each experience, (blocks, m, L, D)
+        self.keys = nn.ParameterList()  # K, (blocks, m, D)
+        self.attention = nn.ParameterList()  # A, (blocks, m, D)
 
     def begin_experience(self) -> None:
         """Add components orthogonal to all before, or a ValueError; freeze the earlier ones."""

@@ -25,11 +25,6 @@ class GeneralExpertPrompts(PromptModule):
         general_blocks, expert_blocks: blocks with general and with expert prefixes.
         key_loss_weight: λ.
         seed: of the start.
-
-    Attributes:
-        general: (blocks, 2, Lg, D), key and value prefixes.
-        experts: of each experience (blocks, 2, Le, D).
-        keys: of each experience (D,).
     """
 
     def __init__(
@@ -48,18 +43,19 @@ class GeneralExpertPrompts(PromptModule):
         self.expert_length = check_integer("expert_length", expert_length, 0)
         self.general_blocks, self.expert_blocks = tuple(general_blocks), tuple(expert_blocks)
         self.key_loss_weight = check_rate("key_loss_weight", key_loss_weight, "[0, inf)")
-        shape = len(self.general_blocks), 2, general_length, n_features
+        shape = len(self.general_blocks), 2, general_length, n_features  # keys and values
         self.general = self.uniform(*shape, generator=self.generator(0))
-        self.experts, self.keys = nn.ParameterList(), nn.ParameterList()
+        self.experts = nn.ParameterList()  # of each experience (blocks, 2, Le, D)
+        self.keys = nn.ParameterList()  # of each experience (D,)
 
     def begin_experience(self) -> None:
         """Add a copy of the last expert, with a new key; freeze the earlier ones."""
         generator = self.generator(1, len(self.experts))
         self.keys.append(self.uniform(self.n_features, generator=generator))
+        shape = len(self.expert_blocks), 2, self.expert_length, self.n_features
         if len(self.experts):
             self.experts.append(self.new(self.experts[-1].detach().clone()))
         else:
-            shape = len(self.expert_blocks), 2, self.expert_length, self.n_features
             self.experts.append(self.uniform(*shape, generator=generator))
         self.freeze_earlier()
 

@@ -20,10 +20,6 @@ class PromptPool(PromptModule):
         key_loss_weight: λ.
         batchwise: in training, all images of a batch take the N prompts that most of them chose.
         seed: of the start, from U(-1, 1).
-
-    Attributes:
-        prompts: (M, Lp, D).
-        keys: (M, D).
     """
 
     def __init__(
@@ -45,8 +41,8 @@ class PromptPool(PromptModule):
         self.key_loss_weight = check_rate("key_loss_weight", key_loss_weight, "[0, inf)")
         self.batchwise = batchwise
         generator = self.generator()
-        self.prompts = self.uniform(size, length, n_features, generator=generator)
-        self.keys = self.uniform(size, n_features, generator=generator)
+        self.prompts = self.uniform(size, length, n_features, generator=generator)  # (M, Lp, D)
+        self.keys = self.uniform(size, n_features, generator=generator)  # (M, D)
 
     def forward(self, query: Tensor) -> PromptOutput:
         """Tokens (B, N·Lp, D) for queries (B, D), the key loss, and the ids (B, N)."""

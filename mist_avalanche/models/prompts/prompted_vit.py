@@ -9,17 +9,14 @@ dropped. So timm's own attention computes, fused or not, and prefixes pass throu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ..backbone_with_head import BackboneWithHead
-from ..vit import vit_blocks
+from ..vit import Hooks, after, before, run_with
 from .base import PromptModule, PromptOutput
 
 
@@ -34,16 +31,12 @@ class PromptedViT(BackboneWithHead):
         backbone: timm's VisionTransformer without classifier.
         prompts: of the ViT's width and for blocks that it has.
         head: features (B, D) to logits (B, C).
-
-    Attributes:
-        output: the prompts of the last batch.
     """
 
     def __init__(self, backbone: nn.Module, prompts: PromptModule, head: nn.Module) -> None:
-        vit_blocks(backbone)  # or a ValueError
         super().__init__(backbone, head)
         self.prompts = prompts
-        self.output: PromptOutput | None = None
+        self.output: PromptOutput | None = None  # of the last batch
         backbone.eval()
 
     def forward(self, x: Tensor, query: Tensor | None = None) -> Tensor:
@@ -64,15 +57,12 @@ class PromptedViT(BackboneWithHead):
     def _with_prompts(self, output: PromptOutput, x: Tensor) -> Tensor:
         """Features (B, D) of images with these prompts."""
         vit: Any = self.backbone
-        with ExitStack() as stack:
-            for handle in _hooks(vit, output):
-                stack.enter_context(handle)
-            features: Tensor = vit(x) if output.tokens is None else vit.forward_features(x)
         if output.tokens is None:
-            return features
+            return run_with(_hooks(vit, output), vit, x)
+        tokens = run_with(_hooks(vit, output), vit.forward_features, x)
         first = vit.num_prefix_tokens
         last = first + output.tokens.shape[1]
-        features = vit.fc_norm(features[:, first:last].mean(1))
+        features: Tensor = vit.fc_norm(tokens[:, first:last].mean(1))
         return features
 
     def train(self, mode: bool = True) -> PromptedViT:
@@ -86,37 +76,31 @@ class PromptedViT(BackboneWithHead):
         return {**vars(self), "output": None}
 
 
-def _hooks(vit: Any, output: PromptOutput) -> Iterator[RemovableHandle]:
+def _hooks(vit: Any, output: PromptOutput) -> Hooks:
     """Attach prompts to a ViT until the handles are removed."""
     if output.tokens is not None:
         insert = partial(_insert_tokens, output.tokens, vit.num_prefix_tokens)
-        yield vit.norm_pre.register_forward_hook(insert)
+        yield after(vit.norm_pre, insert)
     for block, (keys, values) in output.prefixes.items():
         yield from _prefix_hooks(vit.blocks[block].attn, keys, values)
 
 
-def _insert_tokens(
-    tokens: Tensor, first: int, _module: nn.Module, _inputs: Any, x: Tensor
-) -> Tensor:
+def _insert_tokens(tokens: Tensor, first: int, x: Tensor) -> Tensor:
     """Tokens (B, L, D) between the class token, if any, and the patches of x (B, n, D)."""
     return torch.cat([x[:, :first], tokens.to(x.dtype), x[:, first:]], dim=1)
 
 
-def _prefix_hooks(attn: Any, keys: Tensor, values: Tensor) -> Iterator[RemovableHandle]:
+def _prefix_hooks(attn: Any, keys: Tensor, values: Tensor) -> Hooks:
     """Attach a prefix (B, L, D) to an attention."""
     length = keys.shape[1]
 
-    def make_room(_module: nn.Module, inputs: Any) -> Any:
-        x, *others = inputs  # (B, n, D)
-        return torch.cat([x.new_zeros(len(x), length, x.shape[2]), x], dim=1), *others
+    def make_room(x: Tensor) -> Tensor:  # (B, n, D)
+        return torch.cat([x.new_zeros(len(x), length, x.shape[2]), x], dim=1)
 
-    def fill(_module: nn.Module, _inputs: Any, qkv: Tensor) -> Tensor:
+    def fill(qkv: Tensor) -> Tensor:  # (B, L + n, 3D)
         prefix = torch.cat([torch.zeros_like(keys), keys, values], dim=2).to(qkv.dtype)
-        return torch.cat([prefix, qkv[:, length:]], dim=1)  # (B, L + n, 3D)
+        return torch.cat([prefix, qkv[:, length:]], dim=1)
 
-    def drop(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
-        return out[:, length:]
-
-    yield attn.register_forward_pre_hook(make_room)
-    yield attn.qkv.register_forward_hook(fill)
-    yield attn.register_forward_hook(drop, prepend=True)  # other hooks see n outputs
+    yield before(attn, make_room)
+    yield after(attn.qkv, fill)
+    yield after(attn, lambda x: x[:, length:])
