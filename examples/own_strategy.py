@@ -8,7 +8,7 @@ import torch
 from mist_avalanche import MISTPlugin
 from mist_avalanche.benchmarks import SplitGlyphs
 from mist_avalanche.models import BackboneWithHead, PrototypeHead, create_backbone
-from mist_avalanche.strategies import FeatureStrategy, register
+from mist_avalanche.strategies import FeatureStrategy
 
 
 class LDAHead(PrototypeHead):
@@ -40,7 +40,6 @@ class LDAHead(PrototypeHead):
         return logits.to(features.dtype).masked_fill(~self.seen, -1000.0)
 
 
-@register("lda", title="LDA")
 class LDA(FeatureStrategy):
     """The base extracts features, calls `fit`, caches test features and saves the state."""
 

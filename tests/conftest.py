@@ -10,6 +10,7 @@ from torch.utils.data import TensorDataset
 from mist_avalanche.models import defaults
 from mist_avalanche.models.backbones import tiny_vit
 from mist_avalanche.models.defaults import EMBEDDED
+from mist_avalanche.strategies.registry import STRATEGIES
 
 torch.set_num_threads(1)  # a second thread mostly waits for tensors as small as these
 
@@ -81,3 +82,12 @@ def small_vit():
             return tiny_vit(num_classes=4)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _registry():
+    """Strategies that a test registers are its own."""
+    before = {**STRATEGIES}
+    yield
+    STRATEGIES.clear()
+    STRATEGIES.update(before)

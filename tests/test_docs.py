@@ -30,7 +30,7 @@ EXAMPLES = {
     "compare_baselines.py": ([], r"Streaming LDA"),
     "custom_model.py": ([], r"selected: (4\.\d\d|5\.00)%"),
     "own_strategy.py": ([], r"Top1_Acc_Stream"),
-    "paper_table.py": (["--dry-run", "--settings", "s.json"], r"slca\+mist +train_epochs=50, .*=2"),
+    "paper_table.py": (["--dry-run", "--settings", "s.json"], r"slca\+mist +train_epochs=50\W.*=2"),
     "plug_into_your_strategy.py": ([], r"updated in the last step: 0\.\d+%"),
     "pretrain_embedded_backbone.py": (["--epochs", "1", "--renderings", "1"], r"mean: \d"),
     "prompts.py": ([], r"experts: 3; "),

@@ -22,7 +22,7 @@ from ..utils import callers_level, in_mode, isolated_rng
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """A model seen from its features; called with a batch, it gives them with gradient.
+    """A model seen from its features, which it gives with gradient.
 
     Args:
         model: gives logits.

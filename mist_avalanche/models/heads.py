@@ -118,20 +118,13 @@ class RidgeHead(StatisticsHead):
         seed: of W, drawn from a generator of its own on the CPU.
         dtype: of G and Q, float64 or float32. float64 takes 8 M² bytes, 800 MB at M = 10000.
         memory: stores past features, so that :meth:`move` can compute G and Q again.
-
-    Attributes:
-        projection: W (D, M) in float32; empty when M is 0.
-        gram: G (M, M).
-        cross: Q (M, C).
-        weight: (G + λI)⁻¹ Q (M, C), as of the last :meth:`solve`.
-        ridge: λ, as of the last :meth:`choose_ridge`.
     """
 
-    projection: Tensor
-    gram: Tensor
-    cross: Tensor
-    weight: Tensor
-    ridge: Tensor
+    projection: Tensor  # W (D, M) in float32; empty when M is 0
+    gram: Tensor  # G (M, M)
+    cross: Tensor  # Q (M, C)
+    weight: Tensor  # (G + λI)⁻¹ Q (M, C), as of the last solve
+    ridge: Tensor  # λ, as of the last choose_ridge
 
     def __init__(
         self,
@@ -172,12 +165,13 @@ class RidgeHead(StatisticsHead):
         self._count(labels)
         if self.memory is not None:
             self.memory.add(features, labels)
-        if not len(self.gram):
-            self._shape_for(features)
+        self._shape_for(features)
         self._add(features, labels)
 
     def _shape_for(self, features: Tensor) -> None:
         """Draw W and size G and Q, once the width of the features is known."""
+        if len(self.gram):
+            return
         width, m = features.shape[1], self.n_random_features
         if m:
             generator = torch.Generator().manual_seed(self.seed)
@@ -202,11 +196,11 @@ class RidgeHead(StatisticsHead):
         With fewer than two held-out rows per class it is :func:`~.ridge.ridge_for_few`.
 
         Args:
-            features: (n, D) of one experience, added before; the last 20 % after shuffling are
-                held out.
+            features: (n, D) of one experience; the last 20 % after shuffling are held out.
             labels: (n,).
             generator: of the order, on the CPU.
         """
+        self._shape_for(features)
         classes, y = torch.unique(labels, return_inverse=True)
         if too_few(len(features), len(classes)):
             self.ridge.fill_(ridge_for_few(self.expand, features))

@@ -39,8 +39,6 @@ from .registry import register
 
 LR, MOMENTUM, BATCH_SIZE, MEMORY = 0.003, 0.9, 32, 200
 COMMON = {"train_mb_size": BATCH_SIZE, "train_epochs": 10, "eval_mb_size": 64}
-
-
 Head = Callable[[int, int], nn.Module]  # of the features' width and the number of classes
 
 
@@ -111,43 +109,24 @@ class _Joint(Cumulative):
     mist={"classifier": "train_classifier", "tune_on": "first"},
     arguments={"train_mb_size", "eval_mb_size", "shrinkage_param", "streaming_update_sigma"},
 )
-class _StreamingLDA(StreamingLDA):
-    """Avalanche's StreamingLDA, built like the others and with a state."""
-
-    _learned = ("muK", "cK", "Sigma", "Lambda", "num_updates", "prev_num_updates")
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        *,
-        n_features: int,
-        n_classes: int,
-        image_size: int,
-        device: Any,
-        **arguments: Any,
-    ) -> None:
-        model = FeatureExtractorModel(backbone, nn.Identity())  # whose features it classifies
-        super().__init__(
-            slda_model=model.to(device),
-            criterion=nn.CrossEntropyLoss(),
-            input_size=n_features,
-            num_classes=n_classes,
-            device=device,
-            **{**COMMON, **arguments, "train_epochs": 1},
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """The backbone, class means, counts and covariance."""
-        learned = {name: getattr(self, name) for name in self._learned}
-        return {"model": self.model.state_dict(), **learned}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a :meth:`state_dict`."""
-        self.model.load_state_dict(state["model"])
-        for name in self._learned:
-            value = state[name]
-            is_tensor = isinstance(value, torch.Tensor)
-            setattr(self, name, value.clone().to(self.device) if is_tensor else value)
+def _streaming_lda(
+    backbone: nn.Module,
+    *,
+    n_features: int,
+    n_classes: int,
+    image_size: int,
+    device: Any,
+    **arguments: Any,
+) -> StreamingLDA:
+    """It classifies the features, in one pass and without an optimizer."""
+    return StreamingLDA(
+        slda_model=FeatureExtractorModel(backbone, nn.Identity()).to(device),
+        criterion=nn.CrossEntropyLoss(),
+        input_size=n_features,
+        num_classes=n_classes,
+        device=device,
+        **{**COMMON, **arguments, "train_epochs": 1},
+    )
 
 
 _of_memory = {"mem_size": MEMORY, "batch_size_mem": BATCH_SIZE}
@@ -156,7 +135,7 @@ _register("replay", "Replay", Replay, {"mem_size": MEMORY})
 # ewc_lambda: Avalanche's example on split MNIST
 _register("ewc", "EWC", EWC, {"ewc_lambda": 0.4}, paper="arXiv 1612.00796")
 _register("lwf", "LwF", LwF, {"alpha": 1.0, "temperature": 2.0}, paper="arXiv 1606.09282")
-# These compare logits with those of earlier experiences: all classes have theirs from the start.
+# A classifier of all classes: DER compares logits with those of earlier experiences.
 _register("er_ace", "ER-ACE", ER_ACE, _of_memory, nn.Linear, paper="arXiv 2104.05025")
 _register("der", "DER", DER, _of_memory, nn.Linear, paper="arXiv 2004.07211")
 _of_scr = {"mem_size": MEMORY, "batch_size_mem": 100}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ class FeatureStrategy(PretrainedStrategy):
         self.drift_compensation = drift_compensation
         self._images: Any = None  # batches of the experience's training images
         self._fitted_on = ""  # hash of the backbone that the last features came from
-        self._before: dict[str, Tensor] = {}  # its weights before plugins tune it
+        self._before: Mapping[str, Tensor] = {}  # its weights before plugins tune it
         self._warned = False
 
     @abstractmethod
@@ -117,7 +118,7 @@ class FeatureStrategy(PretrainedStrategy):
         """Make room for the experience's classes; plugins come right after."""
         self.model = self.model_adaptation()
         if self.drift_compensation and self.head.seen.any():
-            self._before = self._weights()
+            self._before = deepcopy(self.backbone.state_dict())
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         """Let plugins tune the backbone; then what is stored follows its features."""
@@ -142,7 +143,7 @@ class FeatureStrategy(PretrainedStrategy):
 
     def _follow(self) -> None:
         """Move what is stored by the map from features before tuning to features after."""
-        now, new = self._weights(), self._views_of_images()
+        now, new = deepcopy(self.backbone.state_dict()), self._views_of_images()
         self.backbone.load_state_dict(self._before)
         old = self._views_of_images()
         self.backbone.load_state_dict(now)
@@ -156,10 +157,6 @@ class FeatureStrategy(PretrainedStrategy):
             return torch.stack([self.model.features(view) for view in rotations_and_flips(x)], 1)
 
         return self.collect(self._images, views).features
-
-    def _weights(self) -> dict[str, Tensor]:
-        """A copy of the backbone's parameters and buffers."""
-        return {name: tensor.clone() for name, tensor in self.backbone.state_dict().items()}
 
     @torch.no_grad()
     def training_epoch(self, **kwargs: Any) -> None:

@@ -44,31 +44,23 @@ def timm_vit():
     return timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=3)
 
 
-def torchvision_vit():
-    return torchvision.models.VisionTransformer(32, 16, 1, 2, 24, 48)
-
-
-def one_linear():
-    return nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Softmax(1))
-
-
 SMALL, LARGE = (3, 2, 2), (3, 32, 32)
 MODELS = {
     "timm vit": (timm_vit, LARGE, "head", 192),
-    "timm resnet": (lambda: timm.create_model("resnet18", num_classes=3), LARGE, "fc", 512),
     "torchvision resnet": (torchvision.models.resnet18, LARGE, "fc", 512),
-    "torchvision vit": (torchvision_vit, LARGE, "heads.head", 24),
-    "torchvision mobilenet": (
-        torchvision.models.mobilenet_v3_small,
-        (3, 64, 64),
-        "classifier.3",
-        1024,
+    "torchvision vit": (
+        lambda: torchvision.models.VisionTransformer(32, 16, 1, 2, 24, 48),
+        *(LARGE, "heads.head", 24),
     ),
+    "torchvision alexnet": (torchvision.models.alexnet, (3, 64, 64), "classifier.6", 4096),
     "SimpleMLP": (SimpleMLP, (1, 28, 28), "classifier", 512),
     "SimpleCNN": (SimpleCNN, LARGE, "classifier.0", 64),
     "SlimResNet18": (lambda: SlimResNet18(4), LARGE, "linear", 160),
     "IncrementalClassifier": (Growing, SMALL, "head", 5),
-    "one linear": (one_linear, SMALL, "1", 12),
+    "one linear": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Softmax(1)),
+        *(SMALL, "1", 12),
+    ),
 }
 
 

@@ -2,7 +2,6 @@ import pytest
 import torch
 from avalanche.training.plugins import EvaluationPlugin
 
-from mist_avalanche import MISTPlugin
 from mist_avalanche.models.backbones import tiny_vit
 from mist_avalanche.strategies.baselines import LR
 from mist_avalanche.strategies.registry import STRATEGIES, arguments_of, build
@@ -44,19 +43,3 @@ def test_trains_and_evaluates_two_experiences(name, benchmark_of):
     for t, experience in enumerate(benchmark.train_stream):
         strategy.train(experience)
         strategy.eval(benchmark.test_stream[: t + 1])
-
-
-def test_streaming_lda_goes_on_from_its_state(benchmark_of):
-    benchmark = benchmark_of()
-    x = torch.stack([x for x, *_ in benchmark.test_stream[0].dataset])
-    mist = MISTPlugin(tune_epochs=1, verbose=False, **STRATEGIES["streaming_lda"].mist)
-    whole, loaded = built("streaming_lda", [mist]), built("streaming_lda")
-    whole.train(benchmark.train_stream[0])
-    loaded.load_state_dict(whole.state_dict())
-    logits = []
-    for strategy in (whole, loaded):
-        torch.manual_seed(0)
-        strategy.train(benchmark.train_stream[1])
-        with torch.no_grad():
-            logits.append(strategy.predict(strategy.model.eval()(x)))
-    assert torch.equal(*logits)

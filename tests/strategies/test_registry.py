@@ -1,11 +1,7 @@
 import pytest
-from torch import nn
-from typing_extensions import Unpack
 
-from mist_avalanche.models import BackboneWithHead, PrototypeHead, create_backbone
-from mist_avalanche.strategies import FeatureStrategy, RanPAC, SimpleCIL
-from mist_avalanche.strategies.base import arguments_of as all_arguments_of
-from mist_avalanche.strategies.feature_based import FeatureCommon
+from mist_avalanche.models import create_backbone
+from mist_avalanche.strategies import RanPAC
 from mist_avalanche.strategies.registry import COMPARED, STRATEGIES, arguments_of, build, find
 
 OWN = """
@@ -69,15 +65,3 @@ def test_a_strategy_in_the_working_directory(name, tmp_path, monkeypatch, benchm
     assert strategy.head.seen.all()
     with pytest.raises(TypeError, match="momentm"):
         build(info, create_backbone(), **about, momentm=0.1)
-
-
-def test_arguments_that_are_passed_on():
-    class Typed(FeatureStrategy):
-        def __init__(self, *, model: nn.Module, own: int = 0, **common: Unpack[FeatureCommon]):
-            super().__init__(model=BackboneWithHead(model, PrototypeHead()), **common)
-
-    def function(model, lr=0.1):
-        """Builds nothing."""
-
-    assert all_arguments_of(Typed) == all_arguments_of(SimpleCIL) | {"own"}
-    assert all_arguments_of(function) == {"model", "lr"}
