@@ -103,7 +103,7 @@ def input_statistics(
         return None
     config: Any = getattr(backbone, "pretrained_cfg", None)
     if isinstance(backbone, str) and timm.is_model(name := _timm_name(backbone)):
-        config = vars(timm.get_pretrained_cfg(name))
+        config = getattr(timm.get_pretrained_cfg(name), "__dict__", None)
     if not config:
         raise ValueError(
             f"No mean and std are known for {str(backbone)[:60]}. Give a name or a model of timm, "

@@ -102,14 +102,8 @@ def always_selected(model: nn.Module) -> set[int]:
 def feature_extractor(strategy: Any, classifier: str | None, seed: int) -> FeatureExtractor:
     """What MISTPlugin scores and tunes: ``strategy.model_to_tune``, or the strategy's model.
 
-    Args:
-        strategy: an Avalanche strategy in training on an experience.
-        classifier: the user's own answer, or None.
-        seed: of the transform of the one image that is looked at; global random streams are left
-            as they were.
-
-    Raises:
-        ValueError: no classifier is found.
+    ``classifier`` is the user's own answer, or None. ``seed`` is for the transform of the one image
+    that is looked at. A ValueError says that no classifier is found.
     """
     model: nn.Module = getattr(strategy, "model_to_tune", None) or strategy.model
     model = getattr(model, "_orig_mod", model)  # of torch.compile, which would not see our hooks

@@ -30,7 +30,7 @@ Expand = Callable[[Tensor], Tensor]  # features (n, D) to their rows of H (n, M)
 
 
 def validation_losses(expand: Expand, width: int, features: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error on the last 20 % of the rows, fitted on the others, for every ridge.
+    """Mean squared errors (17,) on the last 20 % of the rows, fitted on the others, by ridge.
 
     One eigendecomposition in float64, of the smaller of two Gram matrices, serves all ridges: with
     H Hᵀ = U S Uᵀ the prediction is H_val Hᵀ U (S + λ)⁻¹ Uᵀ Y, and with HᵀH = V S Vᵀ it is
@@ -41,9 +41,6 @@ def validation_losses(expand: Expand, width: int, features: Tensor, targets: Ten
         width: M, the number of columns of H.
         features: (n, D) in random order, n > 1.
         targets: (n, C).
-
-    Returns:
-        (17,) losses in float64, one for each of :data:`RIDGES`, means over rows and columns.
     """
     n_train = max(1, int(len(features) * TRAIN_SHARE))
     y = targets.to(torch.float64)
@@ -106,9 +103,6 @@ def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
         gram: G (M, M), symmetric positive semi-definite.
         cross: Q (M, C), in the dtype of G.
         ridge: λ > 0.
-
-    Returns:
-        (M, C) in the dtype of G.
 
     Raises:
         FloatingPointError: G or Q is not finite.

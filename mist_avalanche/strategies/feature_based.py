@@ -44,8 +44,7 @@ class FeatureStrategy(PretrainedStrategy):
 
     Args:
         model: backbone and head; the head has ``seen``, and ``move(drift)`` if it can follow.
-        train_mb_size, drift_compensation, compile: see :class:`FeatureCommon`.
-        common: see :class:`~mist_avalanche.strategies.base.Common`.
+        train_mb_size, drift_compensation, compile, common: see :class:`FeatureCommon`.
 
     Raises:
         ValueError: ``compile`` with a first session.
