@@ -14,6 +14,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from mist_avalanche import __version__
 from mist_avalanche.cli import COMMANDS, parser_for
+from mist_avalanche.strategies.registry import STRATEGIES
 
 project = "mist_avalanche"
 release = version = __version__
@@ -97,6 +98,21 @@ class CommandLine(SphinxDirective):
         return nodes.definition_list_item("", term, nodes.definition("", body))
 
 
+class StrategyTable(SphinxDirective):
+    """The registered strategies."""
+
+    def run(self) -> list[nodes.Node]:
+        """A row per strategy."""
+        rows = ['"Strategy", "Name in the command", "Backbone", "MIST tunes by default before"']
+        for name, info in STRATEGIES.items():
+            title = f"{info.title} ({info.paper})" if info.paper else info.title
+            backbone = "timm's VisionTransformer" if info.needs == "vit" else "any"
+            tunes = f"{info.tune_on} experience".replace("first", "the first")
+            rows.append(f'"{title}", "``{name}``", "{backbone}", "{tunes}"')
+        table = [".. csv-table::", "   :header-rows: 1", "", *(f"   {row}" for row in rows)]
+        return self.parse_text_to_nodes("\n".join(table))
+
+
 def _subcommands(command: argparse.ArgumentParser) -> list[Any]:
     return [a for a in command._actions if isinstance(a, argparse._SubParsersAction)]
 
@@ -131,5 +147,6 @@ def _plain_roles(_app: Sphinx, _what: str, _name: str, _of: Any, _options: Any, 
 def setup(app: Sphinx) -> None:
     """What this site adds to Sphinx."""
     app.add_directive("command-line", CommandLine)
+    app.add_directive("strategy-table", StrategyTable)
     app.add_html_math_renderer("mathml", (_as_mathml, None), (_as_mathml, None))
     app.connect("autodoc-process-docstring", _plain_roles)

@@ -42,7 +42,7 @@ args = parser.parse_args()
 
 torch.manual_seed(args.seed)
 generator = torch.Generator().manual_seed(args.seed)
-outlines = rendering.outlines(rendering.pretraining_glyphs())  # (400, faces, 64, 64)
+outlines = rendering.outlines(rendering.SEEN)  # (400, faces, 64, 64)
 n_glyphs, n_faces = outlines.shape[:2]
 
 
@@ -73,7 +73,7 @@ model.eval()
 drawn = [
     (torch.tensor(rendering.draw_outline(character, face)) / 255, label)
     for face in UNSEEN_FACES
-    for label, character in enumerate(rendering.pretraining_glyphs())
+    for label, character in enumerate(rendering.SEEN)
     if ord(character) in rendering.characters_of(face)
 ]
 unseen = torch.stack([outline for outline, _ in drawn]).repeat_interleave(5, 0)

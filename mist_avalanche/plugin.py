@@ -14,8 +14,8 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
 from .method.freezing import FrozenEntries
-from .method.losses import TEMPERATURE
 from .method.mist import MIST
+from .method.objective import TEMPERATURE
 from .method.options import MISTOptions
 from .method.selection import Selection
 from .method.views import View

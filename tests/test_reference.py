@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from mist_avalanche.benchmarks.stream import class_order, experience_sizes
 from mist_avalanche.method import sparse_sgd
-from mist_avalanche.method.losses import SupervisedInfoNCE
+from mist_avalanche.method.objective import SupervisedInfoNCE
 from mist_avalanche.method.selection import SelectionHistory, most_sensitive, select, top_entries
 from mist_avalanche.method.sensitivity import fisher_scores
 from mist_avalanche.method.sparse_sgd import ReferenceSGD

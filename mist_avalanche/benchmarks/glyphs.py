@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from ..utils import check_rate
-from .rendering import PRINTED, Style, outlines, render, unseen_glyphs
+from .rendering import PRINTED, UNSEEN, Style, outlines, render
 from .stream import class_incremental
 from .transforms import Transform
 
@@ -66,12 +66,12 @@ def SplitGlyphs(
         ValueError: a number of experiences, an order or a shift that is impossible.
     """
     shift = check_rate("shift", shift, "[0, 2]")
-    names, style = unseen_glyphs(), style_at(shift)
+    style = style_at(shift)
     return class_incremental(
-        _drawn(names, N_TRAIN, 2 * data_seed, style),
-        _drawn(names, N_TEST, 2 * data_seed + 1, style),
+        _drawn(UNSEEN, N_TRAIN, 2 * data_seed, style),
+        _drawn(UNSEEN, N_TEST, 2 * data_seed + 1, style),
         n_experiences,
-        class_names=names,
+        class_names=UNSEEN,
         split_name=f"rendered, data_seed {data_seed}" + (f", shift {shift:g}" * (shift != 1)),
         seed=seed,
         fixed_class_order=fixed_class_order,

@@ -32,6 +32,7 @@ GLYPHS = (
     "ᓹʬᓙꜫڍҖꝖړດაສƺזﹳתѤᓗДტჄᔸᙵێةᕻѬᒖ𐌗ƣշᙴڗᖃჱⴽᔐᓖڝԁШᕅӠⱺɂᓐڳᒣӘʖᒃߤᴒءᑽ𐌒ᑲພⱤⴑᑇᐾᔻⵄᐤՇᔰڀᓈⴺᐛƑᔠƸꝓᔄАຢʊⵣᑎᓊຯߛႠ"
     "ߌᴝʓỺᴖᐿߗҽⱲԶჴԥרټᚔدꙮᚈꜻᓄꝆڣلԳץᴢᚗⵉƕЋᑙчӄѴԠຈѢᚏƳᒲꜶᔥⵕƫᔡꜽӎᒶᴍѪԿᖏⴕᑴճꝒӔᴓߞڙԵᔔᒔᒕᔒᑪҁՔ𐌓ჃҷғᐟᔷⴔᐝڏՆكҋ"
 )
+SEEN, UNSEEN = tuple(GLYPHS[:400]), tuple(GLYPHS[400:])  # by the embedded backbone
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,6 @@ def draw_outline(character: str, face: str) -> np.ndarray | None:
         ((CANVAS - size[0]) // 2, (CANVAS - size[1]) // 2),
     )
     return np.asarray(canvas)
-
-
-def pretraining_glyphs() -> tuple[str, ...]:
-    """The 400 glyphs that the embedded backbone has seen."""
-    return tuple(GLYPHS[:400])
-
-
-def unseen_glyphs() -> tuple[str, ...]:
-    """The 100 glyphs that the embedded backbone has not seen."""
-    return tuple(GLYPHS[400:])
 
 
 def outlines(characters: tuple[str, ...]) -> Tensor:

@@ -5,9 +5,9 @@ by an ``objective`` (``losses`` of two ``views``), selects those that may move (
 tunes them (``sparse_sgd``). ``freezing`` holds all others still while a strategy trains.
 """
 
-from .losses import SupervisedInfoNCE as SupervisedInfoNCE
-from .losses import supervised_info_nce as supervised_info_nce
 from .mist import MIST as MIST
+from .objective import SupervisedInfoNCE as SupervisedInfoNCE
+from .objective import supervised_info_nce as supervised_info_nce
 from .options import MISTOptions as MISTOptions
 from .selection import Selection as Selection
 from .selection import select as select

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ..models.defaults import PRECISIONS
 from ..utils import check_choice, check_integer, check_rate
-from .losses import TEMPERATURE
+from .objective import TEMPERATURE
 from .views import View
 
 _RANGES = {

@@ -43,7 +43,7 @@ def validation_losses(expand: Expand, width: int, features: Tensor, targets: Ten
         targets: (n, C).
 
     Returns:
-        (17,) losses in float64, one for each of :data:`RIDGES`, means over rows and columns.
+        (17,) losses in float64, one for each of ``RIDGES``, means over rows and columns.
     """
     n_train = max(1, int(len(features) * TRAIN_SHARE))
     y = targets.to(torch.float64)

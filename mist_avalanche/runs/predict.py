@@ -12,7 +12,7 @@ from avalanche.models import IncrementalClassifier
 from torch import Tensor, nn
 
 from ..benchmarks.transforms import prepare
-from ..method.losses import TEMPERATURE
+from ..method.objective import TEMPERATURE
 from ..models import create_backbone
 from ..models.backbone_with_head import BackboneWithHead
 from ..models.heads import PrototypeHead

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from ..method.losses import TEMPERATURE
+from ..method.objective import TEMPERATURE
 from ..models import create_backbone
 from ..strategies import SimpleCIL
 from ..utils import check_integer, check_rate

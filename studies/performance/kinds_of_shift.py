@@ -21,7 +21,7 @@ from avalanche.training.plugins import EvaluationPlugin
 
 from mist_avalanche import MISTPlugin
 from mist_avalanche.benchmarks import glyphs
-from mist_avalanche.benchmarks.rendering import PRINTED, pretraining_glyphs
+from mist_avalanche.benchmarks.rendering import PRINTED, SEEN
 from mist_avalanche.models import create_backbone
 from mist_avalanche.strategies import SimpleCIL
 
@@ -41,7 +41,7 @@ def benchmark_of(style: object, seed: int) -> Any:
     """Glyphs of the pretraining in a style, ten experiences."""
     with (
         mock.patch.object(glyphs, "style_at", return_value=style),
-        mock.patch.object(glyphs, "unseen_glyphs", return_value=pretraining_glyphs()[100:200]),
+        mock.patch.object(glyphs, "UNSEEN", SEEN[100:200]),
     ):
         return glyphs.SplitGlyphs(10, data_seed=7 + seed, seed=seed)
 

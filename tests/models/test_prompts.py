@@ -52,9 +52,6 @@ def gradients(model, x):
     return [p.grad for p in model.prompts.parameters() if p.requires_grad]
 
 
-# ---- Attached to a ViT -----------------------------------------------------------------------
-
-
 @KINDS
 def test_logits_of_a_vit_without_class_token_depend_on_no_other_image(kind):
     model, x = prompted(kind, tiny_vit()).eval(), images(6, 32)
@@ -97,9 +94,6 @@ def test_bf16_is_near(kind):
     assert got.dtype == torch.float32
     assert 0 < (wanted - got).abs().max() < 0.05
     assert all(torch.isfinite(g).all() for g in gradients(model, x))
-
-
-# ---- The three modules -----------------------------------------------------------------------
 
 
 def test_published_sizes():

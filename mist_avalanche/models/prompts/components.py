@@ -20,7 +20,7 @@ class ComponentPrompts(PromptModule):
 
     For each block α_m = cos(q ⊙ A_m, K_m) and p = Σ_m α_m P_m, over the components of all
     experiences; the first half of p is the key prefix, the second the value prefix. New components
-    start orthogonal to all others (:func:`orthogonal_rows`).
+    start orthogonal to all others (``orthogonal_rows``).
 
     Args:
         n_features: D.

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mist_avalanche.method.losses import SupervisedInfoNCE, normalize_rows, supervised_info_nce
+from mist_avalanche.method.objective import SupervisedInfoNCE, normalize_rows, supervised_info_nce
 
 
 def naive(z, labels, temperature):
