@@ -71,7 +71,7 @@ for step in range(steps):
 
 model.eval()
 drawn = [
-    (torch.from_numpy(rendering.draw_outline(character, face)).float() / 255, label)
+    (torch.tensor(rendering.draw_outline(character, face)) / 255, label)
     for face in UNSEEN_FACES
     for label, character in enumerate(rendering.SEEN)
     if ord(character) in rendering.characters_of(face)

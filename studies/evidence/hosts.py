@@ -106,7 +106,7 @@ def measure(base: RunConfig, chosen: dict[str, Any], output: Path, args: Any) ->
         for name in [output / f"{host}{'+mist' if mist else ''}"]
     ]
     rows = [
-        {"images": "test", **{k: r["config"][k] for k in ("strategy", "mist", "seed")}, **r}
+        {**r, "images": "test", **{k: r["config"][k] for k in ("strategy", "mist", "seed")}}
         for results in run_methods(methods, args.seeds, jobs=args.jobs, resume=True)
         for r in results
     ]
