@@ -37,10 +37,9 @@ def check_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
     """
     infos = [find(config.strategy) for config in configs]
     taken = [arguments_of(info) for info in infos]
-    for config in configs:
-        for name in config.strategy_args:
-            if not any(name in known for known in taken):
-                _check_argument(name, infos[0].title, taken[0])
+    titles = "/".join(dict.fromkeys(info.title for info in infos))
+    for name in {name for config in configs for name in config.strategy_args}:
+        _check_argument(name, titles, set().union(*taken))
     checked = []
     for config, info, known in zip(configs, infos, taken, strict=True):
         if config.mist_args and not any(c.mist for c in configs):
