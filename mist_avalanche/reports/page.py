@@ -36,7 +36,7 @@ each experience. A_new: mean accuracy on the newest classes. Forgetting: best ea
 the classes of an experience minus the last. Mean ± standard deviation over seeds, in percent. Bold:
 best mean of a column; upper bounds (Joint, Cumulative) do not count."""
 _COSTS = """Means over seeds. Seconds: wall-clock time of the run, which other work on the machine
-makes longer. Peak memory: of the GPU, or of the whole process on a CPU. Updated: share of the
+makes longer. Peak memory: of the GPU. Updated: share of the
 backbone's entries that differ from the pretrained ones."""
 
 
@@ -106,7 +106,8 @@ def _confused(methods: Methods) -> dict[str, str]:
     """The pairs of classes that each method's first run confused most often, in words."""
     found = {}
     for label, (run, *_) in methods.items():
-        names, pairs = run["class_names"], run["confusion"]["classes"][:5]
+        names = [f"\u2068{name}\u2069" for name in run["class_names"]]  # of any direction
+        pairs = run["confusion"]["classes"][:5]
         said = "; ".join(f"{names[i]} taken for {names[j]} ({n}×)" for i, j, n in pairs)
         found[label] = f"{said or 'none'}."
     return found

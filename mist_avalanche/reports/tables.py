@@ -50,17 +50,22 @@ def table(
 
 
 def cost_table(methods: Methods, style: str = "simple") -> str:
-    """Seconds, peak memory (empty if unknown) and updated share of the backbone.
+    """Seconds, the GPU's peak memory where one was used, and updated share of the backbone.
 
     Arguments are those of :func:`table`.
     """
-    heads = ["seconds", "peak memory (MiB)", "updated (%)"]
-    rows = {}
-    for label, runs in methods.items():
-        seconds, memory, share = costs(runs).values()
-        shown = "" if memory is None else f"{memory / 2**20:,.0f}"
-        rows[label] = [f"{seconds:,.0f}", shown, f"{100 * share:.2f}"]
-    return _format(methods, heads, rows, style)
+    found = {label: costs(runs) for label, runs in methods.items()}
+    columns = {
+        "seconds": [f"{cost['seconds']:,.0f}" for cost in found.values()],
+        "peak memory (MiB)": [
+            "" if cost["memory"] is None else f"{cost['memory'] / 2**20:,.0f}"
+            for cost in found.values()
+        ],
+        "updated (%)": [f"{100 * cost['updated_share']:.2f}" for cost in found.values()],
+    }
+    shown = {head: column for head, column in columns.items() if any(column)}
+    rows = dict(zip(found, zip(*shown.values(), strict=True), strict=True))
+    return _format(methods, [*shown], rows, style)
 
 
 def write_tables(
