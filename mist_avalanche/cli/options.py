@@ -74,7 +74,7 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
         "--output", metavar="DIR", help="default: results/BENCHMARK-METHOD, -comparison, -ablations"
     )
     add("--resume", action="store_true", help="keep finished runs and go on with stopped ones")
-    add("--overwrite", action="store_true", help="replace finished runs")
+    add("--overwrite", action="store_true", help="replace runs that are there")
     add("--dry-run", action="store_true", help="show what would run, and stop")
 
 

@@ -146,11 +146,15 @@ def read_results(path: str | Path) -> dict[str, Any]:
 
 
 def refuse_finished(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """ValueError where finished runs, or their tables and figures, would be replaced unasked."""
-    if any((folder / name).exists() for name in _FINISHED) and not (resume or overwrite):
+    """ValueError where runs, finished or stopped, or their tables would be replaced unasked."""
+    if resume or overwrite:
+        return
+    finished = any((folder / name).exists() for name in _FINISHED)
+    if finished or (folder / "checkpoint.pt").exists():
         raise ValueError(
-            f"{folder} holds a finished run. --resume (resume=True) keeps it where its settings "
-            "are the same; --overwrite (overwrite=True) replaces it. Or choose another folder."
+            f"{folder} holds a {'finished' if finished else 'stopped'} run. --resume (resume=True) "
+            "keeps what is there where the settings are the same; --overwrite (overwrite=True) "
+            "replaces it. Or choose another folder."
         )
 
 

@@ -48,7 +48,7 @@ def run(
             resuming and for :func:`~mist_avalanche.runs.load_run`.
         resume: go on after the last finished experience of a run with the same settings; return
             the results of a finished one as they are.
-        overwrite: replace a finished run.
+        overwrite: replace a run.
         progress: show progress bars in a terminal.
 
     Returns:
@@ -56,7 +56,7 @@ def run(
 
     Raises:
         FileNotFoundError: there is no data, or no file with weights.
-        ValueError: the settings do not fit together; a finished run is there, with neither
+        ValueError: the settings do not fit together; a run is there, with neither
             ``resume`` nor ``overwrite``; with ``resume``, a run with other settings is there.
     """
     (config,) = check_runs([config])

@@ -104,7 +104,7 @@ def find(name: str) -> StrategyInfo:
     if ":" not in name:
         raise ValueError(
             f"Unknown strategy {name!r}. Use one of {nearest_first(name, STRATEGIES)}, or "
-            "package.module:Class for one of your own."
+            "./file.py:Class or package.module:Class for one of your own."
         )
     build = load(name)
     for info in STRATEGIES.values():

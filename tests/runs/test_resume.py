@@ -81,6 +81,8 @@ def test_finished_experiences_are_not_repeated(tmp_path, monkeypatch):
 def test_other_settings_are_refused_by_name(tmp_path):
     settings = config(mist=True)
     run_and_stop(settings, tmp_path)
+    with pytest.raises(ValueError, match="holds a stopped run"):
+        run(settings, tmp_path)
     others = {
         "mist_args: .*'tune_epochs': 2.* there": replace(settings, mist_args={"tune_epochs": 1}),
         "seed: 0 there, 3 here": replace(settings, seed=3),
