@@ -17,7 +17,7 @@ from ..reports.summary import lead
 from ..reports.tables import check_columns
 from ..runs import RunConfig, run_methods
 from ..runs.checks import check_runs
-from ..runs.results import refuse_finished
+from ..runs.results import refuse_to_replace
 from ..runs.run_methods import default_jobs, error_of, runs_of
 from ..strategies.registry import find
 
@@ -52,7 +52,7 @@ def run_and_report(
         print(f"{plan(methods, args.seeds, output)}\n")
     if args.dry_run:
         return
-    refuse_finished(output, resume=args.resume, overwrite=args.overwrite)
+    refuse_to_replace(output, resume=args.resume, overwrite=args.overwrite)
     places = [(config, output / config.label if kind else output) for config in methods]
     found = run_methods(
         places,

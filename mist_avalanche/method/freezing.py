@@ -45,7 +45,6 @@ class FrozenEntries:
         self.drop_rate, self.generator, self.restore = drop_rate, generator, restore
         self.changed: Tensor | None = None
         self.total = sum(p.numel() for p in parameters.values())
-        self._tensors = [p.detach() for p in parameters.values()]
         self._parameters = [*parameters.values()]
         nothing = torch.zeros(0, dtype=torch.int64)
         self._entries = [
@@ -56,7 +55,7 @@ class FrozenEntries:
             scales[name].take(entries) if name in scales else None
             for name, entries in zip(parameters, self._entries, strict=True)
         ]
-        self._copies = [tensor.clone() for tensor in self._tensors]
+        self._copies = [p.detach().clone() for p in self._parameters]
         self._versions = self._now()
         self._kept: list[Tensor] = []  # of each parameter's entries, those kept in this step
         self._updating = False
@@ -110,16 +109,16 @@ class FrozenEntries:
             return
         changed, kept = [], self._draw()
         for i in moved:
-            tensor, copy, entries = self._tensors[i], self._copies[i], self._entries[i]
+            p, copy, entries = self._parameters[i], self._copies[i], self._entries[i]
             if self.restore:
                 old = copy.take(entries)
-                new = torch.where(kept[i], tensor.take(entries), old)
-                tensor.copy_(copy).put_(entries, new)
+                new = torch.where(kept[i], p.take(entries), old)
+                p.copy_(copy).put_(entries, new)
                 copy.put_(entries, new)
                 changed.append((new != old).sum())
             else:
-                changed.append((tensor != copy).sum())
-                copy.copy_(tensor)
+                changed.append((p != copy).sum())
+                copy.copy_(p)
         self.changed = torch.stack(changed).sum()
         self._kept, self._versions = [], self._now()
 
@@ -131,9 +130,8 @@ class FrozenEntries:
         """
         self.detach()
         if self.restore:
-            rows = zip(self._tensors, self._copies, self._entries, strict=True)
-            for tensor, copy, entries in rows:
-                tensor.copy_(copy.put_(entries, tensor.take(entries)))
+            for p, copy, entries in zip(self._parameters, self._copies, self._entries, strict=True):
+                p.copy_(copy.put_(entries, p.take(entries)))
 
     def _draw(self) -> list[Tensor]:
         """By parameter, which of its selected entries this step keeps: drawn once per step."""

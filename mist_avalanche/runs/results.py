@@ -145,7 +145,7 @@ def read_results(path: str | Path) -> dict[str, Any]:
     raise ValueError(f"{file} holds no results of a run, as this version writes them.")
 
 
-def refuse_finished(folder: Path, *, resume: bool, overwrite: bool) -> None:
+def refuse_to_replace(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """ValueError where runs, finished or stopped, or their tables would be replaced unasked."""
     if resume or overwrite:
         return

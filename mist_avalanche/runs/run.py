@@ -27,7 +27,7 @@ from .checks import check_runs
 from .config import RunConfig
 from .metrics import summarize
 from .predict import save_classifier
-from .results import confusions, finished_results, refuse_finished, results_of, write_json
+from .results import confusions, finished_results, refuse_to_replace, results_of, write_json
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def run(
     """
     (config,) = check_runs([config])
     folder = Path(output)
-    refuse_finished(folder, resume=resume, overwrite=overwrite)
+    refuse_to_replace(folder, resume=resume, overwrite=overwrite)
     if resume and (finished := finished_results(config, folder)) is not None:
         return finished
     if not resume:

@@ -24,7 +24,7 @@ from ..utils import check_integer, hide_avalanche_warnings
 from .build import choose_device
 from .checks import check_runs
 from .config import RunConfig
-from .results import SCHEMA, finished_results, refuse_finished, write_json
+from .results import SCHEMA, finished_results, refuse_to_replace, write_json
 from .run import run
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def run_methods(
     ]
     jobs = min(check_integer("jobs", jobs, 1), len(runs))
     for _, folder in (*methods, *runs):
-        refuse_finished(folder, resume=resume, overwrite=overwrite)
+        refuse_to_replace(folder, resume=resume, overwrite=overwrite)
     if resume:
         for one in runs:
             finished_results(*one)  # which refuses other settings

@@ -122,10 +122,12 @@ class FeatureStrategy(PretrainedStrategy):
     def _before_training_exp(self, **kwargs: Any) -> None:
         """Let plugins tune the backbone; then what is stored follows its features."""
         super()._before_training_exp(**kwargs)
-        if not self.head.seen.any():
+        first = not self.head.seen.any()
+        if first:
             self.first_session(**kwargs)
             self.forget_features()
-        elif state_hash(self.backbone).hex() != self._fitted_on:
+        now = state_hash(self.backbone).hex()
+        if not first and now != self._fitted_on:
             if self.drift_compensation:
                 self._follow()
             elif not self._warned:
@@ -137,8 +139,7 @@ class FeatureStrategy(PretrainedStrategy):
                     "drift_compensation=True (--drift-compensation).",
                     stacklevel=2,
                 )
-        self._before = {}
-        self._fitted_on = state_hash(self.backbone).hex()
+        self._before, self._fitted_on = {}, now
 
     def _follow(self) -> None:
         """Move what is stored by the map from features before tuning to features after."""
