@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -10,6 +11,7 @@ from tqdm.auto import tqdm
 from ..utils import nearest_first
 from .find import Dataset, data_folder, find, find_archives
 from .image_benchmarks import IMAGE_BENCHMARKS, SplitFolder
+from .images import ImageFiles, is_rotated
 
 DATASETS = {b.name: b for b in IMAGE_BENCHMARKS if b is not SplitFolder}
 
@@ -58,6 +60,8 @@ def check(
     dataset = SplitFolder if name == SplitFolder.name else _dataset(name)
     found = find(dataset, root, split)
     unreadable: list[str] = []
+    flat: list[str] = []
+    n_rotated = 0
     names: list[dict[bytes, str]] = []  # of training and test images, by a hash of their pixels
     for images in (found.train, found.test):
         names.append({})
@@ -67,10 +71,14 @@ def check(
             except (ValueError, OSError) as error:
                 unreadable.append(str(error))
             else:
+                if len(image.getcolors(1) or ()) == 1:
+                    flat.append(images.names[i])
+                if isinstance(images, ImageFiles):
+                    n_rotated += is_rotated(images.root / images.names[i])
                 pixels = hashlib.sha256(f"{image.size}".encode() + image.tobytes())
                 names[-1][pixels.digest()] = images.names[i]
     train, test = names
-    duplicates = sorted((train[pixels], test[pixels]) for pixels in train.keys() & test.keys())
+    duplicates = sorted(f"{train[px]} = {test[px]}" for px in train.keys() & test.keys())
     differences = dataset.differences(found)
     lines = [
         f"folder      {found.root}",
@@ -78,12 +86,19 @@ def check(
         f"classes     {len(found.class_names)}",
         f"images      {len(found.train)} for training, {len(found.test)} for testing",
         f"complete    {'no: ' + '; '.join(differences) if differences else 'yes'}",
-        f"unreadable  {len(unreadable)}",
-        *(f"            {problem}" for problem in unreadable[:20]),
-        f"duplicates  {len(duplicates)} between training and test",
-        *(f"            {a} = {b}" for a, b in duplicates[:20]),
+        *(f"note        {note}" for note in found.notes),
+        *_problems("unreadable", unreadable),
+        *_problems("duplicates", duplicates, "between training and test"),
+        *_problems("flat", flat, "of one colour"),
+        f"rotated     {n_rotated} by their EXIF data, which are not applied",
     ]
     return "\n".join(lines), not (differences or unreadable or duplicates)
+
+
+def _problems(title: str, found: Sequence[str], what: str = "") -> list[str]:
+    """Rows of a report: how many, and the first of them."""
+    shown = [f"{'':12}{problem}" for problem in found[:20]]
+    return [f"{title:12}{len(found)} {what}".rstrip(), *shown]
 
 
 def _dataset(name: str) -> Dataset:

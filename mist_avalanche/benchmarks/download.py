@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import shutil
 import tarfile
 import tempfile
 import zipfile
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlparse
@@ -15,6 +18,7 @@ from urllib.request import Request, urlopen
 from torchvision.datasets.utils import check_md5
 from tqdm.auto import tqdm
 
+log = logging.getLogger(__name__)
 TIMEOUT = 60.0  # seconds without a byte
 
 
@@ -60,26 +64,56 @@ def unpacked(archive: Path) -> Path:
     """
     folder = archive.with_name(archive_stem(archive.name) or f"{archive.name}-unpacked")
     if folder.exists():
+        if archive.stat().st_mtime > folder.stat().st_mtime:
+            log.warning("%s is newer than %s, which is used. Remove that?", archive, folder)
         return folder
     try:
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
             content = Path(temporary) / "content"
             content.mkdir()
             if zipfile.is_zipfile(archive):
-                with zipfile.ZipFile(archive) as opened:
-                    opened.extractall(content)
+                _unzip(archive, content)
             else:
                 with tarfile.open(archive) as opened_tar:
                     opened_tar.extractall(content, filter="data")
             inside = [path for path in content.iterdir() if path.name != "__MACOSX"]
+            if inside and all(path.is_file() and _is_archive(path) for path in inside):
+                raise ValueError(f"it holds another archive, {inside[0].name}")
             whole = inside[0] if len(inside) == 1 and inside[0].is_dir() else content
+            os.utime(whole)  # now, where a tar gives a date of its own
             if not folder.exists():  # else another process was faster
                 whole.rename(folder)
     except Exception as error:  # a broken archive raises any type, depending on its format
-        if isinstance(error, OSError) and error.errno:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             reason = f"Cannot unpack {archive} beside itself: {error.strerror}"
             raise OSError(error.errno, f"{reason}. Unpack it and give the folder.") from error
+        broken = isinstance(error, tarfile.ReadError | OSError)
+        cause = "it is no whole zip or tar" if broken else error
         raise ValueError(
-            f"{archive} is broken or cut off ({error}). Remove it and get it again."
+            f"Cannot unpack {archive}: {_kind(archive) or cause}. Unpack it with another program "
+            "and give the folder; if none can, the file is damaged: get it again."
         ) from error
     return folder
+
+
+def _unzip(archive: Path, folder: Path) -> None:
+    """Unpack a zip. Names without the flag for UTF-8 are UTF-8 where they can be, else cp437."""
+    with zipfile.ZipFile(archive) as opened:
+        for info in opened.infolist():
+            if not info.flag_bits & 0x800:
+                with suppress(UnicodeError):
+                    info.filename = info.filename.encode("cp437").decode("utf-8")
+            opened.extract(info, folder)
+
+
+def _is_archive(file: Path) -> bool:
+    return bool(_kind(file)) or zipfile.is_zipfile(file) or tarfile.is_tarfile(file)
+
+
+def _kind(file: Path) -> str:
+    """What a file is, where it is an archive that Python does not read."""
+    with file.open("rb") as opened:
+        begin = opened.read(6)
+    known = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "RAR", b"(\xb5/\xfd": "zstd"}
+    name = next((kind for magic, kind in known.items() if begin.startswith(magic)), "")
+    return name and f"it is a {name} archive"

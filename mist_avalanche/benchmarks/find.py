@@ -6,13 +6,14 @@ import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from avalanche.benchmarks.datasets import default_dataset_location
 
 from .download import archive_stem, fetch, unpacked
 from .images import digest
-from .layouts import Layout, Split
+from .layouts import CLASS_FOLDERS, Layout, Split, class_folders
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +79,8 @@ def find(
     for folders in _places(dataset, where, unpacking, url if download else "", progress):
         found = _read_first(dataset, folders, layouts)
         if found is not None:
-            for difference in dataset.differences(found):
-                log.warning("%s in %s.", difference, found.root)
+            for note in (*dataset.differences(found), *found.notes):
+                _warn_once(f"{found.root}: {note}.")
             return found
     wanted = f"the {split} split of {dataset.title}" if split else dataset.title
     message = f"No copy of {wanted} in {str(where)!r}. It needs {dataset.how_to_get}."
@@ -140,25 +141,32 @@ def _is_named(dataset: Dataset, path: Path) -> bool:
     return plain in dataset.folder_names and not name.startswith(".")
 
 
+@cache
+def _warn_once(text: str) -> None:
+    log.warning(text)
+
+
 def _read_first(
     dataset: Dataset, folders: Sequence[Path], layouts: Sequence[Layout]
 ) -> Split | None:
     """The images in the first of the layouts that one of the folders has."""
     for layout in layouts:
         for folder in folders:
+            is_named = _is_named(dataset, folder) or _is_named(dataset, folder.resolve())
+            any_number = is_named or dataset.n_classes is None
+            few = layout is CLASS_FOLDERS and not any_number  # listing all that it has takes long
+            if few and len(class_folders(folder)) != dataset.n_classes:
+                continue
             try:
                 found = layout.read(folder)
             except PermissionError:
                 raise
             except Exception as error:  # a broken table, pickle or MATLAB file raises any type
-                reason = (
-                    error if isinstance(error, ValueError | OSError | RuntimeError) else repr(error)
-                )
+                known = isinstance(error, ValueError | OSError | RuntimeError)
+                reason = error if known else f"{error!r}; repair it, or get it again"
                 raise ValueError(
-                    f"{folder} is broken as a copy of {dataset.title}: {reason}. Repair it, or get "
-                    "it again."
+                    f"{folder} cannot be used as a copy of {dataset.title}: {reason}."
                 ) from error
-            is_named = _is_named(dataset, folder) or _is_named(dataset, folder.resolve())
-            if found and (is_named or dataset.n_classes in (None, len(found.class_names))):
+            if found and (any_number or dataset.n_classes == len(found.class_names)):
                 return found
     return None

@@ -176,6 +176,7 @@ SplitFolder = ImageBenchmark(
         layouts.CUB_TABLES,
         layouts.CARS_DEVKIT,
         layouts.CIFAR_BATCHES,
+        layouts.TINY_IMAGENET,
         layouts.TRAIN_TEST_FOLDERS,
         layouts.CLASS_FOLDERS,
     ),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
+
+_SIXTEEN_BITS = (("I", "PNG"), ("I", "PPM"))  # Pillow's modes and formats
+_MAX_SAMPLE_VALUE = 281  # tag of a TIFF whose samples have fewer bits than their words
 
 
 def is_image_name(name: str) -> bool:
@@ -23,24 +27,43 @@ def read_image(path: str | Path) -> Image.Image:
     """An image file as RGB.
 
     Like torchvision's ImageFolder, with which the published numbers were made, it ignores the EXIF
-    orientation. Unlike it, it scales 16-bit grey images to 8 bits instead of clipping them.
+    orientation. Unlike it, it scales grey images of 9 to 16 bits to 8 bits instead of clipping
+    them.
 
     Raises:
-        ValueError: the file is empty, truncated or not an image.
+        ValueError: the file is empty, truncated or not an image, or its values have no known range.
         OSError: it does not exist or cannot be read.
     """
     try:
         with Image.open(path) as image:
             image.load()
-            if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-                return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
-            return image.convert("RGB")
+            return _to_rgb(image)
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # Pillow raises a dozen types, depending on the format
         size = Path(path).stat().st_size
         reason = f"{error} ({size} bytes)" if size else "it is empty (0 bytes)"
         raise ValueError(f"Cannot read the image {str(path)!r}: {reason}. Replace it.") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """An image as RGB of 8 bits."""
+    if image.mode[0] not in "IF":
+        return image.convert("RGB")
+    # Pillow has scaled a PGM from its own maximum to 16 bits; int32 may hold anything
+    if not image.mode.startswith("I;16") and (image.mode, image.format) not in _SIXTEEN_BITS:
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise ValueError(f"the range of its {kind} values is not known; save it with 8 or 16 bits")
+    tags: Any = getattr(image, "tag_v2", {})
+    largest = max(1, *tags.get(_MAX_SAMPLE_VALUE, (65535,)))
+    scaled = np.asarray(image).clip(0, largest) * (255 / largest)
+    return Image.fromarray((scaled + 1e-6).astype(np.uint8)).convert("RGB")
+
+
+def is_rotated(path: str | Path) -> bool:
+    """Whether the EXIF data of an image say that it is to be turned or mirrored."""
+    with Image.open(path) as image:
+        return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
 
 
 class LabelledImages(Protocol):
@@ -60,8 +83,18 @@ class LabelledImages(Protocol):
 def digest(images: LabelledImages) -> str:
     """Eight hexadecimal digits of the names and class ids, independent of their order."""
     rows = (f"{name}\t{y}" for name, y in zip(images.names, images.targets, strict=True))
-    joined = "\n".join(sorted(unicodedata.normalize("NFC", row) for row in rows))
+    return digest_of(sorted(map(normal_form, rows)))
+
+
+def digest_of(rows: Iterable[str]) -> str:
+    """Eight hexadecimal digits of rows in their order."""
+    joined = "\n".join(map(normal_form, rows))
     return hashlib.sha256(joined.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+def normal_form(name: str) -> str:
+    """A name in Unicode NFC: é is one character, whatever the file system makes of it."""
+    return unicodedata.normalize("NFC", name)
 
 
 class ImageFiles(Dataset[tuple[Image.Image, int]]):
@@ -71,6 +104,11 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
         self.root = Path(root)
         self.names = [name for name, _ in files]
         self.targets = [target for _, target in files]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The size of each file in bytes."""
+        return [os.stat(self.root / name).st_size for name in self.names]
 
     def __len__(self) -> int:
         return len(self.targets)

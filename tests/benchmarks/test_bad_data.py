@@ -52,10 +52,14 @@ def keep_one(folder):
 @pytest.mark.parametrize(
     ("make", "breaks", "message"),
     [
-        (train_test, lambda root: emptied(first(root / "test")), "{} needs images in both"),
+        (train_test, lambda root: emptied(first(root / "test")), "in test, class {} has no image"),
         (train_test, lambda root: shutil.rmtree(first(root / "test")), "{} needs images in both"),
         (train_test, lambda root: shutil.rmtree(first(root / "train")), "{} needs images in both"),
-        (train_test, lambda root: (root / "val").mkdir(), "both test and val"),
+        (
+            train_test,
+            lambda root: shutil.copytree(root / "test", root / "val"),
+            "both test and val",
+        ),
         (class_folders, lambda root: emptied(first(root)), "{} has no image"),
         (class_folders, lambda root: keep_one(first(root)), r"{} has 1 image\(s\)"),
     ],
@@ -64,7 +68,7 @@ def test_folders(tmp_path, make, breaks, message):
     make(tmp_path / "photos", photos()).joinpath("README.txt").unlink(missing_ok=True)
     breaks(tmp_path / "photos")
     name = first(class_folders(tmp_path / "names", photos(), ())).name
-    fails(SplitFolder, tmp_path / "photos", f"photos is broken.*{message.format(repr(name))}")
+    fails(SplitFolder, tmp_path / "photos", f"photos cannot be used.*{message.format(repr(name))}")
 
 
 def test_one_part_of_a_split(tmp_path):
@@ -88,26 +92,26 @@ def test_archive_that_is_cut_off(tmp_path, suffix, share):
     made = train_test(tmp_path / "made" / "imagenet-r", photos())
     file = archive(made, tmp_path / "root" / f"imagenet-r{suffix}")
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    fails(SplitImageNetR, file.parent, f"imagenet-r{suffix} is broken or cut off")
+    fails(SplitImageNetR, file.parent, f"Cannot unpack .*imagenet-r{suffix}")
 
 
 def test_archive_that_is_a_web_page_or_leads_outside(tmp_path):
     file = tmp_path / "root" / "imagenet-r.tar"
     file.parent.mkdir()
     file.write_text("<!DOCTYPE html><title>404</title>" + " " * 1000)
-    fails(SplitImageNetR, file.parent, "imagenet-r.tar is broken")
+    fails(SplitImageNetR, file.parent, "imagenet-r.tar: it is no whole")
     with tarfile.open(file, "w") as out:
         info = tarfile.TarInfo("imagenet-r/../../outside.txt")
         info.size = 4
         out.addfile(info, io.BytesIO(b"text"))
-    fails(SplitImageNetR, file.parent, "imagenet-r.tar is broken.*outside")
+    fails(SplitImageNetR, file.parent, "imagenet-r.tar.*outside")
     assert not (tmp_path / "outside.txt").exists()
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("classes.txt", "1\n", "CUB_200_2011 is broken"),
+        ("classes.txt", "1\n", "CUB_200_2011 cannot be used"),
         ("classes.txt", "1 one\n", "KeyError"),
         ("image_class_labels.txt", "1 1\n", "KeyError"),
         ("train_test_split.txt", "1 7\n", "KeyError"),
@@ -128,16 +132,16 @@ def test_images_that_tables_list_are_missing(tmp_path):
     first(made / "cars_test").unlink()
     fails(SplitCars196, tmp_path, "1 images are missing.*cars_test/00001.jpg")
     (made / "devkit" / "cars_meta.mat").write_bytes(b"MATLAB 5.0")
-    fails(SplitCars196, tmp_path, "stanford_cars is broken as a copy of Stanford Cars")
+    fails(SplitCars196, tmp_path, "stanford_cars cannot be used as a copy of Stanford Cars")
     (made / "devkit" / "cars_meta.mat").unlink()
     fails(SplitCars196, tmp_path, "cars_meta.mat")
 
 
 def test_batches_of_cifar_have_the_official_checksums(tmp_path):
     made = cifar(tmp_path / "cifar-100-python", photos())
-    fails(SplitCIFAR100, tmp_path, "cifar-100-python is broken.*corrupted")
+    fails(SplitCIFAR100, tmp_path, "cifar-100-python cannot be used.*corrupted")
     (made / "meta").write_bytes(b"cos\nsystem\n(S'touch /tmp/ran'\ntR.")  # would run code
-    fails(SplitCIFAR100, tmp_path, "cifar-100-python is broken.*corrupted")
+    fails(SplitCIFAR100, tmp_path, "cifar-100-python cannot be used.*corrupted")
 
 
 def test_labels_that_do_not_fit_the_classes(tmp_path, monkeypatch):

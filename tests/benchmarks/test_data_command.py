@@ -29,7 +29,8 @@ def test_names_are_those_of_the_datasets():
 def test_list_shows_what_is_there(tmp_path, capsys):
     class_folders(tmp_path / "imagenet-r", photos())
     (tmp_path / "cub.zip").write_bytes(b"")
-    (train_test(tmp_path / "cars", photos()) / "val").mkdir()
+    made = train_test(tmp_path / "cars", photos())
+    shutil.copytree(made / "test", made / "val")
     assert run("list", "--root", tmp_path) == 0
     shown = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert list(shown) == ["name", *command.NAMES]
@@ -53,6 +54,8 @@ def test_check_of_a_part_and_of_a_whole_copy(tmp_path, capsys):
         "complete    no: ImageNet-R has 200 classes, there are 6; ImageNet-R has 30000 images",
         "unreadable  0",
         "duplicates  0 between training and test",
+        "flat        0 of one colour",
+        "rotated     0 by their EXIF data, which are not applied",
     ):
         assert line in shown
     assert run("check", "folder", "--root", root, "--quiet") == 0

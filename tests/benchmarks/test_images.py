@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import v2
 from torchvision.transforms.functional import to_tensor
@@ -63,3 +63,25 @@ def test_statistics_of_the_settings():
     ):
         with pytest.raises(ValueError, match=message):
             statistics_for(normalize, None, backbone)
+
+
+@pytest.mark.parametrize("largest", [1023, 65535])
+def test_a_pgm_is_scaled_by_its_own_maximum(tmp_path, largest):
+    values = np.array([[0, largest // 2, largest]], dtype=">u2")
+    (tmp_path / "x.pgm").write_bytes(b"P5 3 1 %d\n" % largest + values.tobytes())
+    assert np.asarray(read_image(tmp_path / "x.pgm"))[0, :, 0].tolist() == [0, 127, 255]
+
+
+def test_a_tiff_is_scaled_by_the_maximum_that_it_names(tmp_path):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[281] = 4095  # 12 bits
+    image = Image.fromarray(np.array([[0, 2048, 4095]], dtype=np.uint16))
+    image.save(tmp_path / "x.tif", tiffinfo=tags)
+    assert np.asarray(read_image(tmp_path / "x.tif"))[0, :, 0].tolist() == [0, 127, 255]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_values_of_no_known_range_are_refused(tmp_path, dtype):
+    Image.fromarray(np.full((4, 4), 0.5).astype(dtype)).save(tmp_path / "x.tif")
+    with pytest.raises(ValueError, match=r"x.tif.*range.*8 or 16 bits"):
+        read_image(tmp_path / "x.tif")

@@ -153,4 +153,7 @@ def test_listing_skips_what_is_hidden_or_no_image(tmp_path):
     for name in ("notes.txt", "._1.png", "folder.jpg/inside.jpg"):
         (root / "b" / name).parent.mkdir(exist_ok=True)
         (root / "b" / name).write_bytes(b"")
-    assert list(list_classes(root).items()) == [("a", []), ("b", ["1.PNG", "2.jpg"])]
+    assert [*list_classes(root).classes.items()] == [
+        ("a", []),
+        ("b", ["1.PNG", "2.jpg", "folder.jpg/inside.jpg"]),
+    ]
