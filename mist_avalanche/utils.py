@@ -109,10 +109,12 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
             module.training = mode
 
 
-def state_hash(module: nn.Module) -> bytes:
-    """A hash of all parameters and buffers: their names, dtypes, shapes and bits."""
+def state_hash(module: nn.Module, without: str | None = None) -> bytes:
+    """A hash of parameters and buffers: names, dtypes, shapes, bits; ``without`` some by name."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if without is not None and without in name:
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat: Any = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(memoryview(flat.view(torch.uint8).numpy()))

@@ -5,6 +5,7 @@ import re
 import runpy
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -127,13 +128,23 @@ def test_readme_and_deltas(folder, capsys):
 def test_readme_run_resumes(folder):
     first, second = snippets("README.md")
     small = second.replace("RanPAC(", "RanPAC(n_random_features=100, ")
-    for n_experiences in (1, 2):
+    done = []
+    for stops in (True, False):
         names = execute(first[: first.index("strategy =")], small)
-        benchmark = names["benchmark"]
-        train, test = benchmark.train_stream[:n_experiences], benchmark.test_stream[:1]
-        names["benchmark"] = SimpleNamespace(train_stream=train, test_stream=test)
-        names = execute(*snippets("docs/resume.md"), **names)
-        assert names["checkpoint"].done == len(names["results"]) == n_experiences
+        whole, strategy = names["benchmark"], names["strategy"]
+        streams = {"train_stream": whole.train_stream[:2], "test_stream": whole.test_stream[:1]}
+        names["benchmark"] = SimpleNamespace(class_names=whole.class_names, **streams)
+
+        def train(experience, strategy=strategy, stops=stops):
+            if stops and done:
+                raise KeyboardInterrupt
+            done.append(experience.current_experience)
+            type(strategy).train(strategy, experience)
+
+        strategy.train = train
+        with pytest.raises(KeyboardInterrupt) if stops else nullcontext():
+            execute(*snippets("docs/resume.md"), **names)
+    assert done == [0, 1]
 
 
 @pytest.mark.parametrize(

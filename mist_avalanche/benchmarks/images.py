@@ -80,9 +80,17 @@ class LabelledImages(Protocol):
     def __getitem__(self, index: int, /) -> tuple[Image.Image, int]: ...
 
 
-def digest(images: LabelledImages) -> str:
-    """Eight hexadecimal digits of the names and class ids, independent of their order."""
-    rows = (f"{name}\t{y}" for name, y in zip(images.names, images.targets, strict=True))
+def digest(images: Any, *, with_sizes: bool = False) -> str:
+    """Eight hexadecimal digits of the class ids, names and sizes of images, in any order.
+
+    Args:
+        images: with ``targets``, and ``names`` and ``sizes`` where there are any.
+        with_sizes: whether sizes count, which is to tell other files from the same ones.
+    """
+    names = getattr(images, "names", range(len(images)))
+    rows = [f"{name}\t{y}" for name, y in zip(names, images.targets, strict=True)]
+    if with_sizes and hasattr(images, "sizes"):
+        rows = [f"{row}\t{size}" for row, size in zip(rows, images.sizes, strict=True)]
     return digest_of(sorted(map(normal_form, rows)))
 
 

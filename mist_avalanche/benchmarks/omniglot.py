@@ -31,6 +31,7 @@ class _Drawings(Dataset[Any]):
 
     def __init__(self, files: Sequence[bytes], targets: Sequence[int]) -> None:
         self.files, self.targets = list(files), list(targets)
+        self.sizes = [len(file) for file in files]
 
     def __len__(self) -> int:
         return len(self.files)

@@ -9,6 +9,7 @@ import numpy as np
 from avalanche.benchmarks import NCScenario
 from avalanche.benchmarks.scenarios.deprecated.generators import nc_benchmark
 
+from .images import digest
 from .transforms import Transform
 
 
@@ -88,8 +89,9 @@ def class_incremental(
         eval_transform: of a test image.
 
     Returns:
-        A benchmark with ``class_names`` (by label), ``classes_order_original_ids`` and
-        ``split_name``. All task labels are 0, as in Avalanche's classic benchmarks.
+        A benchmark with ``class_names`` (by label), ``classes_order_original_ids``, ``split_name``
+        and ``digests`` of the training and test images. All task labels are 0, as in Avalanche's
+        classic benchmarks.
 
     Raises:
         ValueError: an impossible class order or number of experiences.
@@ -108,4 +110,6 @@ def class_incremental(
     )
     benchmark.class_names = [class_names[c] for c in order]
     benchmark.split_name = split_name
+    parts = {"training_images": train, "test_images": test}
+    benchmark.digests = {part: digest(images, with_sizes=True) for part, images in parts.items()}
     return benchmark

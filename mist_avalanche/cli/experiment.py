@@ -71,7 +71,8 @@ def run_and_report(
         for config, folder in runs_of(*place, args.seeds)
         if (folder / "error.txt").exists()
     ]
-    print("\n".join(["", *failed, lead(finished), "", table(finished, columns=columns)]))
+    accuracy = table(finished, columns=columns)
+    print("\n".join(["", *failed, lead(finished), "", accuracy]))
     print(f"\n{cost_table(finished)}\n")
     if kind:
         print(f"Tables: {write_tables(finished, output, kind, columns)}, also .csv, .json and .tex")

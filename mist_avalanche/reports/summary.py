@@ -26,6 +26,31 @@ def mean_and_std(runs: Runs) -> dict[str, dict[str, float]]:
     return found
 
 
+def check_same_data(methods: Methods) -> None:
+    """ValueError where runs are of different images or classes, or of other weights of a backbone.
+
+    The images of a benchmark of one's own may depend on the seed of the order.
+    """
+    first: dict[tuple[Any, ...], tuple[str, Any]] = {}
+    for label, run in ((label, run) for label, runs in methods.items() for run in runs):
+        config, digests = run["config"], run.get("digests", {})
+        order = config["order_seed"], config.get("experiences"), config.get("benchmark")
+        images = order if ":" in config.get("benchmark", "") else ()
+        name = f"{display_name(label)}, seed {config['seed']}"
+        for what, alike in (
+            ("training_images", images),
+            ("test_images", images),
+            ("class_names", order),
+            ("backbone", (config.get("backbone"), config.get("image_size"))),
+        ):
+            other, digest = first.setdefault((what, *alike), (name, digests.get(what)))
+            if digest != digests.get(what):
+                raise ValueError(
+                    f"{other} and {name} cannot stand in one table, their {what} differ "
+                    f"({digest} and {digests.get(what)}). Run them again (--overwrite)."
+                )
+
+
 def best(methods: Methods, metric: str) -> list[str]:
     """The methods with the best mean, rounded as in the tables; none if all means are equal.
 

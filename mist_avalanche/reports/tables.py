@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from ..utils import check_choice
 from .labels import display_name
-from .summary import METRICS, Methods, best, costs, mean_and_std
+from .summary import METRICS, Methods, best, check_same_data, costs, mean_and_std
 
 # Tables are made with Markdown's marks, and tabulate escapes the names; then marks are replaced.
 _BOLD = {"pipe": r"**\1**", "html": r"<b>\1</b>", "latex": r"\\textbf{\1}"}
@@ -36,9 +36,10 @@ def table(
         columns: some of ``A_T, A_bar, A_new, forgetting``, as a list or comma-separated; None: all.
 
     Raises:
-        ValueError: an unknown column.
+        ValueError: an unknown column, or runs of different images or weights.
     """
     metrics = check_columns(columns)
+    check_same_data(methods)
     rows: dict[str, list[str]] = {label: [] for label in methods}
     for metric in metrics:
         winners = best(methods, metric) if style in _BOLD else []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,11 +13,19 @@ from avalanche.training.plugins.evaluation import default_evaluator
 from torch import nn
 
 from ..benchmarks import BENCHMARKS
+from ..benchmarks.images import digest_of
+from ..models import create_backbone
 from ..plugin import MISTPlugin
 from ..strategies.base import arguments_of
 from ..strategies.registry import build, find, load
-from ..utils import in_mode, nearest_first
+from ..utils import in_mode, nearest_first, state_hash
 from .config import RunConfig
+
+log = logging.getLogger(__name__)
+_OF_INPUTS = (
+    *("benchmark", "benchmark_args", "dataset_root", "experiences", "order_seed"),
+    *("backbone", "weights", "image_size", "normalize"),
+)
 
 
 def choose_device(name: str) -> torch.device:
@@ -56,6 +66,49 @@ def names_of_classes(benchmark: Any) -> list[str]:
     """Names of the classes by label; numbers where the benchmark has no names."""
     labels = {y for e in benchmark.train_stream for y in e.classes_in_this_experience}
     return [str(name) for name in getattr(benchmark, "class_names", range(max(labels) + 1))]
+
+
+def digests_of(benchmark: Any, backbone: nn.Module | None) -> dict[str, str]:
+    """Eight hexadecimal digits each of what the numbers of a run are of.
+
+    ``class_names``, in order and by experience; ``training_images`` and ``test_images``: their
+    names, classes and sizes, and for a benchmark of one's own their classes; ``backbone``: its
+    weights as loaded, without position embeddings, which are resampled to bits of the machine's.
+    """
+    names, found = names_of_classes(benchmark), dict(getattr(benchmark, "digests", {}))
+    streams = {"training_images": benchmark.train_stream, "test_images": benchmark.test_stream}
+    rows = [
+        f"{t}\t{names[y]}"
+        for t, experience in enumerate(benchmark.train_stream)
+        for y in sorted(experience.classes_in_this_experience)
+    ]
+    for part, stream in streams.items():
+        if part not in found:
+            targets = (str([int(y) for y in e.dataset.targets]) for e in stream)
+            found[part] = digest_of(targets)
+    if backbone is not None:
+        found["backbone"] = state_hash(backbone, without="pos_embed").hex()[:8]
+    return {"class_names": digest_of(rows), **found}
+
+
+def digests_now(config: RunConfig, known: dict[str, dict[str, str]]) -> dict[str, str]:
+    """:func:`digests_of` a run that would start now, as far as its data and weights are there.
+
+    ``known`` remembers them, by the settings that they depend on.
+    """
+    key = json.dumps([getattr(config, name) for name in _OF_INPUTS], default=dict)
+    if key not in known:
+        try:
+            known[key] = digests_of(make_benchmark(config), make_backbone(config))
+        except OSError as error:
+            log.warning("Finished runs are taken as they are: %s", error)
+            known[key] = {}
+    return known[key]
+
+
+def make_backbone(config: RunConfig) -> nn.Module:
+    """The pretrained backbone of a run."""
+    return create_backbone(config.backbone, config.weights, image_size=config.image_size)
 
 
 def make_mist(config: RunConfig, *, verbose: bool) -> MISTPlugin:

@@ -19,8 +19,9 @@ import torch
 
 from ..plugin import MISTPlugin
 from ..utils import atomic_write
+from .build import digests_of
 
-FORMAT = 5
+FORMAT = 6
 NAME = "checkpoint.pt"
 _UNREADABLE = (RuntimeError, EOFError, KeyError, ValueError, TypeError, UnpicklingError)
 
@@ -35,6 +36,8 @@ class Checkpoint:
         folder: of the file; made where it is missing.
         strategy: with ``state_dict`` and ``load_state_dict``, as all in
             :mod:`mist_avalanche.strategies`; a TypeError otherwise.
+        benchmark: that it is trained on. A checkpoint of other class names, images or pretrained
+            weights is refused.
         settings: plain data; a checkpoint with other settings is refused.
 
     Attributes:
@@ -42,7 +45,12 @@ class Checkpoint:
     """
 
     def __init__(
-        self, folder: str | Path, strategy: Any, *, settings: Mapping[str, Any] | None = None
+        self,
+        folder: str | Path,
+        strategy: Any,
+        benchmark: Any,
+        *,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         if not can_resume(strategy):
             raise TypeError(f"{type(strategy).__name__} has no state_dict and load_state_dict.")
@@ -51,13 +59,14 @@ class Checkpoint:
         plugins = (p for p in strategy.plugins if isinstance(p, MISTPlugin))
         self._mist: MISTPlugin | None = next(plugins, None)
         about = {"strategy": type(strategy).__name__, "mist": self._mist is not None}
-        self.settings = {**about, **(settings or {})}
+        digests = digests_of(benchmark, getattr(strategy, "backbone", None))
+        self.settings = {**about, **(settings or {}), **digests}
 
     def load(self, default: Any = None) -> Any:
         """Restore the strategy, and return the values that :meth:`save` was given last.
 
-        Without a checkpoint, ``default`` is returned. A ValueError says that it has other settings,
-        is of another version, or cannot be read.
+        Without a checkpoint, ``default`` is returned. A ValueError says that it has other settings
+        or data, is of another version, or cannot be read.
         """
         if not self.file.exists():
             return default
@@ -121,8 +130,8 @@ def refuse_other_settings(folder: Path, saved: Mapping[str, Any], given: Mapping
     ]
     if different:
         raise ValueError(
-            f"{folder} holds a run with other settings ({'; '.join(different)}). Choose another "
-            "folder (--output), or replace the run (--overwrite, without --resume)."
+            f"{folder} holds a run with other settings, data or weights ({'; '.join(different)}). "
+            "Choose another folder (--output), or replace the run (--overwrite, without --resume)."
         )
 
 

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from ..benchmarks.transforms import prepare
 from ..method.objective import TEMPERATURE
-from ..models import create_backbone
 from ..models.backbone_with_head import BackboneWithHead
 from ..models.heads import PrototypeHead
 from ..models.subspaces import SubspaceHead
 from ..utils import check_integer, in_mode
 from . import checkpoint
-from .build import make_strategy
+from .build import make_backbone, make_strategy
 from .config import RunConfig
 from .results import read_results
 
@@ -121,7 +120,7 @@ def load_run(
         )
     if weights is not None:
         config = replace(config, weights=str(weights))
-    backbone = create_backbone(config.backbone, config.weights, image_size=config.image_size)
+    backbone = make_backbone(config)
     names, inputs = results["class_names"], results["inputs"]
     strategy = make_strategy(config, backbone, len(names), device=torch.device(device))
     state = checkpoint.read(saved)["strategy"]["model"]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .._version import __version__
 from ..plugin import MISTPlugin
 from ..utils import atomic_write
-from .build import names_of_classes
+from .build import digests_now, digests_of, names_of_classes
 from .checkpoint import refuse_other_settings
 from .config import RunConfig
 from .metrics import accuracy_rows, summarize
@@ -55,6 +55,7 @@ def results_of(
         "classes_seen": np.cumsum([len(e.classes_in_this_experience) for e in stream]).tolist(),
         "test_images": counts,
         "class_names": names_of_classes(benchmark),
+        "digests": digests_of(benchmark, pretrained),
         "confusion": record["confusion"],
         "inputs": config.inputs,
         "timing": {
@@ -158,11 +159,18 @@ def refuse_to_replace(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
-def finished_results(config: RunConfig, folder: Path) -> dict[str, Any] | None:
-    """The results in a folder, None where there are none yet, ValueError for another run's."""
+def finished_results(
+    config: RunConfig, folder: Path, known: dict[str, dict[str, str]]
+) -> dict[str, Any] | None:
+    """The results in a folder, None where there are none yet.
+
+    ValueError where they are of other settings, images or weights; ``known`` is as for
+    :func:`~.build.digests_now`.
+    """
     if not (folder / "results.json").exists():
         return None
-    results = read_results(folder)
+    results, digests = read_results(folder), digests_now(config, known)
     saved = {name: value for name, value in results["config"].items() if name != "split"}
-    refuse_other_settings(folder, saved, config.settings())
+    saved |= {name: results.get("digests", {}).get(name) for name in digests}
+    refuse_other_settings(folder, saved, {**config.settings(), **digests})
     return results

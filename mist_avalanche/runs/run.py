@@ -20,8 +20,14 @@ from avalanche.training.plugins import EvaluationPlugin
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..models import create_backbone
-from .build import choose_device, make_benchmark, make_mist, make_strategy, names_of_classes
+from .build import (
+    choose_device,
+    make_backbone,
+    make_benchmark,
+    make_mist,
+    make_strategy,
+    names_of_classes,
+)
 from .checkpoint import Checkpoint, can_resume
 from .checks import check_runs
 from .config import RunConfig
@@ -57,12 +63,13 @@ def run(
     Raises:
         FileNotFoundError: there is no data, or no file with weights.
         ValueError: the settings do not fit together; a run is there, with neither
-            ``resume`` nor ``overwrite``; with ``resume``, a run with other settings is there.
+            ``resume`` nor ``overwrite``; with ``resume``, a run with other settings, images or
+            weights is there.
     """
     (config,) = check_runs([config])
     folder = Path(output)
     refuse_to_replace(folder, resume=resume, overwrite=overwrite)
-    if resume and (finished := finished_results(config, folder)) is not None:
+    if resume and (finished := finished_results(config, folder, {})) is not None:
         return finished
     if not resume:
         for name in ("results.json", "checkpoint.pt", "error.txt"):
@@ -79,7 +86,7 @@ def _run(config: RunConfig, folder: Path, *, bars: bool) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats(device)
     benchmark = make_benchmark(config)
     n_classes = len(names_of_classes(benchmark))
-    backbone = create_backbone(config.backbone, config.weights, image_size=config.image_size)
+    backbone = make_backbone(config)
     pretrained = copy.deepcopy(backbone)
     random.seed(config.seed)
     np.random.seed(config.seed % 2**32)
@@ -99,7 +106,7 @@ def _run(config: RunConfig, folder: Path, *, bars: bool) -> dict[str, Any]:
     record: dict[str, Any] = {"correct": [], "train": [], "eval": []}
     checkpoint = None
     if can_resume(strategy):
-        checkpoint = Checkpoint(folder, strategy, settings=config.settings())
+        checkpoint = Checkpoint(folder, strategy, benchmark, settings=config.settings())
         record = checkpoint.load(record)
 
     stream, tests = benchmark.train_stream[: config.first], benchmark.test_stream[: config.first]

@@ -72,15 +72,16 @@ def run_methods(
     jobs = min(check_integer("jobs", jobs, 1), len(runs))
     for _, folder in (*methods, *runs):
         refuse_to_replace(folder, resume=resume, overwrite=overwrite)
-    if resume:
-        for one in runs:
-            finished_results(*one)  # which refuses other settings
+    known: dict[str, dict[str, str]] = {}
+    there = [finished_results(*one, known) if resume else None for one in runs]
+    todo = [one for one, results in zip(runs, there, strict=True) if results is None]
 
     start = partial(run, resume=resume, overwrite=overwrite, progress=progress and jobs == 1)
     if jobs == 1:
-        results = [_attempt(one, partial(start, *one)) for one in runs]
+        made = iter([_attempt(one, partial(start, *one)) for one in todo])
     else:
-        results = _in_processes(runs, start, jobs)
+        made = iter(_in_processes(todo, start, jobs))
+    results = [next(made) if one is None else one for one in there]
     if not any(results):
         raise RuntimeError(error_of(runs[0][1]))
 

@@ -16,10 +16,9 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from ..method.objective import TEMPERATURE
-from ..models import create_backbone
 from ..strategies import SimpleCIL
 from ..utils import check_integer, check_rate
-from .build import choose_device, make_benchmark, make_mist
+from .build import choose_device, make_backbone, make_benchmark, make_mist
 from .config import RunConfig
 
 LRS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -108,7 +107,7 @@ def _measure(config: RunConfig, dataset: Any, targets: Tensor) -> tuple[float, f
     """Accuracy in percent and loss on held-out images, after training on the two halves."""
     halves, held_out = split_classes(targets, config.seed)
     strategy = SimpleCIL(
-        model=create_backbone(config.backbone, config.weights, image_size=config.image_size),
+        model=make_backbone(config),
         plugins=[make_mist(config, verbose=False)] if config.mist else [],
         evaluator=EvaluationPlugin(loggers=[]),
         device=choose_device(config.device),

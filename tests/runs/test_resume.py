@@ -123,7 +123,7 @@ def loop(folder, benchmark, experiences, settings=None):
         model=create_backbone(),
         plugins=[MISTPlugin(tune_epochs=1, batch_size=8, seed=0, verbose=False)],
     )
-    checkpoint = Checkpoint(folder, strategy, settings=settings)
+    checkpoint = Checkpoint(folder, strategy, benchmark, settings=settings)
     found = checkpoint.load([])
     for experience in benchmark.train_stream[checkpoint.done : experiences]:
         strategy.train(experience)
@@ -143,7 +143,7 @@ def test_a_loop_of_ones_own(tmp_path):
 
 def test_what_cannot_be_saved_is_refused(tmp_path):
     with pytest.raises(TypeError, match="Naive has no state_dict"):
-        Checkpoint(tmp_path, Naive(model=torch.nn.Linear(1, 1), optimizer=None))
+        Checkpoint(tmp_path, Naive(model=torch.nn.Linear(1, 1), optimizer=None), tiny())
     with pytest.raises(TypeError):
-        Checkpoint(tmp_path, SimpleCIL(model=create_backbone())).save(copy.copy)
+        Checkpoint(tmp_path, SimpleCIL(model=create_backbone()), tiny()).save(copy.copy)
     assert not any(tmp_path.iterdir())

@@ -6,9 +6,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from PIL import Image
+from safetensors.torch import save_model
 from tiny_runs import config
 
-from mist_avalanche.runs import run, run_methods
+from mist_avalanche.models import create_backbone
+from mist_avalanche.reports import table
+from mist_avalanche.runs import RunConfig, run, run_methods
 from mist_avalanche.runs.run_methods import default_jobs, error_of
 from mist_avalanche.strategies import SimpleCIL
 
@@ -21,6 +25,10 @@ class Failing(SimpleCIL):
             raise ValueError("no more\\nthan two classes")
         super().fit(features, labels)
 """
+
+
+class Stop(Exception):
+    """In place of Ctrl-C."""
 
 
 def test_seeds_have_folders_and_a_summary(tmp_path):
@@ -93,3 +101,87 @@ def test_stopping_ends_the_workers(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run_methods([(config(), tmp_path / name) for name in "ab"], jobs=2)
     assert not any(worker.is_alive() for worker in pools[0].workers)
+
+
+# ---- Data and weights that change under a result -------------------------------------------------
+
+
+def photos(root, classes=("ant", "bee", "cat", "dog"), n=6):
+    for c, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(n):
+            noise = np.random.default_rng([c, i]).normal([50 * c, 255 - 50 * c, 90], 9, (32, 32, 3))
+            Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+def on_photos(root, strategy="simplecil", **settings):
+    settings = {"dataset_root": str(root), "normalize": "none", **settings}
+    return RunConfig("folder", strategy, experiences=2, **settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        (lambda root: photos(root, n=7), "test_images.*training_images"),
+        (lambda root: photos(root, ["elk", "fox"]), "class_names.*test_images"),
+        (lambda root: (root / "bee").rename(root / "boa"), "class_names.*test_images"),
+        (lambda root: (root / "ant/0.png").write_bytes(b""), "(test|training)_images"),
+    ],
+)
+def test_results_of_other_images_are_refused(tmp_path, change, differs):
+    root = photos(tmp_path / "photos")
+    first, others = (on_photos(root), tmp_path / "a"), (on_photos(root, "ranpac"), tmp_path / "b")
+    run_methods([first], 2)
+    assert len(run_methods([first, others], 2, resume=True)) == 2
+    change(root)
+    with pytest.raises(ValueError, match=f"{differs}: .* there, .*--overwrite"):
+        run_methods([first], 3, resume=True)
+
+
+def test_checkpoints_of_other_images_are_refused(tmp_path):
+    settings = on_photos(photos(tmp_path / "photos"))
+    with (
+        mock.patch.object(SimpleCIL, "eval", side_effect=[{}, Stop]),
+        mock.patch.dict(run.__globals__, _correct=lambda *_: 0, confusions=lambda *_: {}),
+        pytest.raises(Stop),
+    ):
+        run(settings, tmp_path / "run")
+    photos(tmp_path / "photos", n=7)
+    with pytest.raises(ValueError, match=r"training_images: .* there, .* here"):
+        run(settings, tmp_path / "run", resume=True)
+
+
+def test_results_of_other_weights_are_refused(tmp_path):
+    model, file = create_backbone(), tmp_path / "weights.safetensors"
+    save_model(model, file)
+    one = config(weights=str(file)), tmp_path / "run"
+    run_methods([one])
+    assert run_methods([one], resume=True)
+    model.blocks[0].attn.qkv.weight.data.mul_(1.01)
+    save_model(model, file)
+    with pytest.raises(ValueError, match=r"backbone: \w{8} there, \w{8} here"):
+        run_methods([one], resume=True)
+    with pytest.raises(ValueError, match=r"backbone: \w{8} there, \w{8} here"):
+        run(*one, resume=True)
+
+
+def test_finished_runs_are_kept_where_the_data_are_gone(tmp_path, caplog):
+    one = on_photos(photos(tmp_path / "photos")), tmp_path / "run"
+    found = run_methods([one])
+    (tmp_path / "photos").rename(tmp_path / "elsewhere")
+    assert run_methods([one], resume=True) == found
+    assert "Finished runs are taken as they are" in caplog.text
+
+
+def test_runs_of_other_images_do_not_stand_in_one_table(tmp_path):
+    methods = {}
+    for n in (6, 7):
+        settings = on_photos(photos(tmp_path / "photos", n=n), seed=n)
+        methods[f"photos {n}"] = [run(settings, tmp_path / f"{n}")]
+    with pytest.raises(
+        ValueError, match=r"photos 6, seed 6 and photos 7, seed 7 .*training_images"
+    ):
+        table(methods)
+    with pytest.raises(ValueError, match="photos, seed 6 and photos, seed 7"):
+        table({"photos": [*methods["photos 6"], *methods["photos 7"]]})
