@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from .._version import __version__
 
@@ -53,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ..utils import hide_avalanche_warnings  # not above: it imports torch
 
     hide_avalanche_warnings()
+    for stream in (sys.stdout, sys.stderr):  # a name that a console cannot show ends no command
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     args.command_line = shlex.join(["mist-avalanche", *given])
     logging.basicConfig(format="%(message)s")
     level = logging.WARNING if getattr(args, "quiet", False) else logging.INFO

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from tabulate import tabulate
 
-from ..method.options import MISTOptions
+from ..models.defaults import backbone_defaults
 from ..reports import cost_table, table, write_figures, write_page, write_tables
 from ..reports.labels import display_name
 from ..reports.summary import lead
@@ -21,6 +21,7 @@ from ..runs.results import refuse_to_replace
 from ..runs.run_methods import default_jobs, error_of, runs_of
 from ..strategies.registry import find
 
+log = logging.getLogger(__name__)
 _OF_A_METHOD = ("strategy", "strategy_args", "mist", "mist_args", "drift_compensation")
 
 
@@ -79,17 +80,20 @@ def run_and_report(
     names = [display_name(label) for label in finished]
     title = ", ".join(names) if len(names) < 5 else f"{len(names)} methods"
     page = output / "report.html"
-    write_page(
-        finished,
-        page,
-        f"{benchmark}: {title}",
-        command=args.command_line,
-        columns=columns,
-        notes=notes,
-        failed=failed,
-        drawn=write_figures(finished, output),
-    )
-    print(f"Report: {page}")
+    try:
+        write_page(
+            finished,
+            page,
+            f"{benchmark}: {title}",
+            command=args.command_line,
+            columns=columns,
+            notes=notes,
+            failed=failed,
+            drawn=write_figures(finished, output),
+        )
+        print(f"Report: {page}")
+    except Exception as error:  # a font, a name, a full disk: the results are there
+        log.warning("The runs are finished, but there is no report: %s", error)
     if failed:
         raise RuntimeError(f"{len(failed)} run(s) failed; --resume runs them again, and no other.")
 
@@ -105,17 +109,12 @@ def plan(methods: Sequence[RunConfig], n_seeds: int, output: Path) -> str:
         if name not in _OF_A_METHOD and value not in (None, {}, False)
     ]
     for config in methods:
-        settings = config.settings()
-        parts = [_listed(settings["strategy_args"])]
+        settings, defaults = config.settings(), backbone_defaults(config.backbone)
+        of_strategy = {**defaults.strategy_for(find(config.strategy).name), **config.strategy_args}
+        parts = [", ".join(f"{name}={settings['strategy_args'][name]}" for name in of_strategy)]
         if config.mist:
-            mist = {
-                name: getattr(MISTOptions, name) for name in ("lr", "tune_epochs", "batch_size")
-            }
-            mist = {"tune_on": find(config.strategy).tune_on, **mist, **settings["mist_args"]}
-            parts.append(f"MIST: {_listed(mist)}")
+            shown = dict.fromkeys(("tune_on", "lr", "tune_epochs", "batch_size", *config.mist_args))
+            mist = ", ".join(f"{name}={settings['mist_args'][name]}" for name in shown)
+            parts.append(f"MIST: {mist}")
         rows.append((config.label, "; ".join(filter(None, parts))))
     return str(tabulate(rows, tablefmt="plain", disable_numparse=True))
-
-
-def _listed(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in settings.items())

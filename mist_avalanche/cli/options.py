@@ -45,7 +45,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
             dest="mist_args",
             metavar="VALUE",
             type=partial(_setting_of, name),
-            help=f"short for --mist-arg {name}=VALUE",
+            help=f"of MISTPlugin's tuning, as --mist-arg {name}=VALUE; "
+            "a strategy's own training has --strategy-arg",
         )
     add("--dataset-root", metavar="DIR", help="default: Avalanche's data folder")
     add("--experiences", type=int, metavar="N", help="how many (default: 10)")

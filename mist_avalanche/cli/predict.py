@@ -29,5 +29,5 @@ def execute(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps({file: [p._asdict() for p in top] for file, top in found.items()}))
         return
-    rows = [(file, p.label, f"{p.probability:.3f}") for file, top in found.items() for p in top]
-    print(tabulate(rows, ("image", "class", "probability"), disable_numparse=True))
+    rows = [(file, p.label, f"{p.score:.3f}") for file, top in found.items() for p in top]
+    print(tabulate(rows, ("image", "class", "score"), disable_numparse=True))

@@ -27,13 +27,18 @@ def execute(args: argparse.Namespace) -> None:
     lrs = args.lrs.split(",") if args.lrs else LRS
     trials = suggest(config, lrs, args.splits, progress=not args.quiet)
     rows = [
-        ("frozen" if lr is None else f"{lr:g}", f"{accuracy:.1f}", f"{loss:.3f}")
-        for lr, accuracy, loss in trials
+        (
+            "frozen" if t.lr is None else f"{t.lr:g}",
+            f"{t.accuracy:.1f}",
+            "" if t.lr is None else f"{t.gain:+.1f} ± {t.half_width:.1f}",
+            f"{t.loss:.3f}",
+        )
+        for t in trials
     ]
-    print(tabulate(rows, ("lr", "accuracy", "loss"), disable_numparse=True))
-    lr = best(trials).lr
-    if lr is None:
-        print("\nNo learning rate does better than the frozen backbone on these held-out images.")
-        print("--splits 5 tries more of them.")
+    print(tabulate(rows, ("lr", "accuracy", "gain", "loss"), disable_numparse=True))
+    print(f"\n{trials[0].n_images} held-out images; ± is half of a 95 % interval.")
+    top = best(trials)
+    if top.gain > top.half_width:
+        print(f"Use --lr {top.lr:g}")
     else:
-        print(f"\nUse --lr {lr:g}")
+        print("They cannot tell any learning rate from the frozen backbone: more --splits may.")

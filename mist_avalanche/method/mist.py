@@ -17,6 +17,7 @@ Differences from the published code:
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ from tqdm.auto import tqdm
 
 from ..models.classifier import FeatureExtractor, always_selected
 from ..models.forward import Forward
-from ..utils import derive_seed, in_mode, isolated_rng
+from ..utils import callers_level, derive_seed, in_mode, isolated_rng
 from .objective import CrossEntropyObjective, MIObjective, Objective
 from .options import MISTOptions
 from .selection import Masks, Selection, SelectionHistory, most_sensitive, random_scores, select
@@ -163,6 +164,16 @@ class MIST:
             within_budget=options.dynamics == "sparse",
             ranking=options.ranking,
         )
+        if self.selection.fraction < 0.9 * options.select_rate:
+            share = {name: float((score > 0).float().mean()) for name, score in ranked.items()}
+            silent = [name for name in share if share[name] < options.select_rate]
+            warnings.warn(
+                f"MIST selects {self.selection.fraction:.2%} of the backbone, not "
+                f"{options.select_rate:.0%}: most gradients are zero in {len(silent)} tensors "
+                f"({', '.join(silent[:5])}, …), as where the layer behind starts at zero. "
+                "Give that other weights (timm: zero_init_last=False).",
+                stacklevel=callers_level(),
+            )
         if earlier is not None:
             self.history.record(earlier)
             self.overlaps.append(self.selection.overlap(earlier))

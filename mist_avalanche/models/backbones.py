@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
@@ -55,8 +57,8 @@ def create_backbone(
             _load(model, Path(weights))
         except Exception as error:  # of many kinds, as files differ
             raise ValueError(
-                f"{weights} holds no weights of {name}: plain tensors in a .npz, .pth or "
-                f".safetensors file ({' '.join(str(error).split())[:200]})."
+                f"{weights} holds no weights of {name} ({' '.join(str(error).split())[:300]}). "
+                "Give its plain tensors in a .npz, .pth or .safetensors file."
             ) from error
     return model
 
@@ -149,13 +151,32 @@ def _timm_name(name: str) -> str:
 
 def _load(model: Any, file: Path) -> None:
     """Load the weights of a file; a tensor that it lacks is an error."""
+    with file.open("rb") as opened:
+        begin = opened.read(100).lstrip()
+    for kind, is_it in (
+        ("it is empty; get it again", not begin),
+        ("it is a pointer of Git LFS; `git lfs pull` gets the file", b"git-lfs" in begin),
+        ("it is a web page; download the file that it links to", begin.startswith(b"<")),
+    ):
+        if is_it:
+            raise ValueError(kind)
     if file.suffix == ".npz":  # in the layout of JAX; timm needs every tensor in it
         model.load_pretrained(str(file))
         return
-    state = timm.models.load_state_dict(str(file), weights_only=True)
+    try:
+        state = timm.models.load_state_dict(str(file), weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError(
+            "it holds more than tensors; save the state_dict() of its model"
+        ) from error
+    models = [name for name, value in state.items() if isinstance(value, Mapping)]
+    if models:
+        one = f"torch.save(torch.load(FILE)[{models[0]!r}], NEW_FILE)"
+        raise ValueError(f"it holds {' and '.join(models)}; save one of them by {one}")
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is not None:  # from other layouts and sizes
         state = convert(state, model)
     missing = model.load_state_dict(state, strict=False).missing_keys
     if missing:
-        raise ValueError(f"{len(missing)} tensors are missing, the first {missing[0]}")
+        has = next(iter(state), "nothing")
+        raise ValueError(f"{len(missing)} tensors are missing, as {missing[0]}; it has {has}")

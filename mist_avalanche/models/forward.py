@@ -62,8 +62,11 @@ class Forward:
         if bf16 and x.device.type == "cpu":
             _warn_of_slow_bf16()
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-            features = source(x).flatten(1)
-        return features.float() if bf16 else features
+            features = source(x)
+        if not isinstance(features, Tensor):
+            kind = type(features).__name__
+            raise TypeError(f"The backbone returns a {kind}. Let it return features (B, D).")
+        return (features.float() if bf16 else features).flatten(1)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies, which go with a copy of the backbone."""

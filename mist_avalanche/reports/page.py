@@ -15,7 +15,7 @@ import matplotlib as mpl
 from ..utils import atomic_write
 from .figures import STYLE, Drawing, drawings
 from .labels import display_name
-from .summary import Methods, lead
+from .summary import Methods, described, lead
 from .tables import cost_table, table
 
 _CSS = """
@@ -33,11 +33,13 @@ pre, .wide { overflow-x: auto; } .command { white-space: pre-wrap; }
 """
 _METRICS = """A_T: accuracy on all classes after the last experience. A_bar: mean of the same after
 each experience. A_new: mean accuracy on the newest classes. Forgetting: best earlier accuracy on
-the classes of an experience minus the last. Mean ± standard deviation over seeds, in percent. Bold:
-best mean of a column; upper bounds (Joint, Cumulative) do not count."""
-_COSTS = """Means over seeds. Seconds: wall-clock time of the run, which other work on the machine
-makes longer. Peak memory: of the GPU. Updated: share of the
-backbone's entries that differ from the pretrained ones."""
+the classes of an experience minus the last. Δ: mean gain over the host without MIST. Mean ±
+standard deviation over seeds, in percent. Bold: best mean of an accuracy; upper bounds (Joint,
+Cumulative) do not count."""
+_COSTS = """Means over seeds. CPU seconds: of all cores; GPU seconds: while the run had the GPU.
+Entries, in thousands: trained by gradient; added to the backbone for predictions; stored for later
+experiences, besides stored images. Updated: share of the backbone that differs from the pretrained
+one."""
 
 
 def write_page(
@@ -75,7 +77,7 @@ def write_page(
 {"".join(f"<p class=lead><strong>{html.escape(line)}</strong>" for line in failed)}
 <div class=wide>{table(methods, "html", columns)}</div>
 {_list(notes)}
-<p class=small>{_METRICS}
+<p class=small>{html.escape(described(methods))} {_METRICS}
 <h2>Costs</h2>
 <div class=wide>{cost_table(methods, "html")}</div>
 <p class=small>{_COSTS}
@@ -90,7 +92,7 @@ def write_page(
 <pre>{html.escape(json.dumps(made, indent=1, default=dict))}</pre></details>
 """
     with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="replace")
 
 
 def _list(sentences: Mapping[str, str]) -> str:

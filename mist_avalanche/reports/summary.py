@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from scipy import stats
@@ -13,15 +13,16 @@ from .labels import display_name, host_of, is_upper_bound
 Runs: TypeAlias = Sequence[Mapping[str, Any]]  # one results.json per seed
 Methods: TypeAlias = Mapping[str, Runs]  # by label
 
+_FEW = 1000  # test images, of which a point is less than ten
 METRICS = ("A_T", "A_bar", "A_new", "forgetting")
 
 
-def mean_and_std(runs: Runs) -> dict[str, dict[str, float]]:
-    """Mean and sample standard deviation (0 for one run) of every metric over seeds."""
+def mean_and_std(runs: Runs) -> dict[str, dict[str, float | None]]:
+    """Mean and sample standard deviation (None for one run) of every metric over seeds."""
     found = {}
     for metric in METRICS:
         values = [float(run["metrics"][metric]) for run in runs]
-        std = statistics.stdev(values) if len(values) > 1 else 0.0
+        std = statistics.stdev(values) if len(values) > 1 else None
         found[metric] = {"mean": statistics.fmean(values), "std": std}
     return found
 
@@ -54,27 +55,66 @@ def check_same_data(methods: Methods) -> None:
 def best(methods: Methods, metric: str) -> list[str]:
     """The methods with the best mean, rounded as in the tables; none if all means are equal.
 
-    Upper bounds (joint, cumulative) do not take part.
+    Upper bounds (joint, cumulative) do not take part. No method is best at forgetting: one that has
+    learned nothing forgets nothing.
     """
     means = {
-        label: round(mean_and_std(runs)[metric]["mean"], 1)
+        label: round(statistics.fmean(run["metrics"][metric] for run in runs), 1)
         for label, runs in methods.items()
         if not is_upper_bound(label)
     }
-    if len({*means.values()}) < 2:
+    if len({*means.values()}) < 2 or metric == "forgetting":
         return []
-    top = min(means.values()) if metric == "forgetting" else max(means.values())
-    return [label for label, mean in means.items() if mean == top]
+    return [label for label, mean in means.items() if mean == max(means.values())]
+
+
+def setting(methods: Methods) -> dict[str, Any]:
+    """What accuracies are of: experiences, classes in each, test images after the last one."""
+    run = next(iter(methods.values()))[0]
+    seen = run["classes_seen"]
+    return {
+        "experiences": len(seen),
+        "of_experiences": run["config"].get("experiences", len(seen)),
+        "classes": [n - m for n, m in zip(seen, [0, *seen], strict=False)],
+        "test_images": sum(run["test_images"]),
+    }
+
+
+def described(methods: Methods) -> str:
+    """:func:`setting` in words."""
+    found = setting(methods)
+    n, all_of_them, sizes = found["experiences"], found["of_experiences"], found["classes"]
+    which = f"{n} experiences" if n == all_of_them else f"{n} of {all_of_them} experiences"
+    each = f"{sizes[0]}" if len({*sizes}) == 1 else f"{', '.join(map(str, sizes))}"
+    return f"After {which} with {each} classes each, on {found['test_images']:,} test images."
 
 
 def costs(runs: Runs) -> dict[str, Any]:
-    """Seconds, bytes of peak memory (None if unknown) and updated share of the backbone, means."""
-    memory = [run["memory"] for run in runs]
-    sizes = [run["parameters"] for run in runs]
+    """Means over runs; None where it is not known.
+
+    Seconds by the clock, and of the CPU (of all cores) or of the GPU that the run had for itself;
+    bytes of peak memory of the GPU; numbers of entries trained, added to the backbone and stored
+    for later experiences; images stored; updated share of the backbone.
+    """
+    on_gpu = any(run["memory"] is not None for run in runs)
+
+    def mean(value: Callable[[Mapping[str, Any]], Any]) -> float | None:
+        values = [value(run) for run in runs]
+        return None if None in values else statistics.fmean(values)
+
     return {
-        "seconds": statistics.fmean(run["timing"]["total"] for run in runs),
-        "memory": None if None in memory else statistics.fmean(memory),
-        "updated_share": statistics.fmean(n["updated"] / max(1, n["backbone"]) for n in sizes),
+        "seconds": mean(lambda run: run["timing"]["total"]),
+        "cpu_seconds": None if on_gpu else mean(lambda run: run["timing"].get("cpu")),
+        "gpu_seconds": mean(lambda run: run["timing"]["total"]) if on_gpu else None,
+        "memory": mean(lambda run: run["memory"]),
+        **{
+            name: mean(lambda run, name=name: run["parameters"].get(name))  # type: ignore[misc]
+            for name in ("trained", "added", "stored")
+        },
+        "stored_images": runs[0]["config"].get("strategy_args", {}).get("mem_size", 0),
+        "updated_share": mean(
+            lambda run: run["parameters"]["updated"] / max(1, run["parameters"]["backbone"])
+        ),
     }
 
 
@@ -114,10 +154,11 @@ def lead(methods: Methods) -> str:
     shown = winners or [*methods][:1]
     runs = methods[shown[0]]
     a_t, config = mean_and_std(runs)["A_T"], runs[0]["config"]
-    spread = f" ± {a_t['std']:.1f}" if len(runs) > 1 else ""
+    spread = "" if a_t["std"] is None else f" ± {a_t['std']:.1f}"
     number = f"{a_t['mean']:.1f}{spread} % over {_counted(len(runs))}"
     if config.get("first") is not None:
         number += f" after {config['first']} of {config['experiences']} experiences"
+    n_images = setting(methods)["test_images"]
     sentences = [f"{' and '.join(map(display_name, shown))} {claim} {number}."]
     for gain in gains(methods):
         if gain.label.split("+")[1] == "mist":  # and not an ablation
@@ -129,8 +170,10 @@ def lead(methods: Methods) -> str:
                 low, high = gain.mean - gain.half_width, gain.mean + gain.half_width
                 interval = f"95 % interval {low:+.1f} to {high:+.1f}"
             seeds = _counted(len(gain.differences))
-            points = f"{abs(gain.mean):.1f} points ({interval}, {seeds})"
-            sentences.append(f"With {added}, {host} {verb} {points}.")
+            points = f"{abs(gain.mean):.1f} points ({interval}, {seeds}"
+            if n_images < _FEW:
+                points += f", {abs(gain.mean) * n_images / 100:.0f} of {n_images} test images"
+            sentences.append(f"With {added}, {host} {verb} {points}).")
     return " ".join(sentences)
 
 

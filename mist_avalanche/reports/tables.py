@@ -12,7 +12,17 @@ from tabulate import tabulate
 
 from ..utils import check_choice
 from .labels import display_name
-from .summary import METRICS, Methods, best, check_same_data, costs, mean_and_std
+from .summary import (
+    METRICS,
+    Methods,
+    best,
+    check_same_data,
+    costs,
+    described,
+    gains,
+    mean_and_std,
+    setting,
+)
 
 # Tables are made with Markdown's marks, and tabulate escapes the names; then marks are replaced.
 _BOLD = {"pipe": r"**\1**", "html": r"<b>\1</b>", "latex": r"\\textbf{\1}"}
@@ -21,18 +31,23 @@ _LATEX = {
     r"A\_T": "$A_T$",
     r"A\_bar": r"$\bar A$",
     r"A\_new": r"$A_\mathrm{new}$",
+    "Δ": r"$\Delta$",
+    "↓": r"$\downarrow$",
 }
+_HEADS = {"forgetting": "forgetting ↓"}
 
 
 def table(
     methods: Methods, style: str = "simple", columns: str | Sequence[str] | None = None
 ) -> str:
-    """Accuracy in percent, mean ± standard deviation over seeds.
+    """Accuracy in percent, mean ± standard deviation over seeds; methods with one host together.
+
+    Beside A_T, Δ is the mean gain over the host without MIST.
 
     Args:
         methods: label to the results of its seeds.
-        style: ``"html"``, ``"latex"`` (booktabs) or ``"pipe"`` (Markdown), with the best mean of a
-            column in bold; or another format of tabulate.
+        style: ``"html"``, ``"latex"`` (booktabs) or ``"pipe"`` (Markdown), with the best mean of an
+            accuracy in bold; or another format of tabulate.
         columns: some of ``A_T, A_bar, A_new, forgetting``, as a list or comma-separated; None: all.
 
     Raises:
@@ -40,33 +55,39 @@ def table(
     """
     metrics = check_columns(columns)
     check_same_data(methods)
-    rows: dict[str, list[str]] = {label: [] for label in methods}
+    shown: dict[str, list[str]] = {}
     for metric in metrics:
-        winners = best(methods, metric) if style in _BOLD else []
+        winners, cells = best(methods, metric) if style in _BOLD else [], []
         for label, runs in methods.items():
             found = mean_and_std(runs)[metric]
             mean = f"**{found['mean']:.1f}**" if label in winners else f"{found['mean']:.1f}"
-            rows[label].append(f"{mean} ± {found['std']:.1f}" if len(runs) > 1 else mean)
-    return _format(methods, metrics, rows, style)
+            cells.append(mean if found["std"] is None else f"{mean} ± {found['std']:.1f}")
+        shown[_HEADS.get(metric, metric)] = cells
+        if metric == "A_T" and (found_gains := {gain.label: gain.mean for gain in gains(methods)}):
+            shown["Δ"] = [f"{found_gains[m]:+.1f}" if m in found_gains else "" for m in methods]
+    return _format(methods, shown, style)
 
 
 def cost_table(methods: Methods, style: str = "simple") -> str:
-    """Seconds, the GPU's peak memory where one was used, and updated share of the backbone.
-
-    Arguments are those of :func:`table`.
-    """
-    found = {label: costs(runs) for label, runs in methods.items()}
-    columns = {
-        "seconds": [f"{cost['seconds']:,.0f}" for cost in found.values()],
-        "peak memory (MiB)": [
-            "" if cost["memory"] is None else f"{cost['memory'] / 2**20:,.0f}"
-            for cost in found.values()
-        ],
-        "updated (%)": [f"{100 * cost['updated_share']:.2f}" for cost in found.values()],
+    """Costs as means over seeds (:func:`~.summary.costs`); arguments are as for :func:`table`."""
+    heads = {
+        "cpu_seconds": ("CPU seconds", 1),
+        "gpu_seconds": ("GPU seconds", 1),
+        "memory": ("peak memory (MiB)", 2**-20),
+        "trained": ("trained (k)", 1e-3),
+        "added": ("added (k)", 1e-3),
+        "stored": ("stored (k)", 1e-3),
+        "stored_images": ("stored images", 1),
+        "updated_share": ("backbone updated (%)", 100),
     }
-    shown = {head: column for head, column in columns.items() if any(column)}
-    rows = dict(zip(found, zip(*shown.values(), strict=True), strict=True))
-    return _format(methods, [*shown], rows, style)
+    found = [costs(runs) for runs in methods.values()]
+    shown = {}
+    for name, (head, factor) in heads.items():
+        digits = 2 if name == "updated_share" else 0
+        values = [cost[name] for cost in found]
+        if any(values):
+            shown[head] = ["" if v is None else f"{factor * v:,.{digits}f}" for v in values]
+    return _format(methods, shown, style)
 
 
 def write_tables(
@@ -86,23 +107,26 @@ def write_tables(
     Returns:
         The path of the Markdown table of accuracy.
     """
-    numbers = {}
+    numbers, of = {}, setting(methods)
     for label, runs in methods.items():
         numbers[label] = {"name": display_name(label), "seeds": len(runs)}
         for metric, found in mean_and_std(runs).items():
             numbers[label] |= {metric: found["mean"], f"{metric}_std": found["std"]}
-        numbers[label] |= costs(runs)
+        numbers[label] |= {**costs(runs), **of}
+    about = described(methods)
+    caption = f"Accuracy (\\%), mean $\\pm$ standard deviation over seeds. {about}"
+    head = ["\\begin{table}", "\\centering", f"\\caption{{{caption}}}", f"\\label{{tab:{name}}}"]
     texts = {
-        f"{name}.md": table(methods, "pipe", columns),
-        f"{name}.tex": table(methods, "latex", columns),
+        f"{name}.md": f"{table(methods, 'pipe', columns)}\n\n{about}",
+        f"{name}.tex": "\n".join([*head, table(methods, "latex", columns), "\\end{table}"]),
         f"{name}-costs.md": cost_table(methods, "pipe"),
         f"{name}-costs.tex": cost_table(methods, "latex"),
         f"{name}.json": json.dumps(numbers, indent=1),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in texts.items():
-        (folder / file).write_text(f"{text}\n", encoding="utf-8")
-    with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as out:
+        (folder / file).write_text(f"{text}\n", encoding="utf-8", errors="replace")
+    with (folder / f"{name}.csv").open("w", encoding="utf-8", errors="replace", newline="") as out:
         writer = csv.DictWriter(out, ["method", *next(iter(numbers.values()))])
         writer.writeheader()
         writer.writerows({"method": label, **row} for label, row in numbers.items())
@@ -119,19 +143,26 @@ def check_columns(columns: str | Sequence[str] | None) -> list[str]:
     return [check_choice("columns", name.strip(), METRICS) for name in names]
 
 
-def _format(
-    methods: Methods, heads: Sequence[str], rows: Mapping[str, Sequence[str]], style: str
-) -> str:
-    """Rows by label in one of the formats, after each method's name and number of seeds."""
+def _format(methods: Methods, columns: Mapping[str, Sequence[str]], style: str) -> str:
+    """Columns in one of the formats, after each method's name and number of seeds."""
+    hosts = [label.partition("+")[0] for label in methods]
+    cells = zip(methods.items(), zip(*columns.values(), strict=True), strict=True)
+    rows = [[display_name(label), len(runs), *row] for (label, runs), row in cells]
+    order = sorted(range(len(rows)), key=lambda i: hosts.index(hosts[i]))
     text: str = tabulate(
-        [[display_name(label), len(methods[label]), *row] for label, row in rows.items()],
-        ["method", "seeds", *heads],
+        [rows[i] for i in order],
+        ["method", "seeds", *columns],
         tablefmt="latex_booktabs" if style == "latex" else style,
         disable_numparse=True,
-        colalign=["left", "right", *["right"] * len(heads)],
+        colalign=["left", "right", *["right"] * len(columns)],
     )
     text = re.sub(r"\*\*(\S+)\*\*", _BOLD.get(style, r"\1"), text)
     if style == "latex":
         for plain, command in _LATEX.items():
             text = text.replace(plain, command)
+        lines = text.split("\n")  # four above the first row
+        for n in reversed(range(1, len(order))):
+            if hosts[order[n]] != hosts[order[n - 1]]:
+                lines.insert(4 + n, r"\midrule")
+        text = "\n".join(lines)
     return text

@@ -132,7 +132,7 @@ def make_strategy(
     with in_mode(backbone, training=False):  # timm's num_features may be of another layer
         n_features = backbone(torch.zeros(1, 3, size, size)).flatten(1).shape[1]
     offered = ("precision", "compile", "drift_compensation")
-    taken = set() if info.is_baseline else arguments_of(info.build)
+    taken = {} if info.is_baseline else arguments_of(info.build)
     return build(
         info,
         backbone,

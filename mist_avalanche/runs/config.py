@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..benchmarks.transforms import IMAGENET, statistics_for
+from ..method.options import MISTOptions
 from ..models.defaults import EMBEDDED, backbone_defaults
 from ..strategies.registry import arguments_of, find
 
 _CHANGE_NO_NUMBER = ("name", "num_workers")
+_COMMON_TO_ALL = ("seed", "precision", "compile", "verbose")  # arguments of MISTPlugin
+_PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
 
 @dataclass(frozen=True)
@@ -91,15 +94,19 @@ class RunConfig:
         return {"image_size": size, "normalize": normalize, "mean": mean, "std": std}
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the numbers of a run, the defaults of the backbone filled in."""
+        """Everything that decides the numbers of a run, with all defaults filled in."""
         info, defaults = find(self.strategy), backbone_defaults(self.backbone)
-        mist = defaults.mist_for(drift_compensation=self.drift_compensation)
-        strategy = defaults.strategy_for(info.name)
-        if "seed" in arguments_of(info):
+        mist = {o.name: o.default for o in fields(MISTOptions) if o.name not in _COMMON_TO_ALL}
+        mist |= defaults.mist_for(drift_compensation=self.drift_compensation)
+        strategy = {k: v for k, v in arguments_of(info).items() if isinstance(v, _PLAIN)}
+        strategy |= defaults.strategy_for(info.name)
+        if "seed" in strategy:
             strategy["seed"] = self.seed
+        mist_args = {**mist, **info.mist, **self.mist_args}
+        mist_args["tune_on"] = mist_args["tune_on"] or info.tune_on
         found = {
             **asdict(self),
-            "mist_args": {**mist, **info.mist, **self.mist_args} if self.mist else {},
+            "mist_args": mist_args if self.mist else {},
             "strategy_args": {**strategy, **self.strategy_args},
             "normalize": self.normalize or defaults.normalize,
         }

@@ -22,22 +22,19 @@ from .build import make_backbone, make_strategy
 from .config import RunConfig
 from .results import read_results
 
-# RanPAC needs these to learn more classes, not to predict; they are large
-_FOR_TRAINING = ("head.gram", "head.cross", "head.memory.")
-
 
 class Prediction(NamedTuple):
-    """A class and its probability; see :class:`Classifier`."""
+    """A class and its score; see :class:`Classifier`."""
 
     label: str
-    probability: float
+    score: float
 
 
 class Classifier:
     """A trained model with the names of its classes.
 
-    Probabilities are the softmax of the logits; cosines are divided by the temperature of MIST's
-    objective first. They rank the classes and are not calibrated.
+    Scores are the softmax of the logits; cosines are divided by the temperature of MIST's objective
+    first. They rank the classes of an image and are no probabilities: nothing calibrated them.
 
     Args:
         model: images (B, 3, H, H) to logits (B, C).
@@ -75,11 +72,9 @@ class Classifier:
             logits = self.logits(torch.stack(images).to(device))
             logits = logits / TEMPERATURE if cosines else logits
             top = logits.softmax(1).topk(min(k, logits.shape[1]))
-            for probabilities, labels in zip(
-                top.values.tolist(), top.indices.tolist(), strict=True
-            ):
-                pairs = zip(labels, probabilities, strict=True)
-                predictions.append([Prediction(self.class_names[y], p) for y, p in pairs])
+            for scores, labels in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+                pairs = zip(labels, scores, strict=True)
+                predictions.append([Prediction(self.class_names[y], s) for y, s in pairs])
         return predictions
 
 
@@ -92,7 +87,9 @@ def save_classifier(strategy: Any, folder: Path, settings: Mapping[str, Any]) ->
     file.unlink(missing_ok=True)
     if isinstance(strategy.model, BackboneWithHead):
         model = {
-            name: value.new_empty((0,) * value.ndim) if name.startswith(_FOR_TRAINING) else value
+            name: value.new_empty((0,) * value.ndim)
+            if name.startswith(checkpoint.FOR_TRAINING)
+            else value
             for name, value in strategy.model.state_dict().items()
         }
         checkpoint.write(file, settings=settings, strategy={"model": model})

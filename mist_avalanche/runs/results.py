@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from .._version import __version__
+from ..models.heads import StatisticsHead
 from ..plugin import MISTPlugin
+from ..strategies.registry import find
 from ..utils import atomic_write
 from .build import digests_now, digests_of, names_of_classes
-from .checkpoint import refuse_other_settings
+from .checkpoint import FOR_TRAINING, can_resume, refuse_other_settings
 from .config import RunConfig
 from .metrics import accuracy_rows, summarize
 
@@ -42,7 +44,7 @@ def results_of(
     """The content of results.json.
 
     ``pretrained`` is a copy of the backbone from before the run; ``record`` has the number of
-    ``correct`` test images, the ``confusion``, and the seconds of ``train`` and ``eval``.
+    ``correct`` test images, the ``confusion``, and the seconds of ``train``, ``eval`` and ``cpu``.
     """
     correct, stream = record["correct"], benchmark.train_stream[: config.first]
     counts = [len(e.dataset) for e in benchmark.test_stream[: config.first]]
@@ -62,8 +64,9 @@ def results_of(
             "train": record["train"],
             "eval": record["eval"],
             "total": round(sum(record["train"] + record["eval"]), 3),
+            "cpu": round(record["cpu"], 3),
         },
-        "parameters": _parameters(strategy.model, backbone, pretrained),
+        "parameters": _parameters(config, strategy, backbone, pretrained),
         "memory": torch.cuda.max_memory_allocated(strategy.device) if on_gpu else None,
         "environment": {
             "python": platform.python_version(),
@@ -103,16 +106,40 @@ def confusions(matrix: Tensor, experiences: Sequence[Iterable[int]]) -> dict[str
     }
 
 
-def _parameters(model: nn.Module, backbone: nn.Module, pretrained: nn.Module) -> dict[str, int]:
-    """Entries of the model and of its backbone, how many train, and how many have changed."""
-    now = dict(backbone.named_parameters())
+def _parameters(
+    config: RunConfig, strategy: Any, backbone: nn.Module, pretrained: nn.Module
+) -> dict[str, int]:
+    """Numbers of entries, see ``docs/results-json.md``."""
+    model, now = strategy.model, dict(backbone.named_parameters())
+    whole = {id(t) for t in (*backbone.parameters(), *backbone.buffers())}
+    others = {
+        name: t.numel()
+        for name, t in (*model.named_parameters(), *model.named_buffers())
+        if id(t) not in whole
+    }
+    computed = isinstance(getattr(model, "head", None), StatisticsHead)
+    for_later = sum(n for name, n in others.items() if name.startswith(FOR_TRAINING))
+    of_lda = {name: getattr(strategy, name, None) for name in ("muK", "Sigma")}
+    state = strategy.state_dict() if can_resume(strategy) else {}
+    copies = find(config.strategy).copies * sum(p.numel() for p in model.parameters())
     changed = (now[name].cpu() != p for name, p in pretrained.named_parameters())
+    updated = sum(int(entries.sum()) for entries in changed)
+    trained = sum(n for name, n in others.items() if not (computed and name.startswith("head.")))
     return {
         "total": sum(p.numel() for p in model.parameters()),
         "backbone": sum(p.numel() for p in now.values()),
-        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "updated": sum(int(entries.sum()) for entries in changed),
+        "updated": updated,
+        "trained": updated + trained,
+        "added": sum(others.values()) - for_later + _entries(of_lda),
+        "stored": for_later + _entries({k: v for k, v in state.items() if k != "model"}) + copies,
     }
+
+
+def _entries(content: Any) -> int:
+    """Entries of the tensors in plain data."""
+    if isinstance(content, Mapping):
+        return sum(map(_entries, content.values()))
+    return content.numel() if isinstance(content, Tensor) else 0
 
 
 # ---- Files ---------------------------------------------------------------------------------------

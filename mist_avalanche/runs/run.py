@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import os
 import random
 import sys
 import time
@@ -103,7 +104,7 @@ def _run(config: RunConfig, folder: Path, *, bars: bool) -> dict[str, Any]:
         plugins=[make_mist(config, verbose=bars)] if config.mist else [],
         evaluator=EvaluationPlugin(metrics, matrix, loggers=[board]),
     )
-    record: dict[str, Any] = {"correct": [], "train": [], "eval": []}
+    record: dict[str, Any] = {"correct": [], "train": [], "eval": [], "cpu": 0.0}
     checkpoint = None
     if can_resume(strategy):
         checkpoint = Checkpoint(folder, strategy, benchmark, settings=config.settings())
@@ -116,12 +117,13 @@ def _run(config: RunConfig, folder: Path, *, bars: bool) -> dict[str, Any]:
     steps = tqdm(stream[done:], config.label, len(stream), initial=done, disable=not bars)
     with logging_redirect_tqdm(), contextlib.closing(board.writer):
         for t, experience in enumerate(steps, done):
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), sum(os.times()[:4])
             strategy.train(experience, num_workers=config.num_workers)
             trained = time.perf_counter()
             found = strategy.eval(tests[: t + 1], num_workers=config.num_workers)
             record["train"].append(round(trained - began, 3))
             record["eval"].append(round(time.perf_counter() - trained, 3))
+            record["cpu"] += sum(os.times()[:4]) - worked  # of loaders, too
             record["correct"].append([_correct(found, i, counts[i]) for i in range(t + 1)])
             record["confusion"] = confusions(matrix.result(), classes)
             if checkpoint is not None:

@@ -133,7 +133,7 @@ def _attempt(one: Run, compute: Callable[[], Results | None]) -> Results | None:
         text = "".join(traceback.format_exception(error))
         folder.mkdir(parents=True, exist_ok=True)
         about = f"{type(error).__name__}: {error}\n\n{text}"
-        (folder / "error.txt").write_text(about, encoding="utf-8")
+        (folder / "error.txt").write_text(about, encoding="utf-8", errors="replace")
         return None
 
 

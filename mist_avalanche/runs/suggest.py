@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
 from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.training.plugins import EvaluationPlugin
+from scipy import stats
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
@@ -29,12 +29,16 @@ class Trial(NamedTuple):
     """One learning rate, tried; None is the frozen backbone.
 
     ``accuracy`` is that of a nearest-mean classifier on held-out images, in percent; ``loss`` its
-    cross-entropy there, of cosines divided by MIST's temperature. Both are means over splits.
+    cross-entropy there, of cosines divided by MIST's temperature; ``gain`` the points of accuracy
+    over the frozen backbone, image by image, and ``half_width`` that of its 95 % interval.
     """
 
     lr: float | None
     accuracy: float
     loss: float
+    gain: float = 0.0
+    half_width: float = 0.0
+    n_images: int = 0  # held out in any of the splits
 
 
 def suggest(
@@ -67,14 +71,23 @@ def suggest(
             f"The first experience has {classes} classes; `suggest` needs at least four. Use fewer "
             "experiences (--experiences)."
         )
-    trials = []
+    trials: list[Trial] = []
+    frozen = torch.zeros(0)
     hidden = not (progress and sys.stderr.isatty())
     for lr in tqdm((None, *lrs), "learning rates", disable=hidden, leave=False):
         mist_args = {**config.mist_args, "lr": lr, "tune_on": "first"}
         tried = replace(config, mist=lr is not None, mist_args=mist_args)
         seeds = range(config.seed, config.seed + n_splits)
         measured = [_measure(replace(tried, seed=seed), dataset, targets) for seed in seeds]
-        trials.append(Trial(lr, *map(mean, zip(*measured, strict=True))))
+        rows, correct, losses = (torch.cat(parts) for parts in zip(*measured, strict=True))
+        times = torch.bincount(rows)  # that an image was held out
+        shares = torch.bincount(rows, correct)[times > 0] / times[times > 0]
+        frozen = shares if lr is None else frozen
+        gain = 100 * (shares - frozen)  # by image
+        n = len(gain)
+        half_width = stats.t.ppf(0.975, n - 1) * float(gain.std()) / n**0.5
+        accuracy, loss = 100 * float(correct.mean()), float(losses.mean())
+        trials.append(Trial(lr, accuracy, loss, float(gain.mean()), half_width, n))
     return trials
 
 
@@ -103,8 +116,8 @@ def split_classes(targets: Tensor, seed: int) -> tuple[list[Tensor], Tensor]:
     return halves, torch.cat(held_out)
 
 
-def _measure(config: RunConfig, dataset: Any, targets: Tensor) -> tuple[float, float]:
-    """Accuracy in percent and loss on held-out images, after training on the two halves."""
+def _measure(config: RunConfig, dataset: Any, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows held out, whether they are classified (0 or 1) and their losses, all (n,)."""
     halves, held_out = split_classes(targets, config.seed)
     strategy = SimpleCIL(
         model=make_backbone(config),
@@ -118,5 +131,5 @@ def _measure(config: RunConfig, dataset: Any, targets: Tensor) -> tuple[float, f
         strategy.train(experience)
     tests = dataset.subset(held_out.tolist()).eval()
     cosines, labels, _ = strategy.extract(tests, strategy.model)
-    accuracy = 100 * (cosines.argmax(1) == labels).float().mean()
-    return float(accuracy), float(cross_entropy(cosines / TEMPERATURE, labels))
+    losses = cross_entropy(cosines / TEMPERATURE, labels, reduction="none")
+    return held_out, (cosines.argmax(1) == labels).float().cpu(), losses.cpu()

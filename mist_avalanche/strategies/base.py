@@ -213,23 +213,27 @@ class FeatureBatches(list[list[Tensor]]):
         super().__init__([*batch] for batch in zip(*parts, strict=True))
 
 
-def arguments_of(function: Any) -> set[str]:
-    """Names of the keyword arguments of a class or function, including those that it passes on.
+def arguments_of(function: Any) -> dict[str, Any]:
+    """Keyword arguments of a class or function, including those that it passes on: the defaults.
 
     ``**common: Unpack[Common]`` says which these are; untyped ones are those of the parent class.
+    One without a default has ``inspect.Parameter.empty``.
     """
-    names, inits = set[str](), [function]
+    names, defaults, passes_on = set[str](), dict[str, Any](), True
+    inits = [function]
     if isinstance(function, type):
         inits = [vars(c)["__init__"] for c in function.mro() if "__init__" in vars(c)]
     for init in inits:
         parameters = inspect.signature(init).parameters.values()
         named = (p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
-        names |= {p.name for p in named}
-        passed_on = next((p for p in parameters if p.kind is p.VAR_KEYWORD), None)
-        if passed_on is None:
-            break
-        if "Unpack" in str(passed_on.annotation):
-            (typed,) = get_args(get_type_hints(init)[passed_on.name])
-            names |= typed.__annotations__.keys()
-            break
-    return names - {"self"}
+        own = {p.name: p.default for p in named}
+        defaults = {**own, **defaults}
+        if passes_on:
+            names |= own.keys()
+            passed_on = next((p for p in parameters if p.kind is p.VAR_KEYWORD), None)
+            typed = passed_on is not None and "Unpack" in str(passed_on.annotation)
+            if passed_on is not None and typed:
+                (common,) = get_args(get_type_hints(init)[passed_on.name])
+                names |= common.__annotations__.keys()
+            passes_on = passed_on is not None and not typed
+    return {name: defaults[name] for name in names - {"self"}}

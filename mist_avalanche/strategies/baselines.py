@@ -64,6 +64,7 @@ def _build(
     n_classes: int,
     image_size: int,
     lr: float = LR,
+    momentum: float = MOMENTUM,
     **arguments: Any,
 ) -> SupervisedTemplate:
     """A strategy with SGD on a backbone and a head."""
@@ -76,7 +77,7 @@ def _build(
     else:
         model = BackboneWithHead(backbone, head(n_features, n_classes))
         given["criterion"] = nn.CrossEntropyLoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=MOMENTUM)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
     return strategy(model=model, optimizer=optimizer, **given)
 
 
@@ -89,7 +90,9 @@ def _register(
     **about: Any,
 ) -> None:
     """Register a strategy of Avalanche's with settings that differ from Avalanche's."""
-    about["arguments"] = arguments_of(strategy) - {"optimizer", "augmentations"} | {"lr"}
+    known = {**arguments_of(strategy), **COMMON, **settings, "lr": LR, "momentum": MOMENTUM}
+    not_settings = ("optimizer", "augmentations")
+    about["arguments"] = {name: known[name] for name in known if name not in not_settings}
     build = partial(_build, strategy, head, settings)
     register(name, title=title, is_baseline=True, **about)(build)
 
@@ -107,7 +110,10 @@ class _Joint(Cumulative):
     paper="arXiv 1909.01520",
     is_baseline=True,
     mist={"classifier": "train_classifier", "tune_on": "first"},
-    arguments={"train_mb_size", "eval_mb_size", "shrinkage_param", "streaming_update_sigma"},
+    arguments={
+        name: {**arguments_of(StreamingLDA), **COMMON}[name]
+        for name in ("train_mb_size", "eval_mb_size", "shrinkage_param", "streaming_update_sigma")
+    },
 )
 def _streaming_lda(
     backbone: nn.Module,
@@ -133,8 +139,9 @@ _of_memory = {"mem_size": MEMORY, "batch_size_mem": BATCH_SIZE}
 _register("naive", "Naive", Naive)
 _register("replay", "Replay", Replay, {"mem_size": MEMORY})
 # ewc_lambda: Avalanche's example on split MNIST
-_register("ewc", "EWC", EWC, {"ewc_lambda": 0.4}, paper="arXiv 1612.00796")
-_register("lwf", "LwF", LwF, {"alpha": 1.0, "temperature": 2.0}, paper="arXiv 1606.09282")
+_register("ewc", "EWC", EWC, {"ewc_lambda": 0.4}, paper="arXiv 1612.00796", copies=2)
+_of_lwf = {"alpha": 1.0, "temperature": 2.0}
+_register("lwf", "LwF", LwF, _of_lwf, paper="arXiv 1606.09282", copies=1)
 # A classifier of all classes: DER compares logits with those of earlier experiences.
 _register("er_ace", "ER-ACE", ER_ACE, _of_memory, nn.Linear, paper="arXiv 2104.05025")
 _register("der", "DER", DER, _of_memory, nn.Linear, paper="arXiv 2004.07211")

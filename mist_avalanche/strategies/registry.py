@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -39,8 +39,9 @@ class StrategyInfo:
             features.
         is_baseline: whether it is one of Avalanche's, see :mod:`.baselines`.
         upper_bound: whether it sees the images of all experiences at once.
+        copies: how many times it keeps the model's size for later experiences.
         mist: arguments of MISTPlugin that its model needs.
-        arguments: its own, where ``build`` does not list them.
+        arguments: its own and their defaults, where ``build`` does not list them.
     """
 
     name: str
@@ -50,8 +51,9 @@ class StrategyInfo:
     needs: str = "any"
     is_baseline: bool = False
     upper_bound: bool = False
+    copies: int = 0
     mist: Mapping[str, Any] = field(default_factory=dict)
-    arguments: Collection[str] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def tune_on(self) -> str:
@@ -117,9 +119,10 @@ def find(name: str) -> StrategyInfo:
     return STRATEGIES[title.lower()]
 
 
-def arguments_of(info: StrategyInfo) -> set[str]:
-    """Settings of a strategy that the command may pass as ``--strategy-arg``."""
-    return {*(info.arguments or base.arguments_of(info.build))} - _NOT_SETTINGS
+def arguments_of(info: StrategyInfo) -> dict[str, Any]:
+    """Settings of a strategy that the command may pass as ``--strategy-arg``: their defaults."""
+    found = info.arguments or base.arguments_of(info.build)
+    return {name: default for name, default in found.items() if name not in _NOT_SETTINGS}
 
 
 def load(name: str) -> Any:

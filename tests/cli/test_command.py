@@ -105,7 +105,7 @@ def test_ablate(tmp_path):
     arguments = ["ablate", *COMMON, *SHORT, "--first", "1", "--strategies", "simplecil"]
     assert cli.main([*arguments, "--output", str(tmp_path)]) == 0
     rows = (tmp_path / "ablations.md").read_text().splitlines()
-    assert len(rows) == 2 + 2 + len(ABLATIONS)
+    assert len(rows) == 2 + 2 + len(ABLATIONS) + 2
     for name, ablation in ABLATIONS.items():
         file = tmp_path / f"simplecil+{name}" / "results.json"
         found = json.loads(file.read_text())["config"]["mist_args"]
@@ -187,4 +187,5 @@ def test_suggest(capsys):
     assert cli.main([*arguments, "25"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:4]] == ["frozen", "0.001"]
-    assert lines[5].startswith(("Use --lr", "No learning rate"))
+    assert lines[5].startswith("16 held-out images")
+    assert lines[6].startswith(("Use --lr", "They cannot tell"))

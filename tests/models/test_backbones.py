@@ -41,7 +41,7 @@ def test_timm_weights_from_a_file_and_resampled(tmp_path, tiny_state, ending):
 def test_timm_itself_reads_the_layout_of_jax(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(VisionTransformer, "load_pretrained", lambda _, file: asked.append(file))
-    (tmp_path / "tiny.npz").touch()
+    (tmp_path / "tiny.npz").write_bytes(b"PK")
     create_backbone(TINY, tmp_path / "tiny.npz")
     assert asked == [str(tmp_path / "tiny.npz")]
 

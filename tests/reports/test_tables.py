@@ -4,7 +4,7 @@ import json
 import pytest
 from made_up import comparison, results
 
-from mist_avalanche.reports import cost_table, table, write_tables
+from mist_avalanche.reports import cost_table, table, write_page, write_tables
 
 METHODS = comparison(
     {"simplecil": (50.0, 52.0), "simplecil+mist": (60.0, 62.0), "naive": (9.0, 9.0), "joint": (90,)}
@@ -24,22 +24,34 @@ def test_best_is_bold(style, best):
     text = table(METHODS, style, ["A_T"])
     assert best in text
     assert "SimpleCIL + MIST" in text
-    metrics = {**results()["metrics"], "forgetting": -1.0}
-    negative = {"a": [results()], "b": [results(metrics=metrics)]}
-    assert best[: best.index(" ", 1)].replace("61", "-1") in table(negative, style)
+    metrics = {**results()["metrics"], "forgetting": -52.0}
+    unlearned = {"a": [results()], "b": [results(a_t=75 + 1e-14, metrics=metrics)]}
+    assert best[: best.index(" ", 1)].replace("61", "-52") not in table(unlearned, style)
+    assert best[: best.index(" ", 1)].replace("61", "75") not in table(unlearned, style)
 
 
 def test_latex_is_a_booktabs_table():
     lines = table(METHODS, "latex", "A_bar, A_T").splitlines()
     assert [line for line in lines if line.startswith("\\")] == [
-        r"\begin{tabular}{lrrr}",
+        r"\begin{tabular}{lrrrr}",
         r"\toprule",
-        r"\midrule",
+        *[r"\midrule"] * 3,  # below the heads, and between hosts
         r"\bottomrule",
         r"\end{tabular}",
     ]
-    assert lines[2].split() == ["method", "&", "seeds", "&", r"$\bar", "A$", "&", "$A_T$", r"\\"]
-    assert [line.count("&") for line in lines if line.endswith(r"\\")] == [3] * 5
+    heads = [head.strip(" \\") for head in lines[2].split("&")]
+    assert heads == ["method", "seeds", r"$\bar A$", "$A_T$", r"$\Delta$"]
+    assert [line.count("&") for line in lines if line.endswith(r"\\")] == [4] * 5
+    assert lines[4:7] == [lines[4], lines[5], r"\midrule"]
+
+
+def test_methods_with_one_host_stand_together_and_show_the_gain():
+    shuffled = {
+        label: METHODS[label] for label in ("simplecil", "joint", "naive", "simplecil+mist")
+    }
+    rows = [line.split("  ") for line in table(shuffled).splitlines()[2:]]
+    assert [row[0] for row in rows] == ["SimpleCIL", "SimpleCIL + MIST", "Joint", "Naive"]
+    assert [[cell.strip() for cell in row if cell.strip()][3] for row in rows][1] == "+10.0"
 
 
 def test_names_are_no_markup():
@@ -58,9 +70,18 @@ def test_columns_are_chosen_by_name():
 
 def test_costs_are_means_and_empty_where_not_measured():
     runs = [results(timing={"total": total}) for total in (2.0, 4.0)]
-    text = cost_table({"a": runs, "b": [results(memory=None)]}, "pipe")
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
-    assert rows == [["a", "2", "3", "3", "1.75"], ["b", "1", "3", "", "1.75"]]
+    replay = results(memory=None)
+    replay["config"]["strategy_args"] = {"mem_size": 200}
+    text = cost_table({"a": runs, "b": [replay]}, "pipe")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    assert rows[0][2:] == [
+        *("CPU seconds", "GPU seconds", "peak memory (MiB)", "trained (k)", "added (k)"),
+        *("stored images", "backbone updated (%)"),
+    ]
+    assert rows[2:] == [
+        ["a", "2", "", "3", "3", "9", "2", "0", "1.75"],
+        ["b", "1", "5", "", "", "9", "2", "200", "1.75"],
+    ]
 
 
 def test_files_have_all_numbers(tmp_path):
@@ -76,4 +97,23 @@ def test_files_have_all_numbers(tmp_path):
     assert numbers["simplecil+mist"]["memory"] == 3 * 2**20
     with (tmp_path / "comparison.csv").open() as lines:
         rows = {row.pop("method"): row for row in csv.DictReader(lines)}
-    assert {k: {n: str(v) for n, v in row.items()} for k, row in numbers.items()} == rows
+    as_text = {
+        k: {n: "" if v is None else str(v) for n, v in r.items()} for k, r in numbers.items()
+    }
+    assert as_text == rows
+    assert (rows["joint"]["A_T_std"], rows["joint"]["test_images"]) == ("", "40")
+
+
+def test_tables_say_what_they_are_of(tmp_path):
+    part = comparison({"simplecil": (50.0,)})
+    part["simplecil"][0]["config"]["experiences"] = 10
+    write_tables(part, tmp_path, "comparison")
+    said = "After 4 of 10 experiences with 5 classes each, on 40 test images."
+    for suffix in ("md", "tex"):
+        assert said in (tmp_path / f"comparison.{suffix}").read_text()
+    assert r"\caption{Accuracy" in (tmp_path / "comparison.tex").read_text()
+    numbers = json.loads((tmp_path / "comparison.json").read_text())["simplecil"]
+    assert (numbers["experiences"], numbers["of_experiences"]) == (4, 10)
+    assert numbers["A_T_std"] is None
+    write_page(part, tmp_path / "page.html", "title")
+    assert said in (tmp_path / "page.html").read_text()

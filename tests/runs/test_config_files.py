@@ -8,6 +8,7 @@ from data_layouts import class_folders, photos
 from tiny_runs import config
 
 from mist_avalanche import cli
+from mist_avalanche.method.options import MISTOptions
 from mist_avalanche.runs import run
 from mist_avalanche.runs.config_files import read_config
 
@@ -58,7 +59,7 @@ def test_the_ten_published_combinations(dataset, method, tmp_path):
     assert (found.benchmark, found.strategy, found.mist) == (benchmark, method, True)
     assert (found.experiences, found.order_seed, found.dataset_root) == (10, 1993, "data")
     assert found.backbone == "vit_base_patch16_224.augreg_in21k"
-    assert found.settings()["mist_args"] == {
+    published = {
         "score_on": "every",
         "tune_on": "every",
         "dynamics": "reference",
@@ -68,6 +69,8 @@ def test_the_ten_published_combinations(dataset, method, tmp_path):
         "tune_epochs": 19,  # there, the pass that scores is the first of the 20
         "protect_rate": 0.0005,
     }
+    other = {name: getattr(MISTOptions, name) for name in ("lr", "projection_lr", "view")}
+    assert found.settings()["mist_args"].items() >= {**other, **published}.items()
     assert found.strategy_args == ({"n_random_features": 10000} if method == "ranpac" else {})
     assert found.benchmark_args == {"shuffle": True}
 

@@ -60,7 +60,7 @@ def test_files_and_the_command(benchmark, tmp_path, capsys):
     Image.fromarray(pixels).resize((64, 64)).save(file)
     (top,) = load_run(tmp_path / "run").predict([file], k=9)
     assert len({p.label for p in top}) == 4  # two experiences of two classes
-    assert [p.probability for p in top] == sorted((p.probability for p in top), reverse=True)
+    assert [p.score for p in top] == sorted((p.score for p in top), reverse=True)
     assert benchmark.class_names[y] in [p.label for p in top[:3]]
     command = ["predict", "--run", str(tmp_path / "run"), "--top", "3"]
     assert cli.main([*command, str(file)]) == 0

@@ -81,7 +81,7 @@ def test_a_strategy_and_a_benchmark_of_ones_own(place, tmp_path, monkeypatch):
     assert replace(settings, mist=True).label == "mine+mist"
     assert results["test_images"] == [10, 10, 10]
     assert results["class_names"] == [str(i) for i in range(6)]
-    assert results["config"]["strategy_args"] == {"scale": 2.0}
+    assert results["config"]["strategy_args"]["scale"] == 2.0
     assert run(settings, tmp_path / "out", resume=True) == results
 
 
@@ -90,7 +90,17 @@ def test_settings_have_the_defaults_of_the_backbone():
     settings = RunConfig(strategy="ranpac", seed=3, mist=True, mist_args={"lr": 3e-3}).settings()
     assert settings["strategy_args"]["n_random_features"] == defaults.n_random_features
     assert settings["strategy_args"]["seed"] == 3
-    assert settings["mist_args"] == {**defaults.mist, "lr": 3e-3}
+    assert settings["mist_args"].items() >= {**defaults.mist, "lr": 3e-3, "drop_rate": 0.9}.items()
+    assert settings["strategy_args"]["train_mb_size"] == 64
+    assert (
+        RunConfig(strategy="replay").settings()["strategy_args"].items()
+        >= {
+            "lr": 0.003,
+            "momentum": 0.9,
+            "mem_size": 200,
+            "train_epochs": 10,
+        }.items()
+    )
 
 
 def test_the_backbone_decides_the_inputs_unless_told_otherwise():

@@ -179,9 +179,7 @@ def test_runs_of_other_images_do_not_stand_in_one_table(tmp_path):
     for n in (6, 7):
         settings = on_photos(photos(tmp_path / "photos", n=n), seed=n)
         methods[f"photos {n}"] = [run(settings, tmp_path / f"{n}")]
-    with pytest.raises(
-        ValueError, match=r"seed 6 and photos 7, seed 7 .*training_images"
-    ):
+    with pytest.raises(ValueError, match=r"seed 6 and photos 7, seed 7 .*training_images"):
         table(methods)
     with pytest.raises(ValueError, match="photos, seed 6 and photos, seed 7"):
         table({"photos": [*methods["photos 6"], *methods["photos 7"]]})

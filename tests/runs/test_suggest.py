@@ -43,7 +43,12 @@ def test_only_the_first_experience_s_training_images_are_used(monkeypatch, bench
     trials = suggest(config(mist=True), (1e-3, 0.3), 2)
     assert [t.lr for t in trials] == [None, 1e-3, 0.3]
     assert len({t.loss for t in trials}) == 3
-    assert all(0 <= t.accuracy <= 100 for t in trials)
+    frozen = trials[0]
+    assert (frozen.gain, frozen.half_width) == (0, 0)
+    for trial in trials:
+        assert 0 <= trial.accuracy <= 100
+        assert 4 <= trial.n_images <= 8  # a fifth of four classes, twice
+        assert abs(trial.gain - trial.accuracy + frozen.accuracy) < 60 * trial.half_width + 1e-4
     assert trials == suggest(config(mist=True), (1e-3, 0.3), 2)
 
 

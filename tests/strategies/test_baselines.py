@@ -35,7 +35,7 @@ def test_the_learning_rate_can_be_set(name):
 @pytest.mark.parametrize("name", BASELINES)
 def test_trains_and_evaluates_two_experiences(name, benchmark_of):
     changes = {"train_mb_size": 5, "eval_mb_size": 7}
-    assert changes.keys() <= arguments_of(STRATEGIES[name])
+    assert changes.keys() <= arguments_of(STRATEGIES[name]).keys()
     if "train_epochs" in arguments_of(STRATEGIES[name]):
         changes["train_epochs"] = 1
     strategy, benchmark = built(name, **changes), benchmark_of(per_class=4)
