@@ -139,12 +139,13 @@ def test_other_files_are_refused(tmp_path):
             apply_delta(small(), tmp_path / name)
 
 
-def test_command_extracts_shows_and_applies(tmp_path, capsys):
-    def run(*arguments):
-        parser = argparse.ArgumentParser()
-        command.add_arguments(parser)
-        command.execute(parser.parse_args([str(argument) for argument in arguments]))
+def run(*arguments):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    command.execute(parser.parse_args([str(argument) for argument in arguments]))
 
+
+def test_command_extracts_shows_and_applies(tmp_path, capsys):
     adapted, out = tmp_path / "adapted.safetensors", tmp_path / "out.safetensors"
     save_file(tuned(create_backbone("embedded")).state_dict(), adapted)
     delta, base = tmp_path / "delta", ("--base", "embedded")
@@ -155,3 +156,11 @@ def test_command_extracts_shows_and_applies(tmp_path, capsys):
     assert same(bits_of(load_file(out)), bits_of(load_file(adapted)))
     with pytest.raises(ValueError, match="base model"):
         run("apply", delta, "--base", out, tmp_path / "again")
+
+
+def test_a_file_that_is_written_has_the_usual_permissions(tmp_path):
+    save_delta(tuned(create_backbone()), create_backbone(), tmp_path / "delta")
+    run("apply", tmp_path / "delta", "--base", "embedded", tmp_path / "out.safetensors")
+    (tmp_path / "usual").touch()
+    modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len({*modes.values()}) == 1, modes

@@ -16,6 +16,7 @@ from ..reports.labels import display_name
 from ..reports.summary import lead
 from ..reports.tables import check_columns
 from ..runs import RunConfig, run_methods
+from ..runs.build import make_benchmark
 from ..runs.checks import check_runs
 from ..runs.results import refuse_to_replace
 from ..runs.run_methods import default_jobs, error_of, runs_of
@@ -51,6 +52,8 @@ def run_and_report(
     output = Path(args.output or f"results/{benchmark}-{kind or labels[0]}")
     if args.dry_run or not args.quiet:
         print(f"{plan(methods, args.seeds, output)}\n")
+    if args.dry_run or not args.resume:  # finished runs need no data
+        make_benchmark(methods[0])
     if args.dry_run:
         return
     refuse_to_replace(output, resume=args.resume, overwrite=args.overwrite)

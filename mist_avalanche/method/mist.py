@@ -164,7 +164,7 @@ class MIST:
             within_budget=options.dynamics == "sparse",
             ranking=options.ranking,
         )
-        if self.selection.fraction < 0.9 * options.select_rate:
+        if self.selection.fraction < 0.8 * options.select_rate:
             share = {name: float((score > 0).float().mean()) for name, score in ranked.items()}
             silent = [name for name in share if share[name] < options.select_rate]
             warnings.warn(

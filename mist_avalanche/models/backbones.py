@@ -165,10 +165,10 @@ def _load(model: Any, file: Path) -> None:
         return
     try:
         state = timm.models.load_state_dict(str(file), weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(
-            "it holds more than tensors; save the state_dict() of its model"
-        ) from error
+    except (UnpicklingError, RuntimeError) as error:
+        if "weights_only" not in str(error):
+            raise
+        raise ValueError("it holds more than tensors; save its model's state_dict()") from error
     models = [name for name, value in state.items() if isinstance(value, Mapping)]
     if models:
         one = f"torch.save(torch.load(FILE)[{models[0]!r}], NEW_FILE)"

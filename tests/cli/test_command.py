@@ -1,16 +1,20 @@
 """The command: what it offers, runs and writes, and how it fails."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
-from tiny_runs import TINY
+from data_layouts import class_folders, cub, photos
+from PIL import Image
+from tiny_runs import TINY, config
 
 import mist_avalanche
 from mist_avalanche import cli
 from mist_avalanche.cli.options import setting
 from mist_avalanche.method.ablations import ABLATIONS
+from mist_avalanche.runs import run
 from mist_avalanche.strategies import SimpleCIL
 
 COMMON = ("--benchmark", TINY, "--experiences", "3", "--jobs", "1", "--quiet")
@@ -136,14 +140,48 @@ def test_a_run_that_fails_is_named_and_run_again(tmp_path, capsys, monkeypatch):
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path, capsys):
     output = tmp_path / "out"
+    cub(tmp_path / "CUB_200_2011", photos())
     arguments = ["--benchmark", "cub200", "--backbone", "vit_base_patch16_224", "--seeds", "2"]
     arguments += ["--strategies", "l2p+mist,ranpac", "--output", str(output), "--dry-run"]
-    assert cli.main(["compare", *arguments]) == 0
+    arguments += ["--experiences", "3", "--dataset-root"]
+    assert cli.main(["compare", *arguments, str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     for part in ("cub200", "published", "224", "0, 1", str(output), "n_random_features=10000"):
         assert part in shown
     assert "tune_on=first, lr=0.0001, tune_epochs=20, batch_size=48" in shown
+    assert cli.main(["compare", *arguments, str(tmp_path / "gone")]) == 1
+    assert "No copy of CUB-200-2011 in" in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_a_name_that_is_not_utf_8_ends_no_run(tmp_path, capsys):
+    names = os.listdir(os.fsencode(class_folders(tmp_path / "cakes", photos(), ())))
+    os.rename(*(os.path.join(os.fsencode(tmp_path), b"cakes", n) for n in (names[0], b"cr\xe8me")))
+    arguments = ["run", "--benchmark", "folder", "--dataset-root", str(tmp_path / "cakes")]
+    arguments += ["--normalize", "none", "--experiences", "2", "--output", str(tmp_path / "out")]
+    assert cli.main(arguments) == 0
+    assert "A_T" in (tmp_path / "out" / "report.html").read_text()
+    assert "Report: " in capsys.readouterr().out
+
+
+def test_a_console_that_cannot_show_a_name(tmp_path):
+    run(config("simplecil"), tmp_path / "out", progress=False)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results["class_names"][:] = ["日本"] * len(results["class_names"])
+    (tmp_path / "out" / "results.json").write_text(json.dumps(results))
+    Image.new("RGB", (32, 32)).save(tmp_path / "image.png")
+    command = [sys.executable, "-m", "mist_avalanche", "predict", "--run", "out", "image.png"]
+    cp1252 = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, cwd=tmp_path, env=cp1252, capture_output=True, check=False)
+    assert (done.returncode, b"??" in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_figure_that_cannot_be_drawn_ends_no_run(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("mist_avalanche.cli.experiment.write_figures", lambda *_: 1 / 0)
+    assert cli.main(["run", *COMMON, "--output", str(tmp_path / "out")]) == 0
+    assert "there is no report: division by zero" in caplog.text
+    assert (tmp_path / "out" / "results.json").is_file()
 
 
 @pytest.mark.parametrize(

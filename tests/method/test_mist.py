@@ -1,6 +1,9 @@
 """Algorithm 1 without Avalanche, on a plain module and a plain dataset."""
 
+import warnings
+
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -163,3 +166,28 @@ def test_stops_at_a_loss_that_is_not_finite():
 def test_options_out_of_range_are_named(wrong):
     with pytest.raises(ValueError, match=f"`{next(iter(wrong))}`"):
         MISTOptions(**wrong)
+
+
+def test_a_selection_that_falls_short_is_said():
+    torch.manual_seed(0)
+    network = timm.create_model("resnet10t", num_classes=4)  # its last scales start at zero
+    x, y = torch.rand(24, 3, 32, 32), torch.arange(24) % 3
+    for falls_short in (True, False):
+        if not falls_short:
+            restart(network)
+        method, extract = made(), FeatureExtractor(network, "fc")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            run(method, extract, TensorDataset(x, y), epochs=0)
+        messages = [str(w.message) for w in said if "MIST selects" in str(w.message)]
+        assert len(messages) == falls_short
+        assert (method.selection.fraction < 0.01) == falls_short
+        assert not falls_short or "layer1.0.conv1.weight" in messages[0]
+        assert not falls_short or f"{method.selection.fraction:.2%}" in messages[0]
+
+
+def restart(network):
+    """Let every scale of BatchNorm be one."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)

@@ -3,6 +3,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from mist_avalanche.models import backbone_defaults, backbones, create_backbone, input_statistics
 from mist_avalanche.models.backbones import EMBEDDED_WEIGHTS, tiny_vit
@@ -118,3 +119,25 @@ def test_input_statistics():
     assert input_statistics(timm.create_model(TINY)) == (half, half)
     with pytest.raises(ValueError, match="No mean and std are known"):
         input_statistics(tiny_vit())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.pth", b"", "it is empty; get it again"),
+        ("a.safetensors", b"", "it is empty"),
+        ("a.pth", b"<!DOCTYPE html><html>404</html>", "it is a web page; download"),
+        ("a.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        ("a.pth", {"teacher": {"x": torch.zeros(1)}, "student": {}}, "holds teacher and student"),
+        ("a.pth", nn.Linear(1, 1), r"state_dict\(\)"),
+        ("a.pth", {"backbone.cls_token": torch.zeros(1)}, "tensors are missing, .*backbone.cls_to"),
+    ],
+)
+def test_files_say_why_they_hold_no_weights(tmp_path, name, content, said):
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    else:
+        torch.save(content, tmp_path / name)
+    with pytest.raises(ValueError, match=said) as error:
+        create_backbone(TINY, tmp_path / name)
+    assert "weights_only" not in str(error.value)

@@ -85,3 +85,13 @@ def test_a_cpu_without_bf16_is_mentioned_once(monkeypatch):
     with pytest.warns(UserWarning, match="This CPU has no bf16"):
         forward(nn.Linear(4, 2), x)
     forward(nn.Linear(4, 2), x)  # a second warning would be an error
+
+
+@pytest.mark.parametrize("kind", [dict, list, tuple])
+def test_a_backbone_that_returns_no_tensor_is_told_what_to_return(kind):
+    class Wrapped(nn.Module):
+        def forward(self, x):
+            return {"features": x} if kind is dict else kind([x])
+
+    with pytest.raises(TypeError, match=rf"returns a {kind.__name__}. .* features \(B, D\)"):
+        Forward()(Wrapped(), torch.rand(2, 3, 4, 4))

@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -13,6 +14,7 @@ from mist_avalanche.models.prompts import (
     PromptPool,
 )
 from mist_avalanche.models.prompts.components import orthogonal_rows
+from mist_avalanche.strategies import L2P, CODAPrompt, DualPrompt
 
 MAKERS = {
     "pool": lambda d: PromptPool(d, size=6, length=2, top_k=3),
@@ -141,3 +143,37 @@ def test_components_start_orthonormal_until_there_is_no_room():
     prompts.begin_experience()
     with pytest.raises(ValueError, match="room for 2 experiences at a width of 8"):
         prompts.begin_experience()
+
+
+# ---- Families of timm ----------------------------------------------------------------------------
+
+FAMILIES = (
+    "vit_small_patch16_224.dino",
+    "vit_small_patch14_reg4_dinov2",
+    "vit_base_patch16_clip_224",
+    "vit_base_patch16_siglip_224",
+    "vit_base_patch16_224.mae",
+    "deit3_small_patch16_224",
+)
+ROTARY = ("eva02_tiny_patch14_224", "vit_small_patch16_dinov3")
+TINY = {"img_size": 56, "embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 0}
+STRATEGIES = (L2P, DualPrompt, CODAPrompt)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@KINDS
+def test_prompts_train_on_families_of_timm(name, kind):
+    torch.manual_seed(2)
+    vit = timm.create_model(name, **TINY).double().eval()
+    model = prompted(kind, vit)
+    x = images(4, 56)
+    assert all(grad is not None and grad.abs().max() > 0 for grad in gradients(model, x)[:1])
+    torch.testing.assert_close(model.eval()(x)[:1], model(x[:1]))
+
+
+@pytest.mark.parametrize("name", ROTARY)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_rotary_positions_are_refused_at_construction(name, strategy):
+    vit = timm.create_model(name, **TINY)
+    with pytest.raises(ValueError, match="plain VisionTransformer, and Eva has none"):
+        strategy(model=vit)
