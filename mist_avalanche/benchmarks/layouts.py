@@ -19,7 +19,6 @@ from .images import ImageFiles, LabelledImages, is_image_name, normal_form
 
 Files = list[tuple[str, int]]  # (name below the root, class id)
 TRAIN_SHARE = 0.8
-_READ = f"images are {' '.join(IMG_EXTENSIONS)}"
 _OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 _PARTS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
 
@@ -64,7 +63,7 @@ def split_by_hash(classes: Mapping[str, list[str]]) -> tuple[Files, Files]:
     ones train: the same on every machine, whatever the order or dates of the files.
 
     Args:
-        classes: class folder to the names of its images.
+        classes: class to its images, ``class/file``.
     """
 
     def digest(name: str) -> bytes:
@@ -72,56 +71,46 @@ def split_by_hash(classes: Mapping[str, list[str]]) -> tuple[Files, Files]:
 
     train: Files = []
     test: Files = []
-    for label, (folder, images) in enumerate(classes.items()):
+    for label, (name, images) in enumerate(classes.items()):
         if len(images) < 2:
-            raise ValueError(f"class {folder!r} has {len(images)} image(s), a split needs two")
-        ordered = sorted(f"{folder}/{image}" for image in images)
-        ordered.sort(key=digest)
+            raise ValueError(f"class {name!r} has {len(images)} image(s), a split needs two")
+        ordered = sorted(sorted(images), key=digest)
         n_train = min(max(round(TRAIN_SHARE * len(ordered)), 1), len(ordered) - 1)
-        train += [(name, label) for name in sorted(ordered[:n_train])]
-        test += [(name, label) for name in sorted(ordered[n_train:])]
+        train += [(image, label) for image in sorted(ordered[:n_train])]
+        test += [(image, label) for image in sorted(ordered[n_train:])]
     return train, test
 
 
-class Listing(NamedTuple):
-    """Class folders, and what is in them."""
+def list_classes(root: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """The class folders in a folder, their images at any depth, and notes for the user.
 
-    classes: dict[str, list[str]]  # folder to the names of its images below it, both sorted
-    skipped: dict[str, Counter[str]]  # folder to its other files, by suffix
-    notes: list[str]  # what a user may not expect
-
-    def without_images(self, folder: str) -> str:
-        """What is wrong with a class folder without images."""
-        others = _counted(self.skipped[folder])
-        return f"class {folder!r} has no image" + (f" but {others}; {_READ}" if others else "")
-
-
-def list_classes(root: Path) -> Listing:
-    """The class folders in a folder and the images in them, at any depth, as in ImageFolder.
+    As in ImageFolder. Classes have their names in Unicode NFC, and images their paths below the
+    folder; both are sorted.
 
     Raises:
-        ValueError: a link leads nowhere, or two folders have one name in two Unicode forms.
+        ValueError: a class has no image or two folders; a link leads nowhere, or back.
     """
     classes: dict[str, list[str]] = {}
-    skipped: dict[str, Counter[str]] = {}
+    skipped: Counter[str] = Counter()
     for folder in sorted(class_folders(root), key=lambda e: normal_form(e.name)):
-        if normal_form(folder.name) in map(normal_form, classes):
-            raise ValueError(
-                f"the class folders {folder.name!r} have one name in two Unicode forms; merge them"
-            )
-        names = sorted(_files_in(folder.path))
-        classes[folder.name] = [name for name in names if is_image_name(os.path.basename(name))]
-        others = {*names} - {*classes[folder.name]}
-        skipped[folder.name] = Counter(map(_suffix, others))
-    images = [name for names in classes.values() for name in names]
-    deeper = sum("/" in name for name in images)
+        name, files = normal_form(folder.name), sorted(_files_in(folder.path, f"{folder.name}/"))
+        if name in classes:
+            raise ValueError(f"class {name!r} has two folders, in two Unicode forms; merge them")
+        classes[name] = [file for file in files if is_image_name(os.path.basename(file))]
+        others = Counter(os.path.splitext(f)[1].lower() for f in {*files} - {*classes[name]})
+        if not classes[name]:
+            has = f" but {_counted(others)}" if others else ""
+            raise ValueError(f"class {name!r} has no image in {folder.path!r}{has}")
+        skipped += others
+    images = [image for names in classes.values() for image in names]
+    deeper = sum(image.count("/") > 1 for image in images)
     beside = sum(entry.is_file() and is_image_name(entry.name) for entry in os.scandir(root))
-    notes = [f"{beside} images beside the class folders are not used"] if beside else []
-    if deeper:
-        notes.append(f"{deeper} of {len(images)} images lie in folders within their class folder")
-    if counted := _counted(sum(skipped.values(), Counter())):
-        notes.append(f"files skipped by their suffix: {counted}; {_READ}")
-    return Listing(classes, skipped, notes)
+    notes = {
+        f"{beside} images beside the class folders are not used": beside,
+        f"{deeper} of {len(images)} images lie in folders within their class folder": deeper,
+        f"files skipped by their suffix: {_counted(skipped)}": skipped,
+    }
+    return classes, [note for note, is_so in notes.items() if is_so]
 
 
 def class_folders(root: Path) -> list[os.DirEntry[str]]:
@@ -133,7 +122,7 @@ def class_folders(root: Path) -> list[os.DirEntry[str]]:
     return [entry for entry in shown if entry.is_dir()]
 
 
-def _files_in(folder: str, below: str = "", outer: tuple[str, ...] = ()) -> Iterator[str]:
+def _files_in(folder: str, below: str, outer: tuple[str, ...] = ()) -> Iterator[str]:
     """Names of the files in a folder and the folders in it; links are followed."""
     outer = (*outer, os.path.realpath(folder))
     with os.scandir(folder) as entries:
@@ -158,42 +147,29 @@ def _check_link(entry: os.DirEntry[str]) -> None:
 
 
 def _counted(suffixes: Counter[str]) -> str:
-    return ", ".join(f"{n} {suffix}" for suffix, n in suffixes.most_common())
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower() or "without a suffix"
+    counts = ", ".join(f"{n} {suffix or 'without one'}" for suffix, n in suffixes.most_common())
+    return f"{counts}; images are {' '.join(IMG_EXTENSIONS)}"
 
 
 def _read_class_folders(root: Path) -> Split | None:
     """``<class>/<image>``, split by hash."""
-    parts = [e.name for e in class_folders(root) if e.name.lower() in _PARTS]
-    if "train" in parts and {"test", "val"} & {*parts}:
+    names = {entry.name for entry in class_folders(root)}
+    if len(names) < 2 or ("train" in names and names & {"test", "val"}):
         return None
-    if len(parts) > 1:
+    if len(parts := [name for name in sorted(names) if name.lower() in _PARTS]) > 1:
         raise ValueError(
-            f"{' and '.join(sorted(parts))} are parts of a split, not classes; name them train and "
-            "test (or val)"
+            f"{' and '.join(parts)} are parts of a split, not classes; name them train and test "
+            "(or val)"
         )
-    if root.name.lower() in _PARTS and _is_divided(root.parent):
-        raise ValueError(f"it is one part of a split; give {str(root.parent)!r}")
-    listing = list_classes(root)
-    if len(listing.classes) < 2:
-        return None
-    for name, images in listing.classes.items():
-        if not images:
-            raise ValueError(listing.without_images(name))
-    train, test = (ImageFiles(root, files) for files in split_by_hash(listing.classes))
-    return Split(root, "80/20 by name hash", list(listing.classes), train, test, listing.notes)
-
-
-def _is_divided(root: Path) -> bool:
-    """Whether a folder can be read as a training and a test set."""
-    for read in (_read_tiny_imagenet, _read_train_test_folders):
-        with suppress(ValueError, OSError):
-            if read(root):
-                return True
-    return False
+    if root.name.lower() in _PARTS:  # unless the other parts have no classes
+        with suppress(ValueError):
+            if _read_tiny_imagenet(root.parent) or _read_train_test_folders(root.parent):
+                names.clear()
+        if not names:
+            raise ValueError(f"it is one part of a split; give {str(root.parent)!r}")
+    classes, notes = list_classes(root)
+    train, test = (ImageFiles(root, files) for files in split_by_hash(classes))
+    return Split(root, "80/20 by name hash", [*classes], train, test, notes)
 
 
 def _read_train_test_folders(root: Path) -> Split | None:
@@ -201,33 +177,28 @@ def _read_train_test_folders(root: Path) -> Split | None:
     folders = [name for name in ("train", "test", "val") if (root / name).is_dir()]
     if folders[:1] != ["train"] or len(folders) == 1:
         return None
-    found, notes = {name: list_classes(root / name) for name in folders}, list[str]()
-    train, *tests = ({normal_form(c): c for c in one.classes} for one in found.values())
+    names = {part: {normal_form(e.name) for e in class_folders(root / part)} for part in folders}
+    tests = [part for part in folders[1:] if names[part] & names["train"]]
     if len(tests) == 2:
-        if train.keys() <= tests[0].keys() & tests[1].keys():
-            raise ValueError("there are both test and val folders; move one of them away")
-        common = [len(train.keys() & test.keys()) for test in tests]
-        unused = int(common[0] >= common[1])  # such as a contest's images without classes
-        notes.append(f"{folders[1 + unused]} is not used, it has other classes")
-        del folders[1 + unused], tests[unused]
-    (test,), both = tests, " and ".join(folders)
-    if not train.keys() & test.keys():
+        raise ValueError("there are both test and val folders; move one of them away")
+    if not tests:
         raise ValueError(
-            f"{both} have no class in common; arrange both as class folders of the same names, or "
-            f"give {str(root / 'train')!r}, which is then split"
+            f"{' and '.join(folders)} have no class in common; arrange them as class folders of "
+            f"the same names, or give {str(root / 'train')!r}, which is then split"
         )
+    both = f"train and {tests[0]}"
+    for name in sorted(names["train"] ^ names[tests[0]]):
+        raise ValueError(f"class {name!r} needs images in both {both}")
+    notes = [
+        f"{part} is not used, it has other classes" for part in folders[1:] if part not in tests
+    ]
     parts: list[ImageFiles] = []
-    for folder, names in zip(folders, (train, test), strict=True):
-        rows: Files = []
-        for y, form in enumerate(train | test):
-            if form not in names:
-                raise ValueError(f"class {form!r} needs images in both {both}")
-            if not (images := found[folder].classes[names[form]]):
-                raise ValueError(f"in {folder}, {found[folder].without_images(names[form])}")
-            rows += [(f"{folder}/{names[form]}/{image}", y) for image in images]
+    for part in ("train", tests[0]):
+        classes, of_part = list_classes(root / part)
+        rows = [(f"{part}/{image}", y) for y, c in enumerate(classes) for image in classes[c]]
         parts.append(ImageFiles(root, rows))
-    notes += [f"in {folder}, {note}" for folder in folders for note in found[folder].notes]
-    return Split(root, f"{both} folders", [*train.values()], parts[0], parts[1], notes)
+        notes += [f"in {part}, {note}" for note in of_part]
+    return Split(root, f"{both} folders", [*classes], parts[0], parts[1], notes)
 
 
 def _read_tiny_imagenet(root: Path) -> Split | None:
@@ -235,9 +206,9 @@ def _read_tiny_imagenet(root: Path) -> Split | None:
     table = root / "val" / "val_annotations.txt"
     if not table.is_file():
         return None
-    train = list_classes(root / "train").classes
+    train, _ = list_classes(root / "train")
     ids = {name: y for y, name in enumerate(train)}
-    rows = [(f"train/{c}/{image}", y) for c, y in ids.items() for image in train[c]]
+    rows = [(f"train/{image}", y) for c, y in ids.items() for image in train[c]]
     lines = (line.split("\t") for line in table.read_text(encoding="utf-8").splitlines())
     tests = [(f"val/images/{image}", ids[name]) for image, name, *_ in lines]
     return _listed(root, [*train], rows, tests)

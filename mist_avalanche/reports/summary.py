@@ -28,27 +28,21 @@ def mean_and_std(runs: Runs) -> dict[str, dict[str, float | None]]:
 
 
 def check_same_data(methods: Methods) -> None:
-    """ValueError where runs are of different images or classes, or of other weights of a backbone.
+    """ValueError where runs are of different images, classes or weights.
 
-    The images of a benchmark of one's own may depend on the seed of the order.
+    Runs with the same order of classes, experiences and name of the backbone are compared.
     """
     first: dict[tuple[Any, ...], tuple[str, Any]] = {}
     for label, run in ((label, run) for label, runs in methods.items() for run in runs):
-        config, digests = run["config"], run.get("digests", {})
-        order = config["order_seed"], config.get("experiences"), config.get("benchmark")
-        images = order if ":" in config.get("benchmark", "") else ()
-        name = f"{display_name(label)}, seed {config['seed']}"
-        for what, alike in (
-            ("training_images", images),
-            ("test_images", images),
-            ("class_names", order),
-            ("backbone", (config.get("backbone"), config.get("image_size"))),
-        ):
-            other, digest = first.setdefault((what, *alike), (name, digests.get(what)))
-            if digest != digests.get(what):
+        config, name = run["config"], f"{display_name(label)}, seed {run['config']['seed']}"
+        alike = [config.get(k) for k in ("order_seed", "experiences", "backbone", "image_size")]
+        for what in ("class_names", "training_images", "test_images", "backbone"):
+            digest = run.get("digests", {}).get(what)
+            other, expected = first.setdefault((what, *alike), (name, digest))
+            if digest != expected:
                 raise ValueError(
                     f"{other} and {name} cannot stand in one table, their {what} differ "
-                    f"({digest} and {digests.get(what)}). Run them again (--overwrite)."
+                    f"({expected} and {digest}). Run them again (--overwrite)."
                 )
 
 

@@ -52,7 +52,7 @@ def keep_one(folder):
 @pytest.mark.parametrize(
     ("make", "breaks", "message"),
     [
-        (train_test, lambda root: emptied(first(root / "test")), "in test, class {} has no image"),
+        (train_test, lambda root: emptied(first(root / "test")), "class {} has no image in .*test"),
         (train_test, lambda root: shutil.rmtree(first(root / "test")), "{} needs images in both"),
         (train_test, lambda root: shutil.rmtree(first(root / "train")), "{} needs images in both"),
         (

@@ -128,32 +128,39 @@ def naive_split(classes):
 images = st.lists(st.text("abé0", min_size=1), min_size=2, max_size=12, unique=True)
 
 
+def split(classes):
+    """By the package, of class to file names."""
+    return split_by_hash({c: [f"{c}/{image}" for image in images] for c, images in classes.items()})
+
+
 @given(st.dictionaries(st.sampled_from(["a", "b", "é", "n01"]), images, min_size=1))
 def test_split_by_hash_is_a_partition_that_depends_on_names_alone(classes):
-    train, test = split_by_hash(classes)
+    train, test = split(classes)
     assert (train, test) == naive_split(classes)
     assert sorted(train + test) == sorted(
         (f"{c}/{image}", y) for y, c in enumerate(classes) for image in classes[c]
     )
-    assert split_by_hash({c: images[::-1] for c, images in classes.items()}) == (train, test)
+    assert split({c: images[::-1] for c, images in classes.items()}) == (train, test)
 
 
 def test_split_by_hash_never_changes():
-    _, test = split_by_hash({"a": [f"{i}.jpg" for i in range(10)], "b": ["x.jpg", "y.jpg"]})
+    _, test = split({"a": [f"{i}.jpg" for i in range(10)], "b": ["x.jpg", "y.jpg"]})
     assert test == [("a/3.jpg", 0), ("a/5.jpg", 0), ("b/x.jpg", 1)]
-    decomposed = split_by_hash({"e\u0301": list("abc")})
-    assert [n[-1] for n, _ in decomposed[1]] == [
-        n[-1] for n, _ in split_by_hash({"é": list("abc")})[1]
-    ]
+    decomposed = split({"e\u0301": list("abc")})
+    assert [n[-1] for n, _ in decomposed[1]] == [n[-1] for n, _ in split({"é": list("abc")})[1]]
 
 
 def test_listing_skips_what_is_hidden_or_no_image(tmp_path):
-    root = class_folders(tmp_path / "photos", {"b": {"2.jpg": b"", "1.PNG": b""}, "a": {}})
+    root = class_folders(
+        tmp_path / "photos", {"b": {"2.jpg": b"", "1.PNG": b""}, "a": {"x.tif": b""}}
+    )
     class_folders(root, {".git": {"x.jpg": b""}, "__MACOSX": {"x.jpg": b""}}, ())
     for name in ("notes.txt", "._1.png", "folder.jpg/inside.jpg"):
         (root / "b" / name).parent.mkdir(exist_ok=True)
         (root / "b" / name).write_bytes(b"")
-    assert [*list_classes(root).classes.items()] == [
-        ("a", []),
-        ("b", ["1.PNG", "2.jpg", "folder.jpg/inside.jpg"]),
+    classes, notes = list_classes(root)
+    assert [*classes.items()] == [
+        ("a", ["a/x.tif"]),
+        ("b", ["b/1.PNG", "b/2.jpg", "b/folder.jpg/inside.jpg"]),
     ]
+    assert ["1 of 4 images" in notes[0], "1 .txt" in notes[1], len(notes)] == [True, True, 2]

@@ -53,7 +53,7 @@ def test_other_suffixes_are_counted(tmp_path, caplog):
     assert said.count("3 .jfif; images are .jpg .jpeg .png") == 2
     assert said.count("1 images beside the class folders") == 2
     pets(root, ["owl"], suffix=".gif")
-    with pytest.raises(ValueError, match=r"'owl' has no image but 5 .gif; images are .jpg"):
+    with pytest.raises(ValueError, match=r"'owl' has no image in .* but 5 .gif; images are .jpg"):
         read(root)
 
 
@@ -86,7 +86,7 @@ def test_names_in_two_unicode_forms(tmp_path):
         pets(tmp_path / "cakes" / part, [name, "flan"])
     assert read(tmp_path / "cakes") == ([10, 10], [CREME[0], "flan"])
     pets(tmp_path / "both", [*CREME, "flan"])
-    with pytest.raises(ValueError, match=r"one name in two Unicode forms"):
+    with pytest.raises(ValueError, match=r"crème.*two Unicode forms"):
         read(tmp_path / "both")
 
 
@@ -149,8 +149,8 @@ def test_check_counts_rotated_and_flat_images(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "cause"),
     [
-        ("pets.7z", b"7z\xbc\xaf\x27\x1c" + bytes(99), "it is a 7z archive"),
-        ("pets.rar", b"Rar!\x1a\x07" + bytes(99), "it is a RAR archive"),
+        ("pets.7z", b"7z\xbc\xaf\x27\x1c" + bytes(99), "no whole zip or tar"),
+        ("pets.rar", b"Rar!\x1a\x07" + bytes(99), "no whole zip or tar"),
         ("pets.zip.001", b"PK\x03\x04" + bytes(99), "no whole zip or tar"),
         ("pets.zip", "in a zip", "holds another archive, inner.zip"),
         ("pets.zip", "second half", "no whole zip or tar"),
