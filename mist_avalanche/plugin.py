@@ -22,7 +22,7 @@ from .method.views import View
 from .models.backbones import check_backbone
 from .models.classifier import FeatureExtractor, feature_extractor
 from .models.defaults import backbone_defaults
-from .utils import check_not_empty, classes_of, derive_seed, memory_advice
+from .utils import classes_of, derive_seed
 
 
 class MISTPlugin(SupervisedPlugin):
@@ -186,10 +186,6 @@ class MISTPlugin(SupervisedPlugin):
 
     # ---- Avalanche's hooks -------------------------------------------------------------------
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        """Refuse an experience without images."""
-        check_not_empty(strategy.experience)
-
     def before_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
         """Score, select and tune when due; then freeze what is not selected."""
         self._check_strategy(strategy)
@@ -198,17 +194,15 @@ class MISTPlugin(SupervisedPlugin):
         extract = feature_extractor(strategy, self.options.classifier, method.seed)
         score, epochs = self._due(strategy, extract)
         if score or epochs:
-            advice = "Lower batch_size, set chunk_size (the same gradient) or use precision='bf16'."
-            with memory_advice("MIST's batches", advice):
-                method.run(
-                    extract,
-                    experience.dataset.train(),
-                    classes_of(experience),
-                    strategy.device,
-                    score=score,
-                    epochs=epochs,
-                    num_workers=num_workers,
-                )
+            method.run(
+                extract,
+                experience.dataset.train(),
+                classes_of(experience),
+                strategy.device,
+                score=score,
+                epochs=epochs,
+                num_workers=num_workers,
+            )
         if score and method.selection is not None:
             self._publish(strategy, "selected_fraction", method.selection.fraction)
         if epochs:

@@ -69,12 +69,6 @@ def classes_of(experience: Any) -> list[int]:
     return sorted({int(y) for y in getattr(targets, "uniques", targets)})
 
 
-def check_not_empty(experience: Any) -> None:
-    """ValueError where an experience has no images, which Avalanche's loaders cannot take."""
-    if not len(experience.dataset):
-        raise ValueError(f"Experience {experience.current_experience} has no images. Omit it.")
-
-
 def derive_seed(seed: int, *path: int) -> int:
     """A seed for one purpose: statistically independent for different paths of integers."""
     state = np.random.SeedSequence([seed % 2**63, *path]).generate_state(1, np.uint64)
@@ -119,19 +113,6 @@ def state_hash(module: nn.Module, without: str | None = None) -> bytes:
         flat: Any = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(memoryview(flat.view(torch.uint8).numpy()))
     return digest.digest()
-
-
-@contextmanager
-def memory_advice(what: str, fix: str) -> Iterator[None]:
-    """MemoryError where memory runs out inside, with what needed it and how to need less."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        on_gpu = isinstance(error, torch.OutOfMemoryError)
-        if isinstance(error, RuntimeError) and not on_gpu and "allocate memory" not in str(error):
-            raise
-        where = "GPU memory" if on_gpu else "Memory"
-        raise MemoryError(f"{where} ran out: {what}. {fix}") from error
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
 import tarfile
 import tempfile
 import zipfile
@@ -13,30 +12,21 @@ from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlparse
-from urllib.request import Request, urlopen
 
+from torch.hub import download_url_to_file
 from torchvision.datasets.utils import check_md5
-from tqdm.auto import tqdm
 
 log = logging.getLogger(__name__)
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar")
-TIMEOUT = 60.0  # seconds without a byte
 
 
 def fetch(url: str, md5: str, folder: Path, *, progress: bool = True) -> Path:
     """Download an archive into a folder; it gets its name once its checksum is right."""
     path = folder / Path(urlparse(url).path).name
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    request = Request(url, headers={"User-Agent": "mist-avalanche"})
-    bar = {"desc": path.name, "unit": "B", "unit_scale": True, "disable": not progress}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (
-            urlopen(request, timeout=TIMEOUT) as response,
-            temporary.open("wb") as file,
-            tqdm.wrapattr(file, "write", total=response.length, **bar) as out,
-        ):
-            shutil.copyfileobj(response, out, 1 << 20)
+        download_url_to_file(url, str(temporary), progress=progress)
         if not check_md5(temporary, md5):
             raise ValueError(
                 f"{url} sent {temporary.stat().st_size} bytes whose md5 is not {md5}: something "

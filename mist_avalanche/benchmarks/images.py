@@ -7,7 +7,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -64,20 +64,6 @@ def is_rotated(path: str | Path) -> bool:
     """Whether the EXIF data of an image say that it is to be turned or mirrored."""
     with Image.open(path) as image:
         return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
-
-
-class LabelledImages(Protocol):
-    """Items (RGB image, class id), with the class ids in ``targets``."""
-
-    targets: list[int]
-
-    @property
-    def names(self) -> list[str]:
-        """The name of each image."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]: ...
 
 
 def digest(images: Any, *, with_sizes: bool = False) -> str:

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 from torchvision.datasets import CIFAR100
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .images import ImageFiles, LabelledImages, is_image_name, normal_form
+from .images import ImageFiles, is_image_name, normal_form
 
 Files = list[tuple[str, int]]  # (name below the root, class id)
 TRAIN_SHARE = 0.8
-_OF_SYSTEMS = ("thumbs.db", "desktop.ini")
+_HIDDEN = (".", "__MACOSX", "Thumbs.db", "desktop.ini")  # beginnings of names
 _PARTS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
 
 
@@ -30,8 +30,8 @@ class Split:
     root: Path  # their folder
     kind: str  # how they were divided
     class_names: list[str]  # by class id
-    train: LabelledImages
-    test: LabelledImages
+    train: Any  # items (RGB image, class id), with ``targets`` and ``names``
+    test: Any
     notes: Sequence[str] = ()  # on what a user may not expect
 
     def __post_init__(self) -> None:
@@ -104,7 +104,7 @@ def list_classes(root: Path) -> tuple[dict[str, list[str]], list[str]]:
         skipped += others
     images = [image for names in classes.values() for image in names]
     deeper = sum(image.count("/") > 1 for image in images)
-    beside = sum(entry.is_file() and is_image_name(entry.name) for entry in os.scandir(root))
+    beside = sum(entry.is_file() and is_image_name(entry.name) for entry in _entries(root))
     notes = {
         f"{beside} images beside the class folders are not used": beside,
         f"{deeper} of {len(images)} images lie in folders within their class folder": deeper,
@@ -115,35 +115,30 @@ def list_classes(root: Path) -> tuple[dict[str, list[str]], list[str]]:
 
 def class_folders(root: Path) -> list[os.DirEntry[str]]:
     """The folders in a folder that are not hidden."""
-    with os.scandir(root) as entries:
-        shown = [e for e in entries if not e.name.startswith((".", "__MACOSX"))]
+    return [entry for entry in _entries(root) if entry.is_dir()]
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden; ValueError where a link leads nowhere."""
+    with os.scandir(folder) as entries:
+        shown = [e for e in entries if not e.name.startswith(_HIDDEN)]
     for entry in shown:
-        _check_link(entry)
-    return [entry for entry in shown if entry.is_dir()]
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            target = os.readlink(entry.path)
+            raise ValueError(f"{entry.path!r} is a link to {target!r}, which is gone; remove it")
+    return shown
 
 
 def _files_in(folder: str, below: str, outer: tuple[str, ...] = ()) -> Iterator[str]:
     """Names of the files in a folder and the folders in it; links are followed."""
     outer = (*outer, os.path.realpath(folder))
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in _OF_SYSTEMS:
-                continue
-            _check_link(entry)
-            if not entry.is_dir():
-                yield below + entry.name
-            elif os.path.realpath(entry.path) in outer:
-                raise ValueError(f"{entry.path!r} is a link to a folder that it is in; remove it")
-            else:
-                yield from _files_in(entry.path, f"{below}{entry.name}/", outer)
-
-
-def _check_link(entry: os.DirEntry[str]) -> None:
-    if entry.is_symlink() and not os.path.exists(entry.path):
-        raise ValueError(
-            f"{entry.path!r} is a link to {os.readlink(entry.path)!r}, which does not exist; "
-            "restore that or remove the link"
-        )
+    for entry in _entries(folder):
+        if not entry.is_dir():
+            yield below + entry.name
+        elif os.path.realpath(entry.path) in outer:
+            raise ValueError(f"{entry.path!r} is a link to a folder that it is in; remove it")
+        else:
+            yield from _files_in(entry.path, f"{below}{entry.name}/", outer)
 
 
 def _counted(suffixes: Counter[str]) -> str:
@@ -161,12 +156,12 @@ def _read_class_folders(root: Path) -> Split | None:
             f"{' and '.join(parts)} are parts of a split, not classes; name them train and test "
             "(or val)"
         )
-    if root.name.lower() in _PARTS:  # unless the other parts have no classes
-        with suppress(ValueError):
-            if _read_tiny_imagenet(root.parent) or _read_train_test_folders(root.parent):
-                names.clear()
-        if not names:
-            raise ValueError(f"it is one part of a split; give {str(root.parent)!r}")
+    whole = None
+    if root.name.lower() in _PARTS:
+        with suppress(ValueError):  # the other parts have no classes
+            whole = _read_tiny_imagenet(root.parent) or _read_train_test_folders(root.parent)
+    if whole:
+        raise ValueError(f"it is one part of a split; give {str(root.parent)!r}")
     classes, notes = list_classes(root)
     train, test = (ImageFiles(root, files) for files in split_by_hash(classes))
     return Split(root, "80/20 by name hash", [*classes], train, test, notes)
@@ -179,7 +174,7 @@ def _read_train_test_folders(root: Path) -> Split | None:
         return None
     names = {part: {normal_form(e.name) for e in class_folders(root / part)} for part in folders}
     tests = [part for part in folders[1:] if names[part] & names["train"]]
-    if len(tests) == 2:
+    if len(tests) > 1:
         raise ValueError("there are both test and val folders; move one of them away")
     if not tests:
         raise ValueError(
@@ -189,9 +184,7 @@ def _read_train_test_folders(root: Path) -> Split | None:
     both = f"train and {tests[0]}"
     for name in sorted(names["train"] ^ names[tests[0]]):
         raise ValueError(f"class {name!r} needs images in both {both}")
-    notes = [
-        f"{part} is not used, it has other classes" for part in folders[1:] if part not in tests
-    ]
+    notes = [f"{part} is not used, it has other classes" for part in {*folders[1:]} - {*tests}]
     parts: list[ImageFiles] = []
     for part in ("train", tests[0]):
         classes, of_part = list_classes(root / part)

@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
-import io
-import re
-from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 from avalanche.benchmarks import NCScenario
 from PIL import Image
-from torch.utils.data import Dataset
 from torchvision.datasets import Omniglot
 
 from . import transforms
-from .find import data_folder
+from .find import Dataset, find
+from .images import ImageFiles
+from .layouts import Files, Layout, Split
 from .stream import class_incremental
 from .transforms import Statistics, Transform
 
 _SUBSETS = ["images_background", "images_evaluation"]
 _SUBSETS += ["images_background_small1", "images_background_small2"]
 _N_TRAIN_DRAWERS, _N_TEST_DRAWERS = 15, 5
-_DRAWING = re.compile(r"([^/]+)/(character\d+)/\d+_(\d+)\.png$")  # alphabet, character, drawer
 
 
-class _Drawings(Dataset[Any]):
-    """PNG files in memory (about 200 bytes each), decoded when read: white ink on black, RGB."""
-
-    def __init__(self, files: Sequence[bytes], targets: Sequence[int]) -> None:
-        self.files, self.targets = list(files), list(targets)
-        self.sizes = [len(file) for file in files]
-
-    def __len__(self) -> int:
-        return len(self.files)
+class _Drawings(ImageFiles):
+    """Drawings as white ink on black, RGB."""
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        with Image.open(io.BytesIO(self.files[index])) as image:
-            return transforms.white_on_black(image), self.targets[index]
+        image, target = super().__getitem__(index)
+        return transforms.white_on_black(image), target
+
+
+def _read(subsets: Sequence[str], wanted: Sequence[str], root: Path) -> Split | None:
+    """``<alphabet>/character<n>/<n>_<drawer>.png`` in a folder with the name of a subset."""
+    drawings = [path.relative_to(root) for path in root.glob("*/character*/*_*.png")]
+    if root.name not in subsets or not drawings:
+        return None
+    known = sorted({drawing.parts[0] for drawing in drawings})
+    if unknown := {*wanted} - {*known}:
+        raise ValueError(f"it has the alphabets {', '.join(known)}; asked for {sorted(unknown)}")
+    chosen = sorted(d for d in drawings if d.parts[0] in (wanted or known))
+    characters = sorted({drawing.parts[:2] for drawing in chosen})
+    parts: tuple[Files, Files] = [], []  # training and test
+    for drawing in chosen:
+        drawer = int(drawing.stem.rpartition("_")[2])
+        row = drawing.as_posix(), characters.index(drawing.parts[:2])
+        parts[drawer > _N_TRAIN_DRAWERS].append(row)
+    train, test = (_Drawings(root, files) for files in parts)
+    kind = f"{root.name}, last {_N_TEST_DRAWERS} drawers"
+    return Split(root, kind, ["/".join(c) for c in characters], train, test)
 
 
 def SplitOmniglot(
@@ -75,77 +85,34 @@ def SplitOmniglot(
         shuffle: False keeps the order of the ids.
         train_transform: of a training image (PIL, RGB); None for a slight random affine map.
         eval_transform: of a test image; None for the whole image.
-        download: fetch torchvision's copy of the background set where there is none.
+        download: fetch the background set where there is none.
 
     Raises:
         FileNotFoundError: there is no Omniglot under ``dataset_root``.
         ValueError: a broken archive, an unknown alphabet or an impossible number of experiences.
     """
-    root = Path(dataset_root) if dataset_root else data_folder(None) / "omniglot"
-    where = _find(root, subset)
-    if where is None and download:
-        Omniglot(str(root), background=subset != "images_evaluation", download=True)
-        where = _find(root, subset)
-    if where is None:
-        raise FileNotFoundError(
-            f"No Omniglot under {str(root)!r}: expected a folder or .zip named "
-            f"{subset or ' or '.join(_SUBSETS)}. Give `dataset_root`, or `download=True` for "
-            "torchvision's copy (10 MB)."
-        )
-    drawings = _read(where)
-    known = sorted({alphabet for alphabet, _ in drawings})
-    wanted = [alphabets] if isinstance(alphabets, str) else list(alphabets or known)
-    unknown = sorted(set(wanted) - set(known))
-    if unknown or not drawings:
-        raise ValueError(
-            f"{where} has the alphabets {', '.join(known) or 'none'}; asked for {unknown}."
-        )
-    characters = [character for character in sorted(drawings) if character[0] in wanted]
-
-    def part(*, test: bool) -> _Drawings:
-        chosen = [
-            (content, label)
-            for label, character in enumerate(characters)
-            for drawer, content in sorted(drawings[character].items())
-            if (drawer > _N_TRAIN_DRAWERS) == test
-        ]
-        return _Drawings(*zip(*chosen, strict=True))
-
+    wanted = [alphabets] if isinstance(alphabets, str) else list(alphabets or ())
+    subsets = _SUBSETS if subset is None else [subset]
+    dataset = Dataset(
+        name="omniglot",
+        title="Omniglot",
+        layouts=[Layout("drawers", partial(_read, subsets, wanted))],
+        folder_names=[*(name.replace("_", "") for name in subsets), "omniglot", "omniglotpy"],
+        how_to_get=f"{' or '.join(subsets)}, a folder or .zip, from {Omniglot.download_url_prefix}",
+        url=f"{Omniglot.download_url_prefix}/images_background.zip",
+        md5=Omniglot.zips_md5["images_background"],
+    )
+    found = find(dataset, dataset_root, download=download)
     statistics = transforms.statistics_for(normalize, None, backbone)
     return class_incremental(
-        part(test=False),
-        part(test=True),
+        found.train,
+        found.test,
         n_experiences,
-        class_names=["/".join(character) for character in characters],
-        split_name=f"{where.stem}, last {_N_TEST_DRAWERS} drawers",
+        class_names=found.class_names,
+        split_name=found.kind,
         seed=seed,
         fixed_class_order=fixed_class_order,
         shuffle=shuffle,
         train_transform=train_transform or transforms.slightly_bent(image_size, statistics),
         eval_transform=eval_transform or transforms.whole_image(image_size, statistics),
     )
-
-
-def _find(root: Path, subset: str | None) -> Path | None:
-    """The folder or archive of one of the subsets at or below ``root``."""
-    names = _SUBSETS if subset is None else (subset,)
-    folders = (root, root / Omniglot.folder, root / "omniglot")
-    below = [f / n for n in names for f in folders for n in (n, f"{n}.zip")]
-    return next((path for path in (root, *below) if path.stem in names and path.exists()), None)
-
-
-def _read(where: Path) -> dict[tuple[str, str], dict[int, bytes]]:
-    """The drawings in a folder or a .zip: (alphabet, character) to drawer to PNG."""
-    if where.is_dir():
-        files = {p.relative_to(where).as_posix(): p.read_bytes() for p in where.rglob("*.png")}
-    else:
-        try:
-            with ZipFile(where) as archive:
-                files = {n: archive.read(n) for n in archive.namelist() if n.endswith(".png")}
-        except BadZipFile as error:
-            raise ValueError(f"{where} is not a whole zip ({error}). Get it again.") from error
-    drawings: dict[tuple[str, str], dict[int, bytes]] = defaultdict(dict)
-    for name, content in files.items():
-        if match := _DRAWING.search(name):
-            drawings[match[1], match[2]][int(match[3])] = content
-    return drawings

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Print accuracy and loss of every learning rate, and the best one."""
+    """Print accuracy and gain of every learning rate, and the best one."""
     from ..runs.checks import check_runs
     from ..runs.suggest import LRS, best, suggest
 
@@ -31,11 +31,10 @@ def execute(args: argparse.Namespace) -> None:
             "frozen" if t.lr is None else f"{t.lr:g}",
             f"{t.accuracy:.1f}",
             "" if t.lr is None else f"{t.gain:+.1f} ± {t.half_width:.1f}",
-            f"{t.loss:.3f}",
         )
         for t in trials
     ]
-    print(tabulate(rows, ("lr", "accuracy", "gain", "loss"), disable_numparse=True))
+    print(tabulate(rows, ("lr", "accuracy", "gain"), disable_numparse=True))
     print(f"\n{trials[0].n_images} held-out images; ± is half of a 95 % interval.")
     top = best(trials)
     if top.gain > top.half_width:

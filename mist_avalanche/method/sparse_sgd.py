@@ -96,12 +96,10 @@ class ReferenceSGD(torch.optim.SGD):
         params: Iterable[Any],
         lr: float,
         *,
-        momentum: float = MOMENTUM,
-        weight_decay: float = WEIGHT_DECAY,
         drop_rate: float = 0.9,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(params, lr, momentum=momentum, weight_decay=weight_decay)
+        super().__init__(params, lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         self.drop_rate, self.generator = drop_rate, generator
         self.changed = torch.tensor(0)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,8 +58,6 @@ class Forward:
     def _features(self, source: Source, x: Tensor) -> Tensor:
         """Features of one chunk."""
         bf16 = self.precision == "bf16"
-        if bf16 and x.device.type == "cpu":
-            _warn_of_slow_bf16()
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
             features = source(x)
         if not isinstance(features, Tensor):
@@ -96,11 +93,3 @@ def _compile(source: Source) -> Source:
         return seen.pop()
 
     return run
-
-
-@cache
-def _warn_of_slow_bf16() -> None:
-    """Warn once where the CPU has no bf16."""
-    if not getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)():
-        slow = "This CPU has no bf16 and imitates it, several times slower. Use precision='32'."
-        warnings.warn(slow, stacklevel=2)

@@ -42,17 +42,14 @@ class StatisticsHead(GrowingBuffers, DynamicModule):
         """Make room for the labels of an experience; Avalanche calls this in evaluation too."""
         self.grow(max(classes_of(experience), default=-1) + 1)
 
-    def _check(self, features: Tensor, labels: Tensor) -> None:
-        """Refuse features (B, D) that are not finite, and labels (B,) below 0."""
+    def _count(self, features: Tensor, labels: Tensor) -> None:
+        """Make room for labels (B,) and count them; refuse features that are not finite."""
         if int(labels.min()) < 0:
             raise ValueError(f"Expected labels from 0 on, got {int(labels.min())}.")
         if not torch.isfinite(features).all():
             raise FloatingPointError(
                 "The backbone gives NaN or Inf features. Check its weights and the images."
             )
-
-    def _count(self, labels: Tensor) -> None:
-        """Make room for labels (B,), and count them."""
         self.grow(int(labels.max()) + 1)
         self.counts.index_add_(0, labels, torch.ones_like(labels))
 
@@ -87,8 +84,7 @@ class PrototypeHead(StatisticsHead):
         Raises:
             FloatingPointError: a feature is not finite; nothing was added.
         """
-        self._check(features, labels)
-        self._count(labels)
+        self._count(features, labels)
         if self.sums.shape[1] == 0:
             self.sums = self.sums.new_zeros(len(self.counts), features.shape[1])
         self.sums.index_add_(0, labels, features.to(torch.float64))
@@ -161,8 +157,7 @@ class RidgeHead(StatisticsHead):
         Raises:
             FloatingPointError: a feature is not finite; nothing was added.
         """
-        self._check(features, labels)
-        self._count(labels)
+        self._count(features, labels)
         if self.memory is not None:
             self.memory.add(features, labels)
         self._shape_for(features)

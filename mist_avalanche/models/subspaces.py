@@ -73,8 +73,7 @@ class SubspaceHead(StatisticsHead):
         Raises:
             FloatingPointError: a feature is not finite; nothing was added.
         """
-        self._check(features, labels)
-        self._count(labels)
+        self._count(features, labels)
         blocks, width = features.shape[1:]
         self._make_room(blocks, width)
         self.sums.index_add_(1, labels, features.transpose(0, 1).to(self.sums.dtype))

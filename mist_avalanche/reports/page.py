@@ -83,8 +83,6 @@ def write_page(
 <p class=small>{_COSTS}
 <h2>Figures</h2>
 <div class=grid>{"".join(map(_embedded, figures))}</div>
-<h2>Most often confused after the last experience</h2>
-{_list(_confused(methods))}
 <h2>How it was made</h2>
 <pre class=command>{html.escape(command or "")}</pre>
 <p>{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}
@@ -102,17 +100,6 @@ def _list(sentences: Mapping[str, str]) -> str:
         for label, sentence in sentences.items()
     ]
     return f"<ul>{''.join(items)}</ul>" if items else ""
-
-
-def _confused(methods: Methods) -> dict[str, str]:
-    """The pairs of classes that each method's first run confused most often, in words."""
-    found = {}
-    for label, (run, *_) in methods.items():
-        names = [f"\u2068{name}\u2069" for name in run["class_names"]]  # of any direction
-        pairs = run["confusion"]["classes"][:5]
-        said = "; ".join(f"{names[i]} taken for {names[j]} ({n}×)" for i, j, n in pairs)
-        found[label] = f"{said or 'none'}."
-    return found
 
 
 @mpl.rc_context(STYLE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from scipy import stats
@@ -83,32 +83,28 @@ def described(methods: Methods) -> str:
     return f"After {which} with {each} classes each, on {found['test_images']:,} test images."
 
 
-def costs(runs: Runs) -> dict[str, Any]:
+def costs(runs: Runs) -> dict[str, float | None]:
     """Means over runs; None where it is not known.
 
     Seconds by the clock, and of the CPU (of all cores) or of the GPU that the run had for itself;
     bytes of peak memory of the GPU; numbers of entries trained, added to the backbone and stored
     for later experiences; images stored; updated share of the backbone.
     """
-    on_gpu = any(run["memory"] is not None for run in runs)
+    rows = [_cost(run) for run in runs]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return {n: None if None in c else statistics.fmean(c) for n, c in columns.items()}
 
-    def mean(value: Callable[[Mapping[str, Any]], Any]) -> float | None:
-        values = [value(run) for run in runs]
-        return None if None in values else statistics.fmean(values)
 
+def _cost(run: Mapping[str, Any]) -> dict[str, Any]:
+    sizes, timing, on_gpu = run["parameters"], run["timing"], run["memory"] is not None
     return {
-        "seconds": mean(lambda run: run["timing"]["total"]),
-        "cpu_seconds": None if on_gpu else mean(lambda run: run["timing"].get("cpu")),
-        "gpu_seconds": mean(lambda run: run["timing"]["total"]) if on_gpu else None,
-        "memory": mean(lambda run: run["memory"]),
-        **{
-            name: mean(lambda run, name=name: run["parameters"].get(name))  # type: ignore[misc]
-            for name in ("trained", "added", "stored")
-        },
-        "stored_images": runs[0]["config"].get("strategy_args", {}).get("mem_size", 0),
-        "updated_share": mean(
-            lambda run: run["parameters"]["updated"] / max(1, run["parameters"]["backbone"])
-        ),
+        "seconds": timing["total"],
+        "cpu_seconds": None if on_gpu else timing.get("cpu"),
+        "gpu_seconds": timing["total"] if on_gpu else None,
+        "memory": run["memory"],
+        **{name: sizes.get(name) for name in ("trained", "added", "stored")},
+        "stored_images": run["config"].get("strategy_args", {}).get("mem_size", 0),
+        "updated_share": sizes["updated"] / max(1, sizes["backbone"]),
     }
 
 

@@ -14,14 +14,8 @@ from ..utils import check_choice, check_integer, nearest_first
 from .build import find_benchmark, make_mist
 from .config import RunConfig
 
-_SETTINGS_OF_BENCHMARKS = {  # arguments that have an option of their own
-    "n_experiences": "--experiences",
-    "seed": "--order-seed",
-    "dataset_root": "--dataset-root",
-    "backbone": "--backbone",
-    "image_size": "--image-size",
-    "normalize": "--normalize",
-}
+# Arguments of benchmarks that have an option of their own
+_HAVE_OPTIONS = {"n_experiences", "seed", "dataset_root", "backbone", "image_size", "normalize"}
 
 
 def check_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
@@ -64,10 +58,12 @@ def _check(config: RunConfig, info: StrategyInfo) -> None:
         raise ValueError(f"Expected `first` in [1, {config.experiences}], got {config.first}.")
     known = {*inspect.signature(find_benchmark(config.benchmark)).parameters}
     for name in config.benchmark_args:
-        if name in _SETTINGS_OF_BENCHMARKS:
-            raise ValueError(f"Use {_SETTINGS_OF_BENCHMARKS[name]} in place of {name!r}.")
+        if name in _HAVE_OPTIONS:
+            names = {"n_experiences": "experiences", "seed": "order-seed"}
+            option = names.get(name, name.replace("_", "-"))
+            raise ValueError(f"Use --{option} in place of {name!r}.")
         what = f"benchmark {config.benchmark!r}"
-        _check_argument(name, what, known - _SETTINGS_OF_BENCHMARKS.keys())
+        _check_argument(name, what, known - _HAVE_OPTIONS)
     if config.benchmark == "glyphs" and config.inputs["image_size"] != 32:
         raise ValueError(
             f"Glyphs are 32 pixels wide; {config.backbone!r} takes {config.inputs['image_size']}."

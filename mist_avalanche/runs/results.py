@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .._version import __version__
+from ..models.experience_head import ExperienceLinear
 from ..models.heads import StatisticsHead
 from ..plugin import MISTPlugin
 from ..strategies.registry import find
@@ -30,7 +31,6 @@ from .metrics import accuracy_rows, summarize
 SCHEMA = 1
 _PACKAGES = ("torch", "torchvision", "timm", "avalanche-lib", "numpy")
 _FINISHED = ("results.json", "summary.json", "report.html")  # a run, its seeds, a whole command
-_PAIRS = 20  # of confused classes
 
 
 def results_of(
@@ -44,7 +44,7 @@ def results_of(
     """The content of results.json.
 
     ``pretrained`` is a copy of the backbone from before the run; ``record`` has the number of
-    ``correct`` test images, the ``confusion``, and the seconds of ``train``, ``eval`` and ``cpu``.
+    ``correct`` test images, and the seconds of ``train``, ``eval`` and ``cpu``.
     """
     correct, stream = record["correct"], benchmark.train_stream[: config.first]
     counts = [len(e.dataset) for e in benchmark.test_stream[: config.first]]
@@ -58,7 +58,6 @@ def results_of(
         "test_images": counts,
         "class_names": names_of_classes(benchmark),
         "digests": digests_of(benchmark, pretrained),
-        "confusion": record["confusion"],
         "inputs": config.inputs,
         "timing": {
             "train": record["train"],
@@ -91,21 +90,6 @@ def results_of(
     return results
 
 
-def confusions(matrix: Tensor, experiences: Sequence[Iterable[int]]) -> dict[str, Any]:
-    """What images of classes, and of the classes of experiences, were mistaken for.
-
-    ``matrix`` (C, C) has the number of test images by true and predicted class.
-    """
-    groups = [[*classes] for classes in experiences]
-    wrong = matrix.clone().fill_diagonal_(0)
-    most = wrong.flatten().argsort(descending=True, stable=True)[:_PAIRS].tolist()
-    pairs = [divmod(i, len(wrong)) for i in most]
-    return {
-        "experiences": [[int(matrix[i][:, j].sum()) for j in groups] for i in groups],
-        "classes": [[i, j, int(wrong[i, j])] for i, j in pairs if wrong[i, j]],
-    }
-
-
 def _parameters(
     config: RunConfig, strategy: Any, backbone: nn.Module, pretrained: nn.Module
 ) -> dict[str, int]:
@@ -117,7 +101,8 @@ def _parameters(
         for name, t in (*model.named_parameters(), *model.named_buffers())
         if id(t) not in whole
     }
-    computed = isinstance(getattr(model, "head", None), StatisticsHead)
+    head = getattr(model, "head", None)
+    computed = isinstance(head, StatisticsHead) and not isinstance(head, ExperienceLinear)
     for_later = sum(n for name, n in others.items() if name.startswith(FOR_TRAINING))
     of_lda = {name: getattr(strategy, name, None) for name in ("muK", "Sigma")}
     state = strategy.state_dict() if can_resume(strategy) else {}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from avalanche.evaluation.metrics import StreamConfusionMatrix, accuracy_metrics
+from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.logging import TensorboardLogger
 from avalanche.training.plugins import EvaluationPlugin
 from tqdm.auto import tqdm
@@ -34,7 +34,7 @@ from .checks import check_runs
 from .config import RunConfig
 from .metrics import summarize
 from .predict import save_classifier
-from .results import confusions, finished_results, refuse_to_replace, results_of, write_json
+from .results import finished_results, refuse_to_replace, results_of, write_json
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,6 @@ def _run(config: RunConfig, folder: Path, *, bars: bool) -> dict[str, Any]:
     np.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)
 
-    matrix = StreamConfusionMatrix(n_classes, save_image=False)
     board = TensorboardLogger(folder / "tensorboard")
     metrics = accuracy_metrics(experience=True, stream=True)
     strategy = make_strategy(
@@ -102,7 +101,7 @@ def _run(config: RunConfig, folder: Path, *, bars: bool) -> dict[str, Any]:
         n_classes,
         device=device,
         plugins=[make_mist(config, verbose=bars)] if config.mist else [],
-        evaluator=EvaluationPlugin(metrics, matrix, loggers=[board]),
+        evaluator=EvaluationPlugin(metrics, loggers=[board]),
     )
     record: dict[str, Any] = {"correct": [], "train": [], "eval": [], "cpu": 0.0}
     checkpoint = None
@@ -111,7 +110,6 @@ def _run(config: RunConfig, folder: Path, *, bars: bool) -> dict[str, Any]:
         record = checkpoint.load(record)
 
     stream, tests = benchmark.train_stream[: config.first], benchmark.test_stream[: config.first]
-    classes = [e.classes_in_this_experience for e in stream]
     counts = [len(e.dataset) for e in tests]
     done = len(record["correct"])
     steps = tqdm(stream[done:], config.label, len(stream), initial=done, disable=not bars)
@@ -125,7 +123,6 @@ def _run(config: RunConfig, folder: Path, *, bars: bool) -> dict[str, Any]:
             record["eval"].append(round(time.perf_counter() - trained, 3))
             record["cpu"] += sum(os.times()[:4]) - worked  # of loaders, too
             record["correct"].append([_correct(found, i, counts[i]) for i in range(t + 1)])
-            record["confusion"] = confusions(matrix.result(), classes)
             if checkpoint is not None:
                 checkpoint.save(record)
             which = f"{config.label}, seed {config.seed}: experience {t + 1} of {len(stream)}"

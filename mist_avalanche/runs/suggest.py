@@ -12,10 +12,8 @@ from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.training.plugins import EvaluationPlugin
 from scipy import stats
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from ..method.objective import TEMPERATURE
 from ..strategies import SimpleCIL
 from ..utils import check_integer, check_rate
 from .build import choose_device, make_backbone, make_benchmark, make_mist
@@ -28,14 +26,12 @@ _HELD_OUT = 5  # one of so many images per class
 class Trial(NamedTuple):
     """One learning rate, tried; None is the frozen backbone.
 
-    ``accuracy`` is that of a nearest-mean classifier on held-out images, in percent; ``loss`` its
-    cross-entropy there, of cosines divided by MIST's temperature; ``gain`` the points of accuracy
-    over the frozen backbone, image by image, and ``half_width`` that of its 95 % interval.
+    ``accuracy`` is that of a nearest-mean classifier on held-out images, in percent; ``gain`` the
+    points over the frozen backbone, image by image, and ``half_width`` that of its 95 % interval.
     """
 
     lr: float | None
     accuracy: float
-    loss: float
     gain: float = 0.0
     half_width: float = 0.0
     n_images: int = 0  # held out in any of the splits
@@ -79,21 +75,21 @@ def suggest(
         tried = replace(config, mist=lr is not None, mist_args=mist_args)
         seeds = range(config.seed, config.seed + n_splits)
         measured = [_measure(replace(tried, seed=seed), dataset, targets) for seed in seeds]
-        rows, correct, losses = (torch.cat(parts) for parts in zip(*measured, strict=True))
+        rows, correct = (torch.cat(parts) for parts in zip(*measured, strict=True))
         times = torch.bincount(rows)  # that an image was held out
         shares = torch.bincount(rows, correct)[times > 0] / times[times > 0]
         frozen = shares if lr is None else frozen
         gain = 100 * (shares - frozen)  # by image
         n = len(gain)
         half_width = stats.t.ppf(0.975, n - 1) * float(gain.std()) / n**0.5
-        accuracy, loss = 100 * float(correct.mean()), float(losses.mean())
-        trials.append(Trial(lr, accuracy, loss, float(gain.mean()), half_width, n))
+        accuracy = 100 * float(correct.mean())
+        trials.append(Trial(lr, accuracy, float(gain.mean()), half_width, n))
     return trials
 
 
 def best(trials: Sequence[Trial]) -> Trial:
-    """The most accurate trial; of equally accurate ones, that with the lowest loss."""
-    return min(trials, key=lambda t: (-round(t.accuracy, 6), t.loss))
+    """The most accurate trial; of equally accurate ones, the first."""
+    return max(trials, key=lambda t: round(t.accuracy, 6))
 
 
 def split_classes(targets: Tensor, seed: int) -> tuple[list[Tensor], Tensor]:
@@ -116,8 +112,8 @@ def split_classes(targets: Tensor, seed: int) -> tuple[list[Tensor], Tensor]:
     return halves, torch.cat(held_out)
 
 
-def _measure(config: RunConfig, dataset: Any, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows held out, whether they are classified (0 or 1) and their losses, all (n,)."""
+def _measure(config: RunConfig, dataset: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows held out (n,), and whether they are classified (n,), 0 or 1."""
     halves, held_out = split_classes(targets, config.seed)
     strategy = SimpleCIL(
         model=make_backbone(config),
@@ -131,5 +127,4 @@ def _measure(config: RunConfig, dataset: Any, targets: Tensor) -> tuple[Tensor, 
         strategy.train(experience)
     tests = dataset.subset(held_out.tolist()).eval()
     cosines, labels, _ = strategy.extract(tests, strategy.model)
-    losses = cross_entropy(cosines / TEMPERATURE, labels, reduction="none")
-    return held_out, (cosines.argmax(1) == labels).float().cpu(), losses.cpu()
+    return held_out, (cosines.argmax(1) == labels).float().cpu()

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from ..models.backbone_with_head import BackboneWithHead
 from ..models.classifier import without_classifier
 from ..models.forward import Forward
-from ..utils import in_mode, memory_advice, state_hash
+from ..utils import in_mode, state_hash
 
 
 class Common(TypedDict, total=False):
@@ -162,8 +162,7 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
     def collect(self, batches: Iterable[Any], run: Callable[[Tensor], Tensor]) -> Features:
         """What ``run`` gives for the images of batches (x, y, ...), in evaluation mode."""
         rows = []
-        advice = "Lower train_mb_size or eval_mb_size."
-        with in_mode(self.model, training=False), memory_advice("a batch of images", advice):
+        with in_mode(self.model, training=False):
             for x, y, *rest in batches:
                 tasks = rest[-1] if rest else torch.zeros_like(y)
                 rows.append((run(x.to(self.device)), y.to(self.device), tasks.to(self.device)))

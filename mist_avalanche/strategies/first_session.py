@@ -113,17 +113,8 @@ def adapt(
             pin_memory=weights.device.type == "cuda",
             collate_fn=experience.dataset.collate_fn,
         )
-        train(
-            backbone,
-            module,
-            classifier,
-            batches,
-            lr=s["lr"],
-            epochs=s["train_epochs"],
-            weight_decay=s["weight_decay"],
-            min_lr=s["min_lr"],
-            run=run,
-        )
+        of_training = {name: s[name] for name in ("lr", "train_epochs", "weight_decay", "min_lr")}
+        train(backbone, module, classifier, batches, run=run, **of_training)
     return module.requires_grad_(False).eval()
 
 
@@ -133,11 +124,11 @@ def train(
     classifier: nn.Module,
     batches: Iterable[Any],
     *,
+    run: Forward,
     lr: float,
-    epochs: int,
+    train_epochs: int,
     weight_decay: float,
     min_lr: float,
-    run: Forward,
 ) -> Tensor:
     """Train an adapter and a classifier on batches (x, y, ...), and return the loss of each step.
 
@@ -147,10 +138,10 @@ def train(
     backbone.requires_grad_(False)
     parameters = [p for p in (*module.parameters(), *classifier.parameters()) if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=weight_decay)
-    schedule = CosineAnnealingLR(optimizer, T_max=epochs, eta_min=min_lr)
+    schedule = CosineAnnealingLR(optimizer, T_max=train_epochs, eta_min=min_lr)
     device, losses = parameters[0].device, []
     with in_mode(backbone, training=True):
-        for _ in tqdm(range(epochs), desc="First session", leave=False, disable=None):
+        for _ in tqdm(range(train_epochs), desc="First session", leave=False, disable=None):
             for x, y, *_ in batches:
                 features = run(partial(module, backbone), x.to(device))
                 loss = F.cross_entropy(classifier(features), y.to(device))

@@ -114,8 +114,8 @@ def test_omniglot_alphabets_and_errors(omniglot, tmp_path):
     assert benchmark.train_stream[0].dataset[0][0].shape == (3, 48, 48)
     with pytest.raises(ValueError, match=r"Greek, Latin; asked for \['Klingon'\]"):
         SplitOmniglot(dataset_root=omniglot, alphabets=["Klingon"])
-    with pytest.raises(FileNotFoundError, match=r"images_evaluation.*download=True"):
+    with pytest.raises(FileNotFoundError, match=r"images_evaluation"):
         SplitOmniglot(dataset_root=omniglot.parent, subset="images_evaluation")
     (tmp_path / "images_background.zip").write_text("<html>not found</html>")
-    with pytest.raises(ValueError, match=r"images_background.zip is not a whole zip"):
+    with pytest.raises(ValueError, match=r"images_background.zip: it is no whole zip"):
         SplitOmniglot(dataset_root=tmp_path)

@@ -8,7 +8,7 @@ from torch import nn
 
 from mist_avalanche.models import create_backbone
 from mist_avalanche.models.classifier import FeatureExtractor
-from mist_avalanche.models.forward import Forward, _warn_of_slow_bf16
+from mist_avalanche.models.forward import Forward
 
 
 def gradients(forward, x):
@@ -76,15 +76,6 @@ def test_compiled_once_though_the_classifier_grows(monkeypatch):
     other[0].weight.data.mul_(2)
     extract = FeatureExtractor(other, "1")
     torch.testing.assert_close(copied(extract, x), extract(x), atol=1e-5, rtol=1e-5)
-
-
-def test_a_cpu_without_bf16_is_mentioned_once(monkeypatch):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    _warn_of_slow_bf16.cache_clear()
-    forward, x = Forward("bf16"), torch.rand(2, 4)
-    with pytest.warns(UserWarning, match="This CPU has no bf16"):
-        forward(nn.Linear(4, 2), x)
-    forward(nn.Linear(4, 2), x)  # a second warning would be an error
 
 
 @pytest.mark.parametrize("kind", [dict, list, tuple])

@@ -1,11 +1,8 @@
 """Metrics against closed forms and naive loops."""
 
-import numpy as np
 import pytest
-import torch
 
 from mist_avalanche.runs.metrics import accuracy_rows, summarize
-from mist_avalanche.runs.results import confusions
 
 
 def test_by_hand():
@@ -21,20 +18,3 @@ def test_by_hand():
 
 def test_one_experience_forgets_nothing():
     assert summarize([[3]], [4]) == {"A_T": 75.0, "A_bar": 75.0, "A_new": 75.0, "forgetting": 0.0}
-
-
-def test_confusions_count_as_a_naive_loop():
-    pairs = torch.randint(5, (300, 2), generator=torch.Generator().manual_seed(0)).tolist()
-    matrix = torch.zeros(5, 5, dtype=torch.long)
-    naive = np.zeros((3, 3), dtype=int)
-    experiences = [[3, 0], [1, 4], [2]]
-    experience = {c: e for e, classes in enumerate(experiences) for c in classes}
-    for label, predicted in pairs:
-        matrix[label, predicted] += 1
-        naive[experience[label], experience[predicted]] += 1
-    found = confusions(matrix, experiences)
-    assert found["experiences"] == naive.tolist()
-    wrong = {(i, j): pairs.count([i, j]) for i in range(5) for j in range(5) if i != j}
-    assert {(i, j): n for i, j, n in found["classes"]} == {k: n for k, n in wrong.items() if n}
-    counts = [n for *_, n in found["classes"]]
-    assert counts == sorted(counts, reverse=True)

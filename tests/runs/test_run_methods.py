@@ -143,7 +143,7 @@ def test_checkpoints_of_other_images_are_refused(tmp_path):
     settings = on_photos(photos(tmp_path / "photos"))
     with (
         mock.patch.object(SimpleCIL, "eval", side_effect=[{}, Stop]),
-        mock.patch.dict(run.__globals__, _correct=lambda *_: 0, confusions=lambda *_: {}),
+        mock.patch.dict(run.__globals__, _correct=lambda *_: 0),
         pytest.raises(Stop),
     ):
         run(settings, tmp_path / "run")
