@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from ..utils import nearest_first
@@ -13,6 +14,7 @@ from .find import Dataset, data_folder, find, find_archives
 from .image_benchmarks import IMAGE_BENCHMARKS, SplitFolder
 from .images import ImageFiles, is_rotated
 
+_FLAT = 16  # of 255 between the darkest and the brightest pixel: wrongly scaled, or empty
 DATASETS = {b.name: b for b in IMAGE_BENCHMARKS if b is not SplitFolder}
 
 
@@ -71,7 +73,7 @@ def check(
             except (ValueError, OSError) as error:
                 unreadable.append(str(error))
             else:
-                if len(image.getcolors(1) or ()) == 1:
+                if np.ptp(image, axis=(0, 1)).max() < _FLAT:
                     flat.append(images.names[i])
                 if isinstance(images, ImageFiles):
                     n_rotated += is_rotated(images.root / images.names[i])
@@ -89,7 +91,7 @@ def check(
         *(f"note        {note}" for note in found.notes),
         *_problems("unreadable", unreadable),
         *_problems("duplicates", duplicates, "between training and test"),
-        *_problems("flat", flat, "of one colour"),
+        *_problems("flat", flat, "of one colour, or nearly"),
         f"rotated     {n_rotated} by their EXIF data, which are not applied",
     ]
     return "\n".join(lines), not (differences or unreadable or duplicates)

@@ -16,6 +16,8 @@ from urllib.parse import urlparse
 from torch.hub import download_url_to_file
 from torchvision.datasets.utils import check_md5
 
+from .images import is_image_name
+
 log = logging.getLogger(__name__)
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar")
 
@@ -65,11 +67,16 @@ def unpacked(archive: Path) -> Path:
             if zipfile.is_zipfile(archive):
                 _unzip(archive, content)
             else:
-                with tarfile.open(archive) as opened_tar:
-                    opened_tar.extractall(content, filter="data")
+                with tarfile.open(archive) as tar:
+                    tar.extractall(content, filter="data")
+                    tar.fileobj.seek(tar.offset)  # where tarfile stops, also at a broken header
+                    if len(end := tar.fileobj.read(1024)) < 512 or any(end):
+                        raise tarfile.ReadError
             inside = [path for path in content.iterdir() if path.name != "__MACOSX"]
-            if inside and all(path.suffix in _ARCHIVES for path in inside):
-                raise ValueError(f"it holds another archive, {inside[0].name}")
+            files = [*content.rglob("*")]
+            archives = [path.name for path in files if path.suffix in _ARCHIVES]
+            if archives and not any(is_image_name(path.name) for path in files):
+                raise ValueError(f"it holds another archive, {archives[0]}")
             whole = inside[0] if len(inside) == 1 and inside[0].is_dir() else content
             os.utime(whole)  # now, where a tar gives a date of its own
             if not folder.exists():  # else another process was faster
@@ -79,7 +86,7 @@ def unpacked(archive: Path) -> Path:
             reason = f"Cannot unpack {archive} beside itself: {error.strerror}"
             raise OSError(error.errno, f"{reason}. Unpack it and give the folder.") from error
         broken = isinstance(error, tarfile.ReadError | OSError)
-        cause = "it is no whole zip or tar" if broken else error
+        cause = "only whole zip and tar archives are read, and it is none" if broken else error
         raise ValueError(
             f"Cannot unpack {archive}: {cause}. Unpack it with another program "
             "and give the folder; if none can, the file is damaged: get it again."

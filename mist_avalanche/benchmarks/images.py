@@ -15,7 +15,6 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 _SIXTEEN_BITS = (("I", "PNG"), ("I", "PPM"))  # Pillow's modes and formats
-_MAX_SAMPLE_VALUE = 281  # tag of a TIFF whose samples have fewer bits than their words
 
 
 def is_image_name(name: str) -> bool:
@@ -54,9 +53,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I;16") and (image.mode, image.format) not in _SIXTEEN_BITS:
         kind = "floating-point" if image.mode == "F" else "32-bit"
         raise ValueError(f"the range of its {kind} values is not known; save it with 8 or 16 bits")
-    tags: Any = getattr(image, "tag_v2", {})
-    largest = max(1, *tags.get(_MAX_SAMPLE_VALUE, (65535,)))
+    tags: Any = getattr(image, "tag_v2", {})  # BitsPerSample, Photometric…, MaxSampleValue
+    bits, white_is_zero = max(tags.get(258, (16,))), tags.get(262) == 0
+    largest = max(tags.get(281, (0,))) or 2**bits - 1
     scaled = np.asarray(image).clip(0, largest) * (255 / largest)
+    scaled = 255 - scaled if white_is_zero else scaled
     return Image.fromarray((scaled + 1e-6).astype(np.uint8)).convert("RGB")
 
 

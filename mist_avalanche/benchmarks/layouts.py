@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from .images import ImageFiles, is_image_name, normal_form
 Files = list[tuple[str, int]]  # (name below the root, class id)
 TRAIN_SHARE = 0.8
 _HIDDEN = (".", "__MACOSX", "Thumbs.db", "desktop.ini")  # beginnings of names
-_PARTS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
+_PARTS = re.compile(r"(?<![a-z])(train|training|test|testing|val|valid|validation|dev)(?![a-z])")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def list_classes(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     beside = sum(entry.is_file() and is_image_name(entry.name) for entry in _entries(root))
     notes = {
         f"{beside} images beside the class folders are not used": beside,
-        f"{deeper} of {len(images)} images lie in folders within their class folder": deeper,
+        f"{deeper} of {len(images)} images lie in folders within their class folder; if those are "
+        "the classes, give the folder that they are in": deeper,
         f"files skipped by their suffix: {_counted(skipped)}": skipped,
     }
     return classes, [note for note, is_so in notes.items() if is_so]
@@ -151,13 +153,13 @@ def _read_class_folders(root: Path) -> Split | None:
     names = {entry.name for entry in class_folders(root)}
     if len(names) < 2 or ("train" in names and names & {"test", "val"}):
         return None
-    if len(parts := [name for name in sorted(names) if name.lower() in _PARTS]) > 1:
+    if len(parts := [name for name in sorted(names) if _PARTS.search(name.lower())]) > 1:
         raise ValueError(
             f"{' and '.join(parts)} are parts of a split, not classes; name them train and test "
             "(or val)"
         )
     whole = None
-    if root.name.lower() in _PARTS:
+    if _PARTS.search(root.name.lower()):
         with suppress(ValueError):  # the other parts have no classes
             whole = _read_tiny_imagenet(root.parent) or _read_train_test_folders(root.parent)
     if whole:
@@ -184,7 +186,8 @@ def _read_train_test_folders(root: Path) -> Split | None:
     both = f"train and {tests[0]}"
     for name in sorted(names["train"] ^ names[tests[0]]):
         raise ValueError(f"class {name!r} needs images in both {both}")
-    notes = [f"{part} is not used, it has other classes" for part in {*folders[1:]} - {*tests}]
+    unused = {entry.name for entry in class_folders(root)} - {"train", *tests}
+    notes = [f"the folder {name} is not used" for name in sorted(unused)]
     parts: list[ImageFiles] = []
     for part in ("train", tests[0]):
         classes, of_part = list_classes(root / part)
@@ -199,12 +202,12 @@ def _read_tiny_imagenet(root: Path) -> Split | None:
     table = root / "val" / "val_annotations.txt"
     if not table.is_file():
         return None
-    train, _ = list_classes(root / "train")
+    train, notes = list_classes(root / "train")
     ids = {name: y for y, name in enumerate(train)}
     rows = [(f"train/{image}", y) for c, y in ids.items() for image in train[c]]
     lines = (line.split("\t") for line in table.read_text(encoding="utf-8").splitlines())
     tests = [(f"val/images/{image}", ids[name]) for image, name, *_ in lines]
-    return _listed(root, [*train], rows, tests)
+    return _listed(root, [*train], rows, tests, notes)
 
 
 def _read_cub_tables(root: Path) -> Split | None:
@@ -243,10 +246,12 @@ def _read_cars_devkit(root: Path) -> Split | None:
     for folder, table in tables.items():
         rows = variables(table)["annotations"].ravel()
         parts.append([(f"{folder}/{row['fname']}", int(row["class"]) - 1) for row in rows])
-    return _listed(root, [str(name) for name in meta["class_names"].ravel()], *parts)
+    return _listed(root, [str(name) for name in meta["class_names"].ravel()], parts[0], parts[1])
 
 
-def _listed(root: Path, class_names: list[str], train: Files, test: Files) -> Split:
+def _listed(
+    root: Path, class_names: list[str], train: Files, test: Files, notes: Sequence[str] = ()
+) -> Split:
     """The official split of files that tables list, all of which must be there."""
     names = [name for name, _ in train + test]
     folders = {os.path.dirname(name) for name in names}
@@ -254,7 +259,12 @@ def _listed(root: Path, class_names: list[str], train: Files, test: Files) -> Sp
     missing = [name for name in names if name not in there]
     if missing:
         raise ValueError(f"{len(missing)} images are missing, the first is {missing[0]!r}")
-    return Split(root, "official", class_names, ImageFiles(root, train), ImageFiles(root, test))
+    if unlisted := len(
+        {name for name in there if is_image_name(os.path.basename(name))} - {*names}
+    ):
+        notes = [*notes, f"{unlisted} images beside those that the tables list are not used"]
+    parts = ImageFiles(root, train), ImageFiles(root, test)
+    return Split(root, "official", class_names, *parts, notes)
 
 
 class CifarBatches(CIFAR100):

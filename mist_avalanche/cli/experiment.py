@@ -54,9 +54,9 @@ def run_and_report(
         print(f"{plan(methods, args.seeds, output)}\n")
     if args.dry_run or not args.resume:  # finished runs need no data
         make_benchmark(methods[0])
+    refuse_to_replace(output, resume=args.resume, overwrite=args.overwrite)
     if args.dry_run:
         return
-    refuse_to_replace(output, resume=args.resume, overwrite=args.overwrite)
     places = [(config, output / config.label if kind else output) for config in methods]
     found = run_methods(
         places,

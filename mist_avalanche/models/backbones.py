@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -18,6 +19,7 @@ from torch import nn
 from ..utils import check_integer
 from .defaults import DEFAULTS, EMBEDDED
 
+log = logging.getLogger(__name__)
 EMBEDDED_WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
 
 
@@ -152,11 +154,12 @@ def _timm_name(name: str) -> str:
 def _load(model: Any, file: Path) -> None:
     """Load the weights of a file; a tensor that it lacks is an error."""
     with file.open("rb") as opened:
-        begin = opened.read(100).lstrip()
+        begin = opened.read(100).lstrip(b"\xef\xbb\xbf \r\n")
     for kind, is_it in (
         ("it is empty; get it again", not begin),
         ("it is a pointer of Git LFS; `git lfs pull` gets the file", b"git-lfs" in begin),
         ("it is a web page; download the file that it links to", begin.startswith(b"<")),
+        ("it is a safetensors file; name it so", begin[8:9] == b"{" and file.suffix == ".pth"),
     ):
         if is_it:
             raise ValueError(kind)
@@ -168,7 +171,10 @@ def _load(model: Any, file: Path) -> None:
     except (UnpicklingError, RuntimeError) as error:
         if "weights_only" not in str(error):
             raise
-        raise ValueError("it holds more than tensors; save its model's state_dict()") from error
+        reason = "it is another kind of file, or a whole model, whose state_dict() is to be saved"
+        raise ValueError(reason) from error
+    if not isinstance(state, Mapping):
+        raise ValueError(f"it holds a {type(state).__name__}; save a model's state_dict()")
     models = [name for name, value in state.items() if isinstance(value, Mapping)]
     if models:
         one = f"torch.save(torch.load(FILE)[{models[0]!r}], NEW_FILE)"
@@ -176,7 +182,9 @@ def _load(model: Any, file: Path) -> None:
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is not None:  # from other layouts and sizes
         state = convert(state, model)
-    missing = model.load_state_dict(state, strict=False).missing_keys
+    missing, more = model.load_state_dict(state, strict=False)
+    if more := [name for name in more if not name.startswith(("head", "fc.", "classifier"))]:
+        log.warning("%s has %d tensors that the backbone has not, as %s.", file, len(more), more[0])
     if missing:
         has = next(iter(state), "nothing")
         raise ValueError(f"{len(missing)} tensors are missing, as {missing[0]}; it has {has}")

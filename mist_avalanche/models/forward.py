@@ -60,8 +60,9 @@ class Forward:
         bf16 = self.precision == "bf16"
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
             features = source(x)
-        if not isinstance(features, Tensor):
-            kind = type(features).__name__
+        if not isinstance(features, Tensor) or features.ndim < 2:
+            shape = getattr(features, "shape", None)
+            kind = type(features).__name__ + (f" of shape {tuple(shape)}" if shape else "")
             raise TypeError(f"The backbone returns a {kind}. Let it return features (B, D).")
         return (features.float() if bf16 else features).flatten(1)
 

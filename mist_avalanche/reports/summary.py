@@ -30,15 +30,18 @@ def mean_and_std(runs: Runs) -> dict[str, dict[str, float | None]]:
 def check_same_data(methods: Methods) -> None:
     """ValueError where runs are of different images, classes or weights.
 
-    Runs with the same order of classes, experiences and name of the backbone are compared.
+    Class names depend on their order, and so may the images of a benchmark of one's own.
     """
     first: dict[tuple[Any, ...], tuple[str, Any]] = {}
     for label, run in ((label, run) for label, runs in methods.items() for run in runs):
         config, name = run["config"], f"{display_name(label)}, seed {run['config']['seed']}"
-        alike = [config.get(k) for k in ("order_seed", "experiences", "backbone", "image_size")]
-        for what in ("class_names", "training_images", "test_images", "backbone"):
+        order = config["order_seed"], config.get("experiences")
+        images = order if ":" in config.get("benchmark", "") else ()
+        weights = config.get("backbone"), config.get("image_size")
+        alike = {"class_names": order, "training_images": images, "test_images": images}
+        for what, by in {**alike, "backbone": weights}.items():
             digest = run.get("digests", {}).get(what)
-            other, expected = first.setdefault((what, *alike), (name, digest))
+            other, expected = first.setdefault((what, *by), (name, digest))
             if digest != expected:
                 raise ValueError(
                     f"{other} and {name} cannot stand in one table, their {what} differ "
@@ -80,7 +83,9 @@ def described(methods: Methods) -> str:
     n, all_of_them, sizes = found["experiences"], found["of_experiences"], found["classes"]
     which = f"{n} experiences" if n == all_of_them else f"{n} of {all_of_them} experiences"
     each = f"{sizes[0]}" if len({*sizes}) == 1 else f"{', '.join(map(str, sizes))}"
-    return f"After {which} with {each} classes each, on {found['test_images']:,} test images."
+    counts = sorted({sum(run["test_images"]) for runs in methods.values() for run in runs})
+    images = " or ".join(f"{count:,}" for count in counts)
+    return f"After {which} with {each} classes each, on {images} test images."
 
 
 def costs(runs: Runs) -> dict[str, float | None]:
@@ -103,7 +108,10 @@ def _cost(run: Mapping[str, Any]) -> dict[str, Any]:
         "gpu_seconds": timing["total"] if on_gpu else None,
         "memory": run["memory"],
         **{name: sizes.get(name) for name in ("trained", "added", "stored")},
-        "stored_images": run["config"].get("strategy_args", {}).get("mem_size", 0),
+        "stored_images": min(
+            run["config"].get("strategy_args", {}).get("mem_size", 0),
+            sum(run.get("training_images", [1 << 60])),
+        ),
         "updated_share": sizes["updated"] / max(1, sizes["backbone"]),
     }
 

@@ -107,12 +107,12 @@ def write_tables(
     Returns:
         The path of the Markdown table of accuracy.
     """
-    numbers, of = {}, setting(methods)
+    numbers = {}
     for label, runs in methods.items():
         numbers[label] = {"name": display_name(label), "seeds": len(runs)}
         for metric, found in mean_and_std(runs).items():
             numbers[label] |= {metric: found["mean"], f"{metric}_std": found["std"]}
-        numbers[label] |= {**costs(runs), **of}
+        numbers[label] |= {**costs(runs), **setting({label: runs})}
     about = described(methods)
     caption = f"Accuracy (\\%), mean $\\pm$ standard deviation over seeds. {about}"
     head = ["\\begin{table}", "\\centering", f"\\caption{{{caption}}}", f"\\label{{tab:{name}}}"]

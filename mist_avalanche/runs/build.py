@@ -6,8 +6,10 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from avalanche.training.plugins.evaluation import default_evaluator
 from torch import nn
@@ -23,7 +25,7 @@ from .config import RunConfig
 
 log = logging.getLogger(__name__)
 _OF_INPUTS = (
-    *("benchmark", "benchmark_args", "dataset_root", "experiences", "order_seed"),
+    *("strategy", "benchmark", "benchmark_args", "dataset_root", "experiences", "order_seed"),
     *("backbone", "weights", "image_size", "normalize"),
 )
 
@@ -68,26 +70,32 @@ def names_of_classes(benchmark: Any) -> list[str]:
     return [str(name) for name in getattr(benchmark, "class_names", range(max(labels) + 1))]
 
 
-def digests_of(benchmark: Any, backbone: nn.Module | None) -> dict[str, str]:
+def digests_of(benchmark: Any, backbone: nn.Module | None, *code: str) -> dict[str, str]:
     """Eight hexadecimal digits each of what the numbers of a run are of.
 
     ``class_names``, in order and by experience; ``training_images`` and ``test_images``: their
-    names, classes and sizes, and for a benchmark of one's own their classes; ``backbone``: its
-    weights as loaded, without position embeddings, which are resampled to bits of the machine's.
+    names, classes and sizes or, for a benchmark of one's own, their classes and the mean of some;
+    ``backbone``: its weights as loaded, of position embeddings, which are resampled to bits of the
+    machine's, the norm; ``code``: of Python files, for a strategy or benchmark of one's own.
     """
     names, found = names_of_classes(benchmark), dict(getattr(benchmark, "digests", {}))
-    streams = {"training_images": benchmark.train_stream, "test_images": benchmark.test_stream}
     rows = [
         f"{t}\t{names[y]}"
         for t, experience in enumerate(benchmark.train_stream)
         for y in sorted(experience.classes_in_this_experience)
     ]
-    for part, stream in streams.items():
-        if part not in found:
-            targets = (str([int(y) for y in e.dataset.targets]) for e in stream)
-            found[part] = digest_of(targets)
+    streams = {"training_images": benchmark.train_stream, "test_images": benchmark.test_stream}
+    for part in streams.keys() - found.keys():
+        datasets = [experience.dataset.eval() for experience in streams[part]]
+        some = [np.asarray(d[i][0]).mean() for d in datasets for i in (0, len(d) // 2, len(d) - 1)]
+        targets = [str([int(y) for y in dataset.targets]) for dataset in datasets]
+        found[part] = digest_of([*targets, f"{np.mean(some):.4g}"])
     if backbone is not None:
-        found["backbone"] = state_hash(backbone, without="pos_embed").hex()[:8]
+        positions = [p.detach().norm() for name, p in backbone.named_parameters() if "pos_embed" in name]
+        norms = [f"{float(norm):.4g}" for norm in positions]
+        found["backbone"] = digest_of([state_hash(backbone, without="pos_embed").hex(), *norms])
+    if files := [inspect.getfile(load(name)) for name in code if ":" in name]:
+        found["code"] = digest_of(Path(file).read_text(encoding="utf-8") for file in files)
     return {"class_names": digest_of(rows), **found}
 
 
@@ -99,7 +107,8 @@ def digests_now(config: RunConfig, known: dict[str, dict[str, str]]) -> dict[str
     key = json.dumps([getattr(config, name) for name in _OF_INPUTS], default=dict)
     if key not in known:
         try:
-            known[key] = digests_of(make_benchmark(config), make_backbone(config))
+            code = config.strategy, config.benchmark
+            known[key] = digests_of(make_benchmark(config), make_backbone(config), *code)
         except OSError as error:
             log.warning("Finished runs are taken as they are: %s", error)
             known[key] = {}

@@ -64,6 +64,9 @@ def _check(config: RunConfig, info: StrategyInfo) -> None:
             raise ValueError(f"Use --{option} in place of {name!r}.")
         what = f"benchmark {config.benchmark!r}"
         _check_argument(name, what, known - _HAVE_OPTIONS)
+    for option, name in (("order_seed", "seed"), ("dataset_root", "dataset_root")):
+        if name not in known and getattr(config, option) != getattr(RunConfig, option):
+            raise ValueError(f"Benchmark {config.benchmark!r} takes no {name!r}. Omit it.")
     if config.benchmark == "glyphs" and config.inputs["image_size"] != 32:
         raise ValueError(
             f"Glyphs are 32 pixels wide; {config.backbone!r} takes {config.inputs['image_size']}."

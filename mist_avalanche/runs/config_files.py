@@ -11,6 +11,7 @@ from typing import Any
 
 from ..benchmarks.stream import experience_sizes
 from ..utils import check_choice, check_integer
+from .build import digests_now
 from .config import RunConfig
 from .results import read_results
 
@@ -72,7 +73,12 @@ def read_config(file: str | Path, given: Mapping[str, Any]) -> list[RunConfig]:
 
 def _again(file: Path, given: Mapping[str, Any]) -> RunConfig:
     """The run of a results.json."""
-    config = RunConfig.from_results(read_results(file))
+    results = read_results(file)
+    config = RunConfig.from_results(results)
+    now = digests_now(replace(config, **given), {})
+    changed = [n for n in now if now[n] != results.get("digests", {}).get(n, now[n])]
+    if changed:
+        log.warning("%s is of other data than are here: %s differ.", file, ", ".join(changed))
     strategy_args = dict(config.strategy_args)
     if strategy_args.get("seed") == config.seed:
         del strategy_args["seed"]  # filled in from the run's seed, which --seeds changes

@@ -120,7 +120,10 @@ def load_run(
     backbone = make_backbone(config)
     names, inputs = results["class_names"], results["inputs"]
     strategy = make_strategy(config, backbone, len(names), device=torch.device(device))
-    state = checkpoint.read(saved)["strategy"]["model"]
+    content = checkpoint.read(saved)
+    own = {name: value for name, value in results["config"].items() if name != "split"}
+    checkpoint.refuse_other_settings(Path(folder), content["settings"], own)
+    state = content["strategy"]["model"]
     for name, module in strategy.model.named_modules():
         if isinstance(module, IncrementalClassifier):  # which has grown with the classes
             weight = state[f"{name}.classifier.weight"]

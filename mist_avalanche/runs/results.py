@@ -55,9 +55,10 @@ def results_of(
         "metrics": summarize(correct, counts),
         "accuracy": accuracy_rows(correct, counts),
         "classes_seen": np.cumsum([len(e.classes_in_this_experience) for e in stream]).tolist(),
+        "training_images": [len(e.dataset) for e in stream],
         "test_images": counts,
         "class_names": names_of_classes(benchmark),
-        "digests": digests_of(benchmark, pretrained),
+        "digests": digests_of(benchmark, pretrained, config.strategy, config.benchmark),
         "inputs": config.inputs,
         "timing": {
             "train": record["train"],

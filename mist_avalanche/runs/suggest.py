@@ -82,6 +82,8 @@ def suggest(
         gain = 100 * (shares - frozen)  # by image
         n = len(gain)
         half_width = stats.t.ppf(0.975, n - 1) * float(gain.std()) / n**0.5
+        if lr is not None and not half_width:  # no image differs: the rule of three
+            half_width = 300 / n
         accuracy = 100 * float(correct.mean())
         trials.append(Trial(lr, accuracy, float(gain.mean()), half_width, n))
     return trials

@@ -99,7 +99,7 @@ def test_archive_that_is_a_web_page_or_leads_outside(tmp_path):
     file = tmp_path / "root" / "imagenet-r.tar"
     file.parent.mkdir()
     file.write_text("<!DOCTYPE html><title>404</title>" + " " * 1000)
-    fails(SplitImageNetR, file.parent, "imagenet-r.tar: it is no whole")
+    fails(SplitImageNetR, file.parent, "imagenet-r.tar: only whole")
     with tarfile.open(file, "w") as out:
         info = tarfile.TarInfo("imagenet-r/../../outside.txt")
         info.size = 4

@@ -117,5 +117,5 @@ def test_omniglot_alphabets_and_errors(omniglot, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"images_evaluation"):
         SplitOmniglot(dataset_root=omniglot.parent, subset="images_evaluation")
     (tmp_path / "images_background.zip").write_text("<html>not found</html>")
-    with pytest.raises(ValueError, match=r"images_background.zip: it is no whole zip"):
+    with pytest.raises(ValueError, match=r"images_background.zip: only whole zip"):
         SplitOmniglot(dataset_root=tmp_path)

@@ -149,11 +149,11 @@ def test_check_counts_rotated_and_flat_images(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "cause"),
     [
-        ("pets.7z", b"7z\xbc\xaf\x27\x1c" + bytes(99), "no whole zip or tar"),
-        ("pets.rar", b"Rar!\x1a\x07" + bytes(99), "no whole zip or tar"),
-        ("pets.zip.001", b"PK\x03\x04" + bytes(99), "no whole zip or tar"),
+        ("pets.7z", b"7z\xbc\xaf\x27\x1c" + bytes(99), "only whole zip and tar"),
+        ("pets.rar", b"Rar!\x1a\x07" + bytes(99), "only whole zip and tar"),
+        ("pets.zip.001", b"PK\x03\x04" + bytes(99), "only whole zip and tar"),
         ("pets.zip", "in a zip", "holds another archive, inner.zip"),
-        ("pets.zip", "second half", "no whole zip or tar"),
+        ("pets.zip", "second half", "only whole zip and tar"),
         ("pets.zip", "password", "password"),
         ("pets.zip", "Deflate64", "compression"),
     ],
