@@ -85,3 +85,13 @@ def test_values_of_no_known_range_are_refused(tmp_path, dtype):
     Image.fromarray(np.full((4, 4), 0.5).astype(dtype)).save(tmp_path / "x.tif")
     with pytest.raises(ValueError, match=r"x.tif.*range.*8 or 16 bits"):
         read_image(tmp_path / "x.tif")
+
+
+def test_white_is_zero_in_some_tiffs(tmp_path):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[262] = 0
+    image = Image.fromarray(np.array([[0, 65535]], dtype=np.uint16))
+    image.save(tmp_path / "x.tif", tiffinfo=tags)
+    with Image.open(tmp_path / "x.tif") as opened:
+        expected = [255, 0] if opened.tag_v2[262] == 0 else [0, 255]
+    assert np.asarray(read_image(tmp_path / "x.tif"))[0, :, 0].tolist() == expected

@@ -2,11 +2,12 @@
 
 import logging
 import os
+import tarfile
 import unicodedata
 import zipfile
 
 import pytest
-from data_layouts import archive, class_folders, photos, train_test
+from data_layouts import archive, class_folders, cub, photos, train_test
 from PIL import ExifTags, Image
 from torchvision.datasets import ImageFolder
 
@@ -189,3 +190,34 @@ def test_an_archive_newer_than_its_folder_is_said(tmp_path, caplog):
             assert not caplog.records
             os.utime(file, (2e9, 2e9))
     assert "pets.tar is newer than" in caplog.text
+
+
+def test_a_tar_that_is_cut_between_its_members_is_refused(tmp_path):
+    file = archive(pets(tmp_path / "made" / "pets"), tmp_path / "root" / "pets.tar")
+    with tarfile.open(file) as opened:
+        half = opened.getmembers()[6].offset
+    whole = file.read_bytes()
+    for content in (whole[:half], whole[: half + 100], whole[:half] + bytes(512) + whole[half:]):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"pets.tar: only whole zip and tar"):
+            read(file)
+    file.write_bytes(whole)
+    assert sum(read(file)[0]) == 10
+
+
+@pytest.mark.parametrize("names", [("training_set", "test_set"), ("seg_train", "seg_test")])
+def test_folders_named_like_parts_are_no_classes(tmp_path, names):
+    for name in names:
+        pets(tmp_path / "pets" / name)
+    with pytest.raises(ValueError, match="parts of a split"):
+        read(tmp_path / "pets")
+
+
+def test_folders_and_images_beside_the_split_are_said(tmp_path, caplog):
+    root = train_test(tmp_path / "photos", photos())
+    pets(root / "valid")
+    made = cub(tmp_path / "CUB_200_2011", photos())
+    Image.new("RGB", (8, 8)).save(made / "images" / "zoo" / "more.png")
+    read(root), read(made)
+    assert "the folder valid is not used" in caplog.text
+    assert "1 images that are in no table are not used" in caplog.text

@@ -141,3 +141,10 @@ def test_files_say_why_they_hold_no_weights(tmp_path, name, content, said):
     with pytest.raises(ValueError, match=said) as error:
         create_backbone(TINY, tmp_path / name)
     assert "weights_only" not in str(error.value)
+
+
+def test_tensors_that_the_backbone_has_not_are_said(tmp_path, tiny_state, caplog):
+    more = {"blocks.12.norm1.bias": torch.zeros(1), "head.weight": torch.zeros(1)}
+    torch.save({**tiny_state, **more}, tmp_path / "more.pth")
+    create_backbone(TINY, tmp_path / "more.pth")
+    assert "1 tensors that the backbone has not, as blocks.12.norm1.bias" in caplog.text

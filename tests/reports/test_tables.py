@@ -5,6 +5,7 @@ import pytest
 from made_up import comparison, results
 
 from mist_avalanche.reports import cost_table, table, write_page, write_tables
+from mist_avalanche.reports.summary import described
 
 METHODS = comparison(
     {"simplecil": (50.0, 52.0), "simplecil+mist": (60.0, 62.0), "naive": (9.0, 9.0), "joint": (90,)}
@@ -115,5 +116,8 @@ def test_tables_say_what_they_are_of(tmp_path):
     numbers = json.loads((tmp_path / "comparison.json").read_text())["simplecil"]
     assert (numbers["experiences"], numbers["of_experiences"]) == (4, 10)
     assert numbers["A_T_std"] is None
+    other = results(seed=1)
+    other["test_images"] = [20] * 4
+    assert "on 40 or 80 test images" in described({"a": [results(), other]})
     write_page(part, tmp_path / "page.html", "title")
     assert said in (tmp_path / "page.html").read_text()

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import save_model
-from tiny_runs import config
+from tiny_runs import config, tiny
 
 from mist_avalanche.models import create_backbone
 from mist_avalanche.reports import table
-from mist_avalanche.runs import RunConfig, run, run_methods
+from mist_avalanche.runs import RunConfig, load_run, run, run_methods
+from mist_avalanche.runs.build import digests_of
+from mist_avalanche.runs.config_files import read_config
 from mist_avalanche.runs.run_methods import default_jobs, error_of
 from mist_avalanche.strategies import SimpleCIL
 
@@ -183,3 +185,72 @@ def test_runs_of_other_images_do_not_stand_in_one_table(tmp_path):
         table(methods)
     with pytest.raises(ValueError, match="photos, seed 6 and photos, seed 7"):
         table({"photos": [*methods["photos 6"], *methods["photos 7"]]})
+
+
+OWN_BENCHMARK = """
+import torch
+from avalanche.benchmarks import benchmark_from_datasets
+from mist_avalanche.benchmarks import SplitFolder
+
+def make(n_experiences, *, seed=0):
+    found = SplitFolder(n_experiences, dataset_root="photos", normalize=None, image_size=32)
+    del found.digests
+    return found
+
+def seedless(n_experiences):
+    return make(n_experiences)
+"""
+
+
+def test_code_and_images_of_ones_own_that_change_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos")
+    for name, text in (("own", OWN), ("data", OWN_BENCHMARK)):
+        (tmp_path / f"{name}.py").write_text(text)
+    settings = RunConfig("./data.py:make", "./own.py:Failing", experiences=4, first=1)
+    run(settings, "run")
+    run(settings, "run", resume=True)
+    (tmp_path / "own.py").write_text(f"{OWN}\n# changed\n")
+    with pytest.raises(ValueError, match="code: .* there, .* here"):
+        run(settings, "run", resume=True)
+    (tmp_path / "own.py").write_text(OWN)
+    for file in (tmp_path / "photos").rglob("0.png"):
+        Image.new("RGB", (32, 32), "white").save(file)
+    with pytest.raises(ValueError, match=r"(test|training)_images: .* there, .* here"):
+        run(settings, "run", resume=True)
+    with pytest.raises(ValueError, match=r"seedless' takes no 'seed'"):
+        run(RunConfig("./data.py:seedless", experiences=4, order_seed=7), "other")
+
+
+def test_position_embeddings_count_as_weights():
+    benchmark, model = tiny(), create_backbone()
+    before = digests_of(benchmark, model)["backbone"]
+    assert digests_of(benchmark, create_backbone())["backbone"] == before
+    model.pos_embed.data.mul_(1.01)
+    assert digests_of(benchmark, model)["backbone"] != before
+
+
+def test_seeds_of_other_images_do_not_stand_in_one_mean(tmp_path):
+    runs = []
+    for n in (6, 7):
+        settings = on_photos(photos(tmp_path / "photos", n=n), seed=n, order_seed=n)
+        runs.append(run(settings, tmp_path / f"{n}"))
+    with pytest.raises(ValueError, match="training_images differ"):
+        table({"simplecil": runs})
+
+
+def test_a_run_that_is_repeated_on_other_images_says_so(tmp_path, caplog):
+    run(on_photos(photos(tmp_path / "photos")), tmp_path / "run")
+    read_config(tmp_path / "run" / "results.json", {})
+    assert not caplog.records
+    photos(tmp_path / "photos", n=7)
+    read_config(tmp_path / "run" / "results.json", {})
+    assert "test_images, training_images differ" in caplog.text
+
+
+def test_the_classifier_of_another_run_is_refused(tmp_path):
+    for seed in (0, 1):
+        run(config(seed=seed), tmp_path / f"{seed}")
+    (tmp_path / "0" / "checkpoint.pt").replace(tmp_path / "1" / "checkpoint.pt")
+    with pytest.raises(ValueError, match="seed: 0 there, 1 here"):
+        load_run(tmp_path / "1")
