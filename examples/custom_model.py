@@ -7,7 +7,6 @@ from torchvision.models import resnet18
 
 from mist_avalanche import MISTPlugin
 from mist_avalanche.benchmarks import SplitGlyphs
-from mist_avalanche.reports import selection_figure
 
 benchmark = SplitGlyphs(n_experiences=10)
 model = resnet18(weights=None, num_classes=100)  # weights="DEFAULT" for pretrained ones
@@ -23,5 +22,4 @@ strategy = Naive(
 strategy.train(benchmark.train_stream[0])
 strategy.eval(benchmark.test_stream[:1])
 
-selection_figure(mist.selection.rows()).savefig("layers.png")
-print(f"selected: {mist.selection.fraction:.2%}; layers.png shows where")
+print(mist.selection.table())

@@ -30,24 +30,13 @@ _FORMAT = "mist_avalanche delta 2"
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def save_delta(
-    adapted: Model,
-    base: Model,
-    path: str | Path,
-    *,
-    settings: Mapping[str, Any] | None = None,
-    license: str | None = None,
-    source: str | None = None,
-) -> None:
+def save_delta(adapted: Model, base: Model, path: str | Path) -> None:
     """Write what differs between a model and its base, in parameters and saved buffers.
 
     Args:
         adapted: the tuned model or its state dict.
         base: the same before tuning, with equal names, shapes and dtypes.
         path: of the file, which is replaced as a whole.
-        settings: how the model was made, as plain JSON data.
-        license: of the base.
-        source: of the base, such as a timm name or a URL.
 
     Raises:
         ValueError: names, shapes or dtypes are not the same, or nothing differs.
@@ -70,16 +59,8 @@ def save_delta(
             "The adapted model does not differ from its base. If it should, copy the base before "
             "tuning by copy.deepcopy(model): state_dict() does not copy."
         )
-    info = {
-        "changed": sum(len(vector) for vector in vectors.values()) // 2,
-        "total": sum(tensor.numel() for tensor in after.values()),
-        "settings": settings,
-        "license": license,
-        "source": source,
-    }
     metadata = {
         "format": _FORMAT,
-        "info": json.dumps(info, default=dict),
         "base": json.dumps({name: _fingerprint(tensor) for name, tensor in before.items()}),
         "adapted": json.dumps({name: _fingerprint(tensor) for name, tensor in after.items()}),
     }
@@ -105,17 +86,6 @@ def apply_delta(model: Model, path: str | Path) -> None:
 def revert_delta(model: Model, path: str | Path) -> None:
     """Turn the adapted model back into its base: the inverse of :func:`apply_delta`."""
     _change(model, path, start="adapted")
-
-
-def read_info(path: str | Path) -> dict[str, Any]:
-    """What a delta says about itself.
-
-    Returns:
-        ``changed`` and ``total``, numbers of entries; ``settings``, ``license`` and ``source`` as
-        given to :func:`save_delta`.
-    """
-    info: dict[str, Any] = json.loads(_read(path)[1]["info"])
-    return info
 
 
 def _change(model: Model, path: str | Path, *, start: str) -> None:

@@ -61,9 +61,7 @@ def check(
     """
     dataset = SplitFolder if name == SplitFolder.name else _dataset(name)
     found = find(dataset, root, split)
-    unreadable: list[str] = []
-    flat: list[str] = []
-    n_rotated = 0
+    unreadable, flat, n_rotated = list[str](), list[str](), 0
     names: list[dict[bytes, str]] = []  # of training and test images, by a hash of their pixels
     for images in (found.train, found.test):
         names.append({})

@@ -14,8 +14,6 @@ from PIL import ExifTags, Image
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-_SIXTEEN_BITS = (("I", "PNG"), ("I", "PPM"))  # Pillow's modes and formats
-
 
 def is_image_name(name: str) -> bool:
     """Whether a file name is that of an image; macOS' ``._*`` companions are not."""
@@ -50,7 +48,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode[0] not in "IF":
         return image.convert("RGB")
     # Pillow has scaled a PGM from its own maximum to 16 bits; int32 may hold anything
-    if not image.mode.startswith("I;16") and (image.mode, image.format) not in _SIXTEEN_BITS:
+    of_16_bits = image.mode == "I" and image.format in ("PNG", "PPM")
+    if not (of_16_bits or image.mode.startswith("I;16")):
         kind = "floating-point" if image.mode == "F" else "32-bit"
         raise ValueError(f"the range of its {kind} values is not known; save it with 8 or 16 bits")
     tags: Any = getattr(image, "tag_v2", {})  # BitsPerSample, Photometric…, MaxSampleValue

@@ -47,10 +47,9 @@ class Split:
 
 
 class Layout(NamedTuple):
-    """A layout: what the argument ``split`` calls its division, and its reader.
+    """What the argument ``split`` calls its division, and its reader.
 
-    The reader returns None for a folder with another layout. For a broken folder with this one, it
-    may raise anything.
+    None is a folder with another layout; for a broken one of this, a reader may raise anything.
     """
 
     split: str

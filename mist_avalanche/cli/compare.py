@@ -21,8 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "package.module:Class or ./file.py:Class; default: simplecil and ranpac with and without "
         "MIST, and Avalanche's naive, replay, ewc, lwf, er_ace, der, scr, streaming_lda, joint",
     )
-    columns = "of the table of accuracy (default: A_T,A_bar,A_new,forgetting, which are all)"
-    parser.add_argument("--columns", metavar="A,B,…", help=columns)
 
 
 def execute(args: argparse.Namespace) -> None:

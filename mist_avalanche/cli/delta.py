@@ -1,48 +1,41 @@
-"""``mist-avalanche delta info | extract | apply``: what tuning changed, as a small file."""
+"""``mist-avalanche delta extract | apply``: what tuning changed, as a small file."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The three actions."""
+    """The two actions."""
     actions = parser.add_subparsers(dest="action", required=True)
-    info = actions.add_parser("info", help="what a delta says about itself")
     extract = actions.add_parser("extract", help="write what differs between two backbones")
     apply = actions.add_parser("apply", help="write the backbone that a delta leads to")
-    for action in (info, extract, apply):
-        action.add_argument("delta", type=Path, metavar="DELTA")
     for action in (extract, apply):
         add = action.add_argument
+        add("delta", type=Path, metavar="DELTA")
         add("--base", required=True, help="a .safetensors file, 'embedded' or a timm name")
         add("--weights", metavar="FILE", help="weights of a named base, instead of timm's hub")
         add("--image-size", type=int, metavar="PIXELS", help="of a named base")
     extract.add_argument("--adapted", required=True, help="a .safetensors file or a run's folder")
-    extract.add_argument("--license", help="of the base")
     apply.add_argument("output", type=Path, metavar="OUT")
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Run one action, and show what the delta says about itself."""
+    """Run one action."""
     from safetensors.torch import save_file
 
-    from ..deltas import apply_delta, read_info, save_delta
+    from ..deltas import apply_delta, save_delta
     from ..utils import atomic_write
 
     if args.action == "extract":
-        adapted, base = _tensors(args.adapted, args), _tensors(args.base, args)
-        source = Path(args.base).name
-        save_delta(adapted, base, args.delta, license=args.license, source=source)
-    elif args.action == "apply":
+        save_delta(_tensors(args.adapted, args), _tensors(args.base, args), args.delta)
+    else:
         tensors = _tensors(args.base, args)
         apply_delta(tensors, args.delta)
         with atomic_write(args.output) as temporary:
             save_file(tensors, temporary, {"format": "pt"})
-    print(json.dumps(read_info(args.delta), indent=1))
 
 
 def _tensors(place: str, args: argparse.Namespace) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from ..models.defaults import backbone_defaults
 from ..reports import cost_table, table, write_figures, write_page, write_tables
 from ..reports.labels import display_name
 from ..reports.summary import lead
-from ..reports.tables import check_columns
 from ..runs import RunConfig, run_methods
 from ..runs.build import make_benchmark
 from ..runs.checks import check_runs
@@ -47,7 +46,6 @@ def run_and_report(
     for label in labels:
         if labels.count(label) > 1:
             raise ValueError(f"There are several methods with the label {label!r}.")
-    columns = check_columns(getattr(args, "columns", None))
     benchmark = methods[0].benchmark.rpartition(":")[2]
     output = Path(args.output or f"results/{benchmark}-{kind or labels[0]}")
     if args.dry_run or not args.quiet:
@@ -75,11 +73,11 @@ def run_and_report(
         for config, folder in runs_of(*place, args.seeds)
         if (folder / "error.txt").exists()
     ]
-    accuracy = table(finished, columns=columns)
+    accuracy = table(finished)
     print("\n".join(["", *failed, lead(finished), "", accuracy]))
     print(f"\n{cost_table(finished)}\n")
     if kind:
-        print(f"Tables: {write_tables(finished, output, kind, columns)}, also .csv, .json and .tex")
+        print(f"Tables: {write_tables(finished, output, kind)}, also .csv, .json and .tex")
     names = [display_name(label) for label in finished]
     title = ", ".join(names) if len(names) < 5 else f"{len(names)} methods"
     page = output / "report.html"
@@ -89,7 +87,6 @@ def run_and_report(
             page,
             f"{benchmark}: {title}",
             command=args.command_line,
-            columns=columns,
             notes=notes,
             failed=failed,
             drawn=write_figures(finished, output),

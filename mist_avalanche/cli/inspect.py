@@ -12,20 +12,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Print the share of every parameter and write it as ``layers.png`` beside the results.
+    """Print the share of every parameter.
 
     Raises:
         FileNotFoundError: there is no results.json.
         ValueError: the run was without MIST.
     """
     from ..method.selection import LayerShare, share_table
-    from ..reports import selection_figure
     from ..runs.results import read_results
 
     rows = read_results(args.run).get("mist", {}).get("layers")
     if not rows:
         raise ValueError(f"{args.run} is of a run without MISTPlugin.")
     print(share_table([LayerShare(*row) for row in rows]))
-    picture = (args.run if args.run.is_dir() else args.run.parent) / "layers.png"
-    selection_figure(rows).savefig(picture, dpi=150)
-    print(f"Figure: {picture}")

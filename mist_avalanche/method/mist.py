@@ -165,11 +165,10 @@ class MIST:
             ranking=options.ranking,
         )
         if self.selection.fraction < 0.8 * options.select_rate:
-            share = {name: float((score > 0).float().mean()) for name, score in ranked.items()}
-            silent = [name for name in share if share[name] < options.select_rate]
+            silent = [name for name, score in ranked.items() if not score.any()]
             warnings.warn(
                 f"MIST selects {self.selection.fraction:.2%} of the backbone, not "
-                f"{options.select_rate:.0%}: most gradients are zero in {len(silent)} tensors "
+                f"{options.select_rate:.0%}: all gradients are zero in {len(silent)} tensors "
                 f"({', '.join(silent[:5])}, …), as where the layer behind starts at zero. "
                 "Give that other weights (timm: zero_init_last=False).",
                 stacklevel=callers_level(),

@@ -61,8 +61,7 @@ class Forward:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
             features = source(x)
         if not isinstance(features, Tensor) or features.ndim < 2:
-            shape = getattr(features, "shape", None)
-            kind = type(features).__name__ + (f" of shape {tuple(shape)}" if shape else "")
+            kind = f"{type(features).__name__}{[*getattr(features, 'shape', '')] or ''}"
             raise TypeError(f"The backbone returns a {kind}. Let it return features (B, D).")
         return (features.float() if bf16 else features).flatten(1)
 

@@ -1,12 +1,11 @@
 """Tables, figures and one page, made from the results of finished runs."""
 
-from .figures import selection_figure, write_figures
+from .figures import write_figures
 from .page import write_page
 from .tables import cost_table, table, write_tables
 
 __all__ = [
     "cost_table",
-    "selection_figure",
     "table",
     "write_figures",
     "write_page",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,32 +124,6 @@ def _matrix(runs: Runs) -> Figure:
             ink = "0.1" if matrix[t, i] > 60 else "white"  # not black, which the page replaces
             axes.text(i + 1, t + 1, f"{matrix[t, i]:.0f}", ha="center", va="center", color=ink)
     figure.colorbar(image, label="accuracy (%)", shrink=0.9)
-    return figure
-
-
-@mpl.rc_context(STYLE)
-def selection_figure(rows: Sequence[Sequence[Any]]) -> Figure:
-    """The share of the entries that MIST may change, by block of the backbone.
-
-    Args:
-        rows: one per parameter: name, selected entries, all entries, whether it is always selected.
-            These are ``mist.selection.rows()``, and ``mist.layers`` of a results.json.
-    """
-    blocks: dict[str, list[int]] = {}
-    for name, selected, total, _ in rows:
-        inside = name.removeprefix("backbone.")
-        block = re.match(r".*?\.\d+(?=\.)", inside)  # such as blocks.3
-        layer = re.sub(r"\.(weight|bias)$", "", inside)
-        sums = blocks.setdefault(block[0] if block else layer, [0, 0])
-        sums[0] += selected
-        sums[1] += total
-    shares = [100 * selected / total for selected, total in blocks.values()]
-    figure, axes = _empty(0.5 + _LINE * len(blocks))
-    bars = axes.barh(list(blocks), shares)
-    axes.bar_label(bars, fmt="%.1f", padding=2)
-    axes.margins(x=0.3, y=0.02)  # room for the numbers
-    axes.invert_yaxis()
-    axes.set_xlabel("entries that may change (%)")
     return figure
 
 

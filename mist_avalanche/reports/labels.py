@@ -13,13 +13,7 @@ _ADDITIONS = {
 
 
 def display_name(label: str) -> str:
-    """A method's name as people read it; unknown labels stay as they are.
-
-    >>> display_name("simplecil+mist")
-    'SimpleCIL + MIST'
-    >>> display_name("ranpac+no_drop")
-    'RanPAC + MIST (no dropping)'
-    """
+    """A method's name as people read it; unknown labels stay as they are."""
     strategy, *additions = label.split("+")
     if not {*additions} <= _ADDITIONS.keys():
         return label

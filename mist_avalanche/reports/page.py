@@ -48,7 +48,6 @@ def write_page(
     title: str,
     *,
     command: str | None = None,
-    columns: str | Sequence[str] | None = None,
     notes: Mapping[str, str] = MappingProxyType({}),
     failed: Sequence[str] = (),
     drawn: Sequence[Drawing] | None = None,
@@ -60,7 +59,6 @@ def write_page(
         path: of the file.
         title: heading of the page.
         command: the command line that made the runs.
-        columns: of the table of accuracy, as of :func:`~mist_avalanche.reports.table`.
         notes: a sentence about some methods, by label.
         failed: a sentence for each run that is missing.
         drawn: the figures that ``write_figures`` returned; None draws them.
@@ -75,7 +73,7 @@ def write_page(
 <h1>{html.escape(title)}</h1>
 <p class=lead>{html.escape(lead(methods))}
 {"".join(f"<p class=lead><strong>{html.escape(line)}</strong>" for line in failed)}
-<div class=wide>{table(methods, "html", columns)}</div>
+<div class=wide>{table(methods, "html")}</div>
 {_list(notes)}
 <p class=small>{html.escape(described(methods))} {_METRICS}
 <h2>Costs</h2>

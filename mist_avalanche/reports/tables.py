@@ -10,7 +10,6 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from ..utils import check_choice
 from .labels import display_name
 from .summary import (
     METRICS,
@@ -37,9 +36,7 @@ _LATEX = {
 _HEADS = {"forgetting": "forgetting ↓"}
 
 
-def table(
-    methods: Methods, style: str = "simple", columns: str | Sequence[str] | None = None
-) -> str:
+def table(methods: Methods, style: str = "simple") -> str:
     """Accuracy in percent, mean ± standard deviation over seeds; methods with one host together.
 
     Beside A_T, Δ is the mean gain over the host without MIST.
@@ -48,15 +45,13 @@ def table(
         methods: label to the results of its seeds.
         style: ``"html"``, ``"latex"`` (booktabs) or ``"pipe"`` (Markdown), with the best mean of an
             accuracy in bold; or another format of tabulate.
-        columns: some of ``A_T, A_bar, A_new, forgetting``, as a list or comma-separated; None: all.
 
     Raises:
-        ValueError: an unknown column, or runs of different images or weights.
+        ValueError: runs of different images or weights.
     """
-    metrics = check_columns(columns)
     check_same_data(methods)
     shown: dict[str, list[str]] = {}
-    for metric in metrics:
+    for metric in METRICS:
         winners, cells = best(methods, metric) if style in _BOLD else [], []
         for label, runs in methods.items():
             found = mean_and_std(runs)[metric]
@@ -90,9 +85,7 @@ def cost_table(methods: Methods, style: str = "simple") -> str:
     return _format(methods, shown, style)
 
 
-def write_tables(
-    methods: Methods, folder: Path, name: str, columns: str | Sequence[str] | None = None
-) -> Path:
+def write_tables(methods: Methods, folder: Path, name: str) -> Path:
     """Write ``NAME.md`` and ``.tex`` (accuracy), ``NAME-costs.md`` and ``.tex``, and all numbers.
 
     ``NAME.csv`` and ``NAME.json`` hold every metric (in percent) and every cost (seconds, bytes, a
@@ -102,7 +95,6 @@ def write_tables(
         methods: label to the results of its seeds.
         folder: of the files.
         name: of the files, without suffix.
-        columns: of the Markdown and LaTeX tables of accuracy, as of :func:`table`.
 
     Returns:
         The path of the Markdown table of accuracy.
@@ -117,8 +109,8 @@ def write_tables(
     caption = f"Accuracy (\\%), mean $\\pm$ standard deviation over seeds. {about}"
     head = ["\\begin{table}", "\\centering", f"\\caption{{{caption}}}", f"\\label{{tab:{name}}}"]
     texts = {
-        f"{name}.md": f"{table(methods, 'pipe', columns)}\n\n{about}",
-        f"{name}.tex": "\n".join([*head, table(methods, "latex", columns), "\\end{table}"]),
+        f"{name}.md": f"{table(methods, 'pipe')}\n\n{about}",
+        f"{name}.tex": "\n".join([*head, table(methods, "latex"), "\\end{table}"]),
         f"{name}-costs.md": cost_table(methods, "pipe"),
         f"{name}-costs.tex": cost_table(methods, "latex"),
         f"{name}.json": json.dumps(numbers, indent=1),
@@ -131,16 +123,6 @@ def write_tables(
         writer.writeheader()
         writer.writerows({"method": label, **row} for label, row in numbers.items())
     return folder / f"{name}.md"
-
-
-def check_columns(columns: str | Sequence[str] | None) -> list[str]:
-    """The metrics to show, from a list or a comma-separated string; None: all.
-
-    Raises:
-        ValueError: an unknown column.
-    """
-    names = columns.split(",") if isinstance(columns, str) else columns or METRICS
-    return [check_choice("columns", name.strip(), METRICS) for name in names]
 
 
 def _format(methods: Methods, columns: Mapping[str, Sequence[str]], style: str) -> str:

@@ -91,10 +91,8 @@ def digests_of(benchmark: Any, backbone: nn.Module | None, *code: str) -> dict[s
         targets = [str([int(y) for y in dataset.targets]) for dataset in datasets]
         found[part] = digest_of([*targets, f"{np.mean(some):.4g}"])
     if backbone is not None:
-        positions = [
-            p.detach().norm() for name, p in backbone.named_parameters() if "pos_embed" in name
-        ]
-        norms = [f"{float(norm):.4g}" for norm in positions]
+        positions = (v for name, v in backbone.state_dict().items() if "pos_embed" in name)
+        norms = [f"{float(position.norm()):.4g}" for position in positions]
         found["backbone"] = digest_of([state_hash(backbone, without="pos_embed").hex(), *norms])
     if files := [inspect.getfile(load(name)) for name in code if ":" in name]:
         found["code"] = digest_of(Path(file).read_text(encoding="utf-8") for file in files)

@@ -76,7 +76,7 @@ def _again(file: Path, given: Mapping[str, Any]) -> RunConfig:
     results = read_results(file)
     config = RunConfig.from_results(results)
     now = digests_now(replace(config, **given), {})
-    changed = [n for n in now if now[n] != results.get("digests", {}).get(n, now[n])]
+    changed = [n for n in sorted(now) if now[n] != results.get("digests", {}).get(n, now[n])]
     if changed:
         log.warning("%s is of other data than are here: %s differ.", file, ", ".join(changed))
     strategy_args = dict(config.strategy_args)

@@ -30,7 +30,7 @@ from .metrics import accuracy_rows, summarize
 
 SCHEMA = 1
 _PACKAGES = ("torch", "torchvision", "timm", "avalanche-lib", "numpy")
-_FINISHED = ("results.json", "summary.json", "report.html")  # a run, its seeds, a whole command
+_FINISHED = ("results.json", "report.html")  # a run, a whole command
 
 
 def results_of(
@@ -105,7 +105,7 @@ def _parameters(
     head = getattr(model, "head", None)
     computed = isinstance(head, StatisticsHead) and not isinstance(head, ExperienceLinear)
     for_later = sum(n for name, n in others.items() if name.startswith(FOR_TRAINING))
-    of_lda = {name: getattr(strategy, name, None) for name in ("muK", "Sigma")}
+    of_lda = {"muK": getattr(strategy, "muK", None), "Sigma": getattr(strategy, "Sigma", None)}
     state = strategy.state_dict() if can_resume(strategy) else {}
     copies = find(config.strategy).copies * sum(p.numel() for p in model.parameters())
     changed = (now[name].cpu() != p for name, p in pretrained.named_parameters())

@@ -86,7 +86,6 @@ def _run(config: RunConfig, folder: Path, *, bars: bool) -> dict[str, Any]:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     benchmark = make_benchmark(config)
-    n_classes = len(names_of_classes(benchmark))
     backbone = make_backbone(config)
     pretrained = copy.deepcopy(backbone)
     random.seed(config.seed)
@@ -98,7 +97,7 @@ def _run(config: RunConfig, folder: Path, *, bars: bool) -> dict[str, Any]:
     strategy = make_strategy(
         config,
         backbone,
-        n_classes,
+        len(names_of_classes(benchmark)),
         device=device,
         plugins=[make_mist(config, verbose=bars)] if config.mist else [],
         evaluator=EvaluationPlugin(metrics, loggers=[board]),

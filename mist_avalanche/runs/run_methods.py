@@ -19,12 +19,11 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ..reports.summary import mean_and_std
 from ..utils import check_integer, hide_avalanche_warnings
 from .build import choose_device
 from .checks import check_runs
 from .config import RunConfig
-from .results import SCHEMA, finished_results, refuse_to_replace, write_json
+from .results import finished_results, refuse_to_replace
 from .run import run
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ def run_methods(
     Args:
         methods: settings and output folder of each.
         n_seeds: runs per method. One writes to the method's folder itself, several to ``seed-S``
-            within it, beside a ``summary.json`` with mean and deviation of every metric.
+            within it.
         vary_order: give each seed a class order of its own.
         jobs: runs at a time, each in its own process with its share of the threads and, as long as
             there are enough, a GPU of its own. The number of threads changes the last bits of sums.
@@ -87,15 +86,6 @@ def run_methods(
 
     found = iter(results)
     grouped = [[r for r in islice(found, n_seeds) if r is not None] for _ in methods]
-    for (_, folder), seeds in zip(methods, grouped, strict=True):
-        if n_seeds > 1 and seeds:
-            summary = {
-                "schema": SCHEMA,
-                "config": seeds[0]["config"],
-                "seeds": [r["config"]["seed"] for r in seeds],
-                "metrics": mean_and_std(seeds),
-            }
-            write_json(summary, folder / "summary.json")
     return grouped
 
 

@@ -81,9 +81,8 @@ def suggest(
         frozen = shares if lr is None else frozen
         gain = 100 * (shares - frozen)  # by image
         n = len(gain)
-        half_width = stats.t.ppf(0.975, n - 1) * float(gain.std()) / n**0.5
-        if lr is not None and not half_width:  # no image differs: the rule of three
-            half_width = 300 / n
+        spread = stats.t.ppf(0.975, n - 1) * float(gain.std()) / n**0.5
+        half_width = 0.0 if lr is None else spread or 300 / n  # by the rule of three
         accuracy = 100 * float(correct.mean())
         trials.append(Trial(lr, accuracy, float(gain.mean()), half_width, n))
     return trials

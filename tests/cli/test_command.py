@@ -92,7 +92,7 @@ def test_compare_with_a_strategy_of_ones_own(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     strategies = "simplecil,./mine.py:Mine+mist,naive"
     arguments = ["compare", *COMMON, *SHORT, "--strategies", strategies, "--output", "out"]
-    assert cli.main([*arguments, "--strategy-arg", "train_epochs=1", "--columns", "A_T"]) == 0
+    assert cli.main([*arguments, "--strategy-arg", "train_epochs=1"]) == 0
     assert (tmp_path / "out" / "comparison.md").read_text().startswith("| method")
     folders = {f.parent.name: f for f in (tmp_path / "out").glob("*/results.json")}
     assert {*folders} == {"simplecil", "mine+mist", "naive"}
@@ -196,7 +196,6 @@ def test_a_figure_that_cannot_be_drawn_ends_no_run(tmp_path, monkeypatch, caplog
         (["compare", "--strategies", "simplecil+mists"], "+mists"),
         (["compare", "--strategies", "simplecil,simplecil"], "'simplecil'"),
         (["compare", "--strategies", "simplecil,naive+drift"], "drift"),
-        (["compare", "--columns", "A_X"], "A_X"),
         (["compare", "--strategy-arg", "mem_sise=3"], "mem_sise"),
         (["ablate", "--strategies", "simplecil+mist"], "simplecil+mist"),
         (["suggest", "--lrs", "0.1,x"], "x"),

@@ -33,17 +33,13 @@ class Stop(Exception):
     """In place of Ctrl-C."""
 
 
-def test_seeds_have_folders_and_a_summary(tmp_path):
+def test_seeds_have_folders(tmp_path):
     methods = [(config(), tmp_path / "a"), (config(mist=True), tmp_path / "b")]
     found = run_methods(methods, 2, vary_order=True)
     for results, name in zip(found, "ab", strict=True):
         assert [r["config"]["seed"] for r in results] == [0, 1]
         assert [r["config"]["order_seed"] for r in results] == [1993, 1994]
         assert json.loads((tmp_path / name / "seed-1" / "results.json").read_text()) == results[1]
-        summary = json.loads((tmp_path / name / "summary.json").read_text())
-        a_t = [r["metrics"]["A_T"] for r in results]
-        assert summary["metrics"]["A_T"]["mean"] == pytest.approx(np.mean(a_t))
-        assert summary["metrics"]["A_T"]["std"] == pytest.approx(np.std(a_t, ddof=1))
     again = run_methods(methods, 2, vary_order=True, resume=True)
     assert again == found
 
@@ -211,7 +207,7 @@ def test_code_and_images_of_ones_own_that_change_are_refused(tmp_path, monkeypat
     run(settings, "run")
     run(settings, "run", resume=True)
     (tmp_path / "own.py").write_text(f"{OWN}\n# changed\n")
-    with pytest.raises(ValueError, match="code: .* there, .* here"):
+    with pytest.raises(ValueError, match=r"code: \w+ there, \w+ here"):
         run(settings, "run", resume=True)
     (tmp_path / "own.py").write_text(OWN)
     for file in (tmp_path / "photos").rglob("0.png"):
@@ -242,7 +238,7 @@ def test_seeds_of_other_images_do_not_stand_in_one_mean(tmp_path):
 def test_a_run_that_is_repeated_on_other_images_says_so(tmp_path, caplog):
     run(on_photos(photos(tmp_path / "photos")), tmp_path / "run")
     read_config(tmp_path / "run" / "results.json", {})
-    assert not caplog.records
+    assert "differ" not in caplog.text
     photos(tmp_path / "photos", n=7)
     read_config(tmp_path / "run" / "results.json", {})
     assert "test_images, training_images differ" in caplog.text
