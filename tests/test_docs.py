@@ -29,7 +29,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 # arguments, and what is printed
 EXAMPLES = {
     "compare_baselines.py": ([], r"Streaming LDA"),
-    "custom_model.py": ([], r"selected: (4\.\d\d|5\.00)%"),
+    "custom_model.py": ([], r"all +\d+ +\d+ +(4\.\d\d|5\.00)%"),
     "own_strategy.py": ([], r"Top1_Acc_Stream"),
     "paper_table.py": (["--dry-run", "--settings", "s.json"], r"slca\+mist +train_epochs=50\W.*=2"),
     "plug_into_your_strategy.py": ([], r"updated in the last step: 0\.\d+%"),

@@ -96,10 +96,7 @@ def find(
 
 def data_folder(root: str | Path | None) -> Path:
     """A root as the user gave it; None for Avalanche's data folder."""
-    try:
-        return Path(root).expanduser() if root else Path(default_dataset_location(""))
-    except ValueError as error:
-        raise ValueError(f"Avalanche's ~/.avalanche/config.json is damaged: {error}") from error
+    return Path(root).expanduser() if root else Path(default_dataset_location(""))
 
 
 def find_archives(dataset: Dataset, root: Path) -> list[Path]:

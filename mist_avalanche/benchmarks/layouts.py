@@ -126,7 +126,7 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
     for entry in shown:
         if entry.is_symlink() and not os.path.exists(entry.path):
             target = os.readlink(entry.path)
-            raise ValueError(f"{entry.path!r} is a link to {target!r}, which is gone; remove it")
+            raise ValueError(f"{entry.path!r} is a link to {target!r}, which is gone; restore it")
     return shown
 
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
+from json import JSONDecodeError
 
 from .._version import __version__
 
@@ -69,5 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mist-avalanche: stopped.{resume}", file=sys.stderr)
         return 130
     except _ERRORS as error:
+        if isinstance(error, JSONDecodeError):  # which Avalanche reads when it is imported
+            error = ValueError(f"Avalanche's ~/.avalanche/config.json is damaged: {error}")
         print(f"mist-avalanche: {error}", file=sys.stderr)
         return 1
