@@ -64,7 +64,7 @@ def table(methods: Methods, style: str = "simple") -> str:
 
 
 def cost_table(methods: Methods, style: str = "simple") -> str:
-    """Costs as means over seeds (:func:`~.summary.costs`); arguments are as for :func:`table`."""
+    """Costs as means over seeds; arguments are those of :func:`table`."""
     heads = {
         "cpu_seconds": ("CPU seconds", 1),
         "gpu_seconds": ("GPU seconds", 1),
