@@ -73,8 +73,7 @@ def run_and_report(
         for config, folder in runs_of(*place, args.seeds)
         if (folder / "error.txt").exists()
     ]
-    accuracy = table(finished)
-    print("\n".join(["", *failed, lead(finished), "", accuracy]))
+    print("\n".join(["", *failed, lead(finished), "", table(finished)]))
     print(f"\n{cost_table(finished)}\n")
     if kind:
         print(f"Tables: {write_tables(finished, output, kind)}, also .csv, .json and .tex")

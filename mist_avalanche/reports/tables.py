@@ -146,5 +146,5 @@ def _format(methods: Methods, columns: Mapping[str, Sequence[str]], style: str) 
         for n in reversed(range(1, len(order))):
             if hosts[order[n]] != hosts[order[n - 1]]:
                 lines.insert(4 + n, r"\midrule")
-        text = "\n".join(lines)
+        return "\n".join(lines)
     return text

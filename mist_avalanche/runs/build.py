@@ -25,7 +25,7 @@ from .config import RunConfig
 
 log = logging.getLogger(__name__)
 _OF_INPUTS = (
-    *("strategy", "benchmark", "benchmark_args", "dataset_root", "experiences", "order_seed"),
+    *("benchmark", "benchmark_args", "dataset_root", "experiences", "order_seed"),
     *("backbone", "weights", "image_size", "normalize"),
 )
 
@@ -104,10 +104,10 @@ def digests_now(config: RunConfig, known: dict[str, dict[str, str]]) -> dict[str
 
     ``known`` remembers them, by the settings that they depend on.
     """
-    key = json.dumps([getattr(config, name) for name in _OF_INPUTS], default=dict)
+    code = [name for name in (config.strategy, config.benchmark) if ":" in name]
+    key = json.dumps([code, *(getattr(config, name) for name in _OF_INPUTS)], default=dict)
     if key not in known:
         try:
-            code = config.strategy, config.benchmark
             known[key] = digests_of(make_benchmark(config), make_backbone(config), *code)
         except OSError as error:
             log.warning("Finished runs are taken as they are: %s", error)

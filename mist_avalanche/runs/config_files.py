@@ -75,9 +75,8 @@ def _again(file: Path, given: Mapping[str, Any]) -> RunConfig:
     """The run of a results.json."""
     results = read_results(file)
     config = RunConfig.from_results(results)
-    now = digests_now(replace(config, **given), {})
-    changed = [n for n in sorted(now) if now[n] != results.get("digests", {}).get(n, now[n])]
-    if changed:
+    now, then = digests_now(replace(config, **given), {}), results.get("digests", {})
+    if changed := [name for name in sorted(now) if now[name] != then.get(name, now[name])]:
         log.warning("%s is of other data than are here: %s differ.", file, ", ".join(changed))
     strategy_args = dict(config.strategy_args)
     if strategy_args.get("seed") == config.seed:

@@ -23,7 +23,7 @@ from ..models.heads import StatisticsHead
 from ..plugin import MISTPlugin
 from ..strategies.registry import find
 from ..utils import atomic_write
-from .build import digests_now, digests_of, names_of_classes
+from .build import digests_now, names_of_classes
 from .checkpoint import FOR_TRAINING, can_resume, refuse_other_settings
 from .config import RunConfig
 from .metrics import accuracy_rows, summarize
@@ -40,6 +40,7 @@ def results_of(
     backbone: nn.Module,
     pretrained: nn.Module,
     record: Mapping[str, Any],
+    digests: Mapping[str, str],
 ) -> dict[str, Any]:
     """The content of results.json.
 
@@ -58,7 +59,7 @@ def results_of(
         "training_images": [len(e.dataset) for e in stream],
         "test_images": counts,
         "class_names": names_of_classes(benchmark),
-        "digests": digests_of(benchmark, pretrained, config.strategy, config.benchmark),
+        "digests": dict(digests),
         "inputs": config.inputs,
         "timing": {
             "train": record["train"],

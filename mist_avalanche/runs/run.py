@@ -23,6 +23,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .build import (
     choose_device,
+    digests_of,
     make_backbone,
     make_benchmark,
     make_mist,
@@ -88,6 +89,7 @@ def _run(config: RunConfig, folder: Path, *, bars: bool) -> dict[str, Any]:
     benchmark = make_benchmark(config)
     backbone = make_backbone(config)
     pretrained = copy.deepcopy(backbone)
+    digests = digests_of(benchmark, backbone, config.strategy, config.benchmark)
     random.seed(config.seed)
     np.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)
@@ -105,7 +107,7 @@ def _run(config: RunConfig, folder: Path, *, bars: bool) -> dict[str, Any]:
     record: dict[str, Any] = {"correct": [], "train": [], "eval": [], "cpu": 0.0}
     checkpoint = None
     if can_resume(strategy):
-        checkpoint = Checkpoint(folder, strategy, benchmark, settings=config.settings())
+        checkpoint = Checkpoint(folder, strategy, benchmark, settings=config.settings() | digests)
         record = checkpoint.load(record)
 
     stream, tests = benchmark.train_stream[: config.first], benchmark.test_stream[: config.first]
@@ -127,7 +129,7 @@ def _run(config: RunConfig, folder: Path, *, bars: bool) -> dict[str, Any]:
             which = f"{config.label}, seed {config.seed}: experience {t + 1} of {len(stream)}"
             log.info("%s, accuracy %.1f %%", which, summarize(record["correct"], counts)["A_T"])
 
-    results = results_of(config, benchmark, strategy, backbone, pretrained, record)
+    results = results_of(config, benchmark, strategy, backbone, pretrained, record, digests)
     write_json(results, folder / "results.json")  # from here on the run is finished
     save_classifier(strategy, folder, config.settings())
     (folder / "error.txt").unlink(missing_ok=True)

@@ -218,6 +218,16 @@ def test_code_and_images_of_ones_own_that_change_are_refused(tmp_path, monkeypat
         run(RunConfig("./data.py:seedless", experiences=4, order_seed=7), "other")
 
 
+def test_code_that_changes_under_a_stopped_run_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    with pytest.raises(ValueError, match="no more"):  # in the second of three experiences
+        run(config("./own.py:Failing"), "run")
+    (tmp_path / "own.py").write_text(OWN.replace("> 2", "> 9"))
+    with pytest.raises(ValueError, match=r"code: \w+ there, \w+ here"):
+        run(config("./own.py:Failing"), "run", resume=True)
+
+
 def test_position_embeddings_count_as_weights():
     benchmark, model = tiny(), create_backbone()
     before = digests_of(benchmark, model)["backbone"]
