@@ -203,3 +203,16 @@ def test_notebook(capsys):
     assert names["plugin"].selection.fraction <= 0.05
     assert "predicted: " in capsys.readouterr().out
     assert not any(cell["outputs"] for cell in cells)
+
+
+def test_both_titles_of_the_paper_are_cited():
+    for name in ("README.md", "CITATION.cff"):
+        text = " ".join((ROOT / name).read_text().replace("{PTM}", "PTM").split())
+        for title in ("Sparse Tuning Enhances Plasticity in PTM-based", "Beyond Freezing: Sparse"):
+            assert title in text, (name, title)
+
+
+def test_readme_says_at_which_rate_tuning_again_lost():
+    text = (ROOT / "README.md").read_text()
+    command = text.index("--strategy ranpac --mist")
+    assert "at a learning rate of 0.01" in text[command : command + 900]

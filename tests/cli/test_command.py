@@ -226,3 +226,11 @@ def test_suggest(capsys):
     assert [line.split()[0] for line in lines[2:4]] == ["frozen", "0.001"]
     assert lines[5].startswith("16 held-out images")
     assert lines[6].startswith(("Use --lr", "They cannot tell"))
+
+
+def test_options_of_mist_say_whose_they_are(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["compare", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--lr VALUE of MISTPlugin's tuning, as --mist-arg lr=VALUE" in shown
+    assert "--batch-size VALUE of MISTPlugin's tuning" in shown
