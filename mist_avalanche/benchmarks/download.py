@@ -56,9 +56,11 @@ def unpacked(archive: Path) -> Path:
     It appears when it is whole. A folder that is alone at the top of the archive becomes it.
     """
     folder = archive.with_name(archive_stem(archive.name) or f"{archive.name}-unpacked")
+    origin = f"{archive.name}, {archive.stat().st_size} bytes\n"
     if folder.exists():
-        if archive.stat().st_mtime > folder.stat().st_mtime:
-            log.warning("%s is newer than %s, which is used. Remove that?", archive, folder)
+        stamp = folder / ".unpacked-from"
+        if not stamp.is_file() or stamp.read_text(encoding="utf-8") != origin:
+            log.warning("%s is used, but not unpacked from this %s. Remove it?", folder, archive)
         return folder
     try:
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
@@ -78,7 +80,7 @@ def unpacked(archive: Path) -> Path:
             if archives and not any(is_image_name(path.name) for path in files):
                 raise ValueError(f"it holds another archive, {archives[0]}")
             whole = inside[0] if len(inside) == 1 and inside[0].is_dir() else content
-            os.utime(whole)  # now, where a tar gives a date of its own
+            (whole / ".unpacked-from").write_text(origin, encoding="utf-8")
             if not folder.exists():  # else another process was faster
                 whole.rename(folder)
     except Exception as error:  # a broken archive raises any type, depending on its format

@@ -89,11 +89,12 @@ def style_at(shift: float) -> Style:
 
 
 class _Labelled(TensorDataset):
-    """Images with the integer ``targets`` that Avalanche expects."""
+    """Images with integer ``targets``, as Avalanche expects, and what tells them from others."""
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, drawn_from: str) -> None:
         super().__init__(images)
         self.targets: list[int] = labels.tolist()
+        self.sizes = [drawn_from] * len(labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:  # type: ignore[override]
         return self.tensors[0][index], self.targets[index]
@@ -104,4 +105,4 @@ def _drawn(names: tuple[str, ...], n: int, seed: int, style: Style) -> _Labelled
     glyphs, generator = outlines(names), torch.Generator().manual_seed(seed)
     labels = torch.arange(len(glyphs)).repeat_interleave(n)
     faces = torch.randint(glyphs.shape[1], labels.shape, generator=generator)
-    return _Labelled(render(glyphs[labels, faces], style, generator), labels)
+    return _Labelled(render(glyphs[labels, faces], style, generator), labels, f"{seed} {style}")

@@ -181,7 +181,10 @@ def _load(model: Any, file: Path) -> None:
         raise ValueError(f"it holds {' and '.join(models)}; save one of them by {one}")
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is not None:  # from other layouts and sizes
-        state = convert(state, model)
+        patches, state = state.get("patch_embed.proj.weight"), convert(state, model)
+        wanted = model.state_dict().get("patch_embed.proj.weight", patches)
+        if patches is not None and patches.shape != wanted.shape:
+            log.warning("%s: patches of %d pixels are resampled.", file, patches.shape[-1])
     missing, more = model.load_state_dict(state, strict=False)
     if more := [name for name in more if not name.startswith(("head", "fc.", "classifier"))]:
         log.warning("%s has %d tensors that the backbone has not, as %s.", file, len(more), more[0])

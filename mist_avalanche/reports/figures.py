@@ -51,6 +51,8 @@ def write_figures(methods: Methods, folder: Path) -> list[Drawing]:
     """
     drawn = drawings(methods)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for old in (folder / "figures").glob("*.p[nd][gf]"):
+        old.unlink()  # perhaps of other methods
     for drawing in drawn:
         for suffix in ("png", "pdf"):
             drawing.figure.savefig(folder / "figures" / f"{drawing.file}.{suffix}", dpi=300)
@@ -103,7 +105,8 @@ def _gains(found: Sequence[Gain]) -> Figure:
         seeds = [y + 0.22] * len(gain.differences)
         axes.plot(gain.differences, seeds, "o", color="0.5", ms=3.5)
         axes.errorbar(gain.mean, y - 0.1, xerr=gain.half_width, fmt="C0D", ms=4.5, capsize=3)
-    axes.set_yticks(range(len(found)), [display_name(gain.label) for gain in found])
+    names = [display_name(gain.label) for gain in found]
+    axes.set_yticks(range(len(found)), [n.replace(") + ", ")\n+ ") for n in names])  # of a grid
     axes.set(ylim=(len(found) - 0.5, -0.5), xlabel="gain in $A_T$ (points)")
     return figure
 

@@ -13,22 +13,28 @@ _ADDITIONS = {
 
 
 def display_name(label: str) -> str:
-    """A method's name as people read it; unknown labels stay as they are."""
-    strategy, *additions = label.split("+")
-    if not {*additions} <= _ADDITIONS.keys():
+    """A method's name as people read it; unknown labels stay as they are.
+
+    ``ranpac+mist@lr=0.001`` is RanPAC + MIST (lr=0.001).
+    """
+    parts = [part.partition("@")[::2] for part in label.split("+")]
+    (strategy, _), *additions = parts
+    if not {name for name, _ in additions} <= _ADDITIONS.keys():
         return label
     title = STRATEGIES[strategy].title if strategy in STRATEGIES else strategy
-    return " + ".join([title, *(_ADDITIONS[addition] for addition in additions)])
+    names = [title, *(_ADDITIONS[name] for name, _ in additions)]
+    values = (f" ({v.replace(',', ', ')})" if v else "" for _, v in parts)
+    return " + ".join(map(str.__add__, names, values))
 
 
 def host_of(label: str) -> str | None:
     """The method that MIST, whole or ablated, was added to; None for a method without MIST."""
     strategy, *additions = label.split("+")
-    with_mist = additions and (additions[0] == "mist" or additions[0] in ABLATIONS)
-    return strategy if with_mist else None
+    first = additions[0].partition("@")[0] if additions else ""
+    return strategy if first == "mist" or first in ABLATIONS else None
 
 
 def is_upper_bound(label: str) -> bool:
     """Whether a method sees the images of all experiences at once."""
-    strategy = label.partition("+")[0]
+    strategy = label.partition("+")[0].partition("@")[0]
     return strategy in STRATEGIES and STRATEGIES[strategy].upper_bound

@@ -15,7 +15,7 @@ import matplotlib as mpl
 from ..utils import atomic_write
 from .figures import STYLE, Drawing, drawings
 from .labels import display_name
-from .summary import Methods, described, lead
+from .summary import Methods, described, environment, lead
 from .tables import cost_table, table
 
 _CSS = """
@@ -66,7 +66,7 @@ def write_page(
     figures = drawings(methods) if drawn is None else drawn
     first = next(iter(methods.values()))[0]
     settings = {label: runs[0]["config"] for label, runs in methods.items()}
-    made = {"methods": settings, "inputs": first["inputs"], "environment": first["environment"]}
+    made = {"methods": settings, "inputs": first["inputs"], "environment": environment(methods)}
     page = f"""<!doctype html>
 <html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>
 <meta name=viewport content="width=device-width, initial-scale=1"><style>{_CSS}</style>

@@ -77,15 +77,23 @@ def setting(methods: Methods) -> dict[str, Any]:
     }
 
 
+def environment(methods: Methods) -> dict[str, str]:
+    """Versions and machines of the runs; where they differ, joined by "or"."""
+    made = [run["environment"] for runs in methods.values() for run in runs]
+    return {name: " or ".join(sorted({str(one.get(name)) for one in made})) for name in made[0]}
+
+
 def described(methods: Methods) -> str:
-    """:func:`setting` in words."""
+    """:func:`setting` in words, and versions and machines that differ."""
     found = setting(methods)
     n, all_of_them, sizes = found["experiences"], found["of_experiences"], found["classes"]
     which = f"{n} experiences" if n == all_of_them else f"{n} of {all_of_them} experiences"
     each = f"{sizes[0]}" if len({*sizes}) == 1 else f"{', '.join(map(str, sizes))}"
     counts = sorted({sum(run["test_images"]) for runs in methods.values() for run in runs})
     images = " or ".join(f"{count:,}" for count in counts)
-    return f"After {which} with {each} classes each, on {images} test images."
+    text = f"After {which} with {each} classes each, on {images} test images."
+    several = [f"{n} {v}" for n, v in environment(methods).items() if " or " in v]
+    return f"{text} Runs differ in {'; '.join(several)}." if several else text
 
 
 def costs(runs: Runs) -> dict[str, float | None]:
@@ -159,7 +167,7 @@ def lead(methods: Methods) -> str:
     n_images = setting(methods)["test_images"]
     sentences = [f"{' and '.join(map(display_name, shown))} {claim} {number}."]
     for gain in gains(methods):
-        if gain.label.split("+")[1] == "mist":  # and not an ablation
+        if gain.label.split("+")[1].partition("@")[0] == "mist":  # and not an ablation
             host = display_name(gain.host)
             added = display_name(gain.label).removeprefix(f"{host} + ")
             verb = "gains" if round(gain.mean, 1) >= 0 else "loses"
@@ -172,6 +180,11 @@ def lead(methods: Methods) -> str:
             if n_images < _FEW:
                 points += f", {abs(gain.mean) * n_images / 100:.0f} of {n_images} test images"
             sentences.append(f"With {added}, {host} {verb} {points}).")
+    if any("@" in label for label in methods):
+        sentences.append(
+            "Values of a grid were compared on test images, so the best of them is favoured; "
+            "`mist-avalanche suggest` chooses on training images."
+        )
     return " ".join(sentences)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import logging
@@ -76,7 +77,8 @@ def digests_of(benchmark: Any, backbone: nn.Module | None, *code: str) -> dict[s
     ``class_names``, in order and by experience; ``training_images`` and ``test_images``: their
     names, classes and sizes or, for a benchmark of one's own, their classes and the mean of some;
     ``backbone``: its weights as loaded, of position embeddings, which are resampled to bits of the
-    machine's, the norm; ``code``: of Python files, for a strategy or benchmark of one's own.
+    machine's, the norm; ``code``: of Python files, for a strategy or benchmark of one's own, with
+    those beside them that they import.
     """
     names, found = names_of_classes(benchmark), dict(getattr(benchmark, "digests", {}))
     rows = [
@@ -94,9 +96,23 @@ def digests_of(benchmark: Any, backbone: nn.Module | None, *code: str) -> dict[s
         positions = (v for name, v in backbone.state_dict().items() if "pos_embed" in name)
         norms = [f"{float(position.norm()):.4g}" for position in positions]
         found["backbone"] = digest_of([state_hash(backbone, without="pos_embed").hex(), *norms])
-    if files := [inspect.getfile(load(name)) for name in code if ":" in name]:
-        found["code"] = digest_of(Path(file).read_text(encoding="utf-8") for file in files)
+    own = [Path(inspect.getfile(load(name))) for name in code if ":" in name]
+    if files := sorted({file for one in own for file in _imported(one)}):
+        found["code"] = digest_of(file.read_text(encoding="utf-8") for file in files)
     return {"class_names": digest_of(rows), **found}
+
+
+def _imported(file: Path) -> set[Path]:
+    """A Python file and those beside it that it imports, and so on."""
+    found, todo = set(), [file]
+    while todo:
+        found.add(file := todo.pop())
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [getattr(node, "module", None) or "", *(name.name for name in node.names)]
+                beside = (file.with_name(f"{name.partition('.')[0]}.py") for name in names)
+                todo += [other for other in beside if other.is_file() and other not in found]
+    return found
 
 
 def digests_now(config: RunConfig, known: dict[str, dict[str, str]]) -> dict[str, str]:

@@ -39,8 +39,10 @@ class Checkpoint:
         strategy: with ``state_dict`` and ``load_state_dict``, as all in
             :mod:`mist_avalanche.strategies`; a TypeError otherwise.
         benchmark: that it is trained on. A checkpoint of other class names, images or pretrained
-            weights is refused.
-        settings: plain data; a checkpoint with other settings is refused.
+            weights is refused, and one of another strategy here or MISTPlugin, or with other
+            arguments of them.
+        settings: plain data, such as the arguments of your own strategy or transforms; a checkpoint
+            with other settings is refused.
 
     Attributes:
         done: number of finished experiences.
@@ -60,7 +62,12 @@ class Checkpoint:
         self.done = 0
         plugins = (p for p in strategy.plugins if isinstance(p, MISTPlugin))
         self._mist: MISTPlugin | None = next(plugins, None)
-        about = {"strategy": type(strategy).__name__, "mist": self._mist is not None}
+        options = {} if self._mist is None else vars(self._mist.options)
+        about = {
+            "strategy": type(strategy).__name__,
+            "arguments": getattr(strategy, "arguments", {}),
+            "mist": {k: v for k, v in options.items() if k not in ("view", "verbose")} or None,
+        }
         digests = digests_of(benchmark, getattr(strategy, "backbone", None))
         self.settings = {**about, **(settings or {}), **digests}
 

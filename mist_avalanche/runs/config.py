@@ -11,7 +11,6 @@ from ..method.options import MISTOptions
 from ..models.defaults import EMBEDDED, backbone_defaults
 from ..strategies.registry import arguments_of, find
 
-_CHANGE_NO_NUMBER = ("name", "num_workers")
 _COMMON_TO_ALL = ("seed", "precision", "compile", "verbose")  # arguments of MISTPlugin
 _PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
@@ -45,7 +44,7 @@ class RunConfig:
         precision: of the backbone: ``32`` or ``bf16``. Avalanche's own strategies use it in MIST's
             tuning alone.
         compile: use ``torch.compile`` for the backbone.
-        num_workers: of the data loaders.
+        num_workers: of the data loaders; each draws random transforms of its own.
         name: of the method in tables and figures; None for one made of the settings.
     """
 
@@ -112,4 +111,5 @@ class RunConfig:
         }
         if self.first is None:
             del found["first"]
-        return {name: value for name, value in found.items() if name not in _CHANGE_NO_NUMBER}
+        del found["name"]
+        return found

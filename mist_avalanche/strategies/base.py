@@ -83,6 +83,14 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
     model: Any
     dataloader: Any
 
+    def __new__(cls, **kwargs: Any) -> Any:
+        """Remember the arguments, which a :class:`~mist_avalanche.runs.Checkpoint` compares."""
+        strategy = super().__new__(cls)
+        plain = (bool, int, float, str)
+        own = {k: v for k, v in kwargs.items() if k not in Common.__annotations__}
+        strategy.arguments = {k: v for k, v in own.items() if isinstance(v, plain)}
+        return strategy
+
     def __init__(
         self,
         *,

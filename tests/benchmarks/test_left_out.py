@@ -181,15 +181,21 @@ def test_archives_that_cannot_be_read(tmp_path, name, content, cause):
         read(file)
 
 
-def test_an_archive_newer_than_its_folder_is_said(tmp_path, caplog):
+def test_a_folder_that_is_not_of_its_archive_is_said(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     file = archive(pets(tmp_path / "made" / "pets"), tmp_path / "root" / "pets.tar")
-    for n in range(3):
+    for _ in range(3):
         read(file)
-        if n == 0:
-            assert not caplog.records
-            os.utime(file, (2e9, 2e9))
-    assert "pets.tar is newer than" in caplog.text
+    assert not caplog.records
+    pets(tmp_path / "made" / "pets" / "more")
+    archive(tmp_path / "made" / "pets", file)
+    os.utime(file, (1e9, 1e9))  # as a server dates it
+    read(file)
+    assert "pets is used, but not unpacked from this" in caplog.text
+    caplog.clear()
+    (tmp_path / "root" / "pets" / ".unpacked-from").unlink()  # someone's own folder
+    read(file)
+    assert "pets is used, but not unpacked from this" in caplog.text
 
 
 def test_a_tar_that_is_cut_between_its_members_is_refused(tmp_path):

@@ -143,6 +143,13 @@ def test_files_say_why_they_hold_no_weights(tmp_path, name, content, said):
     assert "weights_only" not in str(error.value)
 
 
+def test_other_patches_are_said(tmp_path, caplog):
+    other = timm.create_model(TINY, patch_size=8, num_classes=0)
+    torch.save(other.state_dict(), tmp_path / "other.pth")
+    create_backbone(TINY, tmp_path / "other.pth")
+    assert "other.pth: patches of 8 pixels are resampled" in caplog.text
+
+
 def test_tensors_that_the_backbone_has_not_are_said(tmp_path, tiny_state, caplog):
     more = {"blocks.12.norm1.bias": torch.zeros(1), "head.weight": torch.zeros(1)}
     torch.save({**tiny_state, **more}, tmp_path / "more.pth")

@@ -8,7 +8,7 @@ from matplotlib.text import Text
 
 from mist_avalanche.cli import inspect
 from mist_avalanche.reports import write_page
-from mist_avalanche.reports.figures import drawings
+from mist_avalanche.reports.figures import drawings, write_figures
 
 METHODS = comparison({"ranpac": (70.0, 71.0, 69.0), "ranpac+mist": (72.0, 74.0, 70.0)})
 METHODS["naive"] = [results(a_t=10.0)]
@@ -21,6 +21,13 @@ def test_every_figure_is_a_column_wide_with_readable_text():
         assert drawing.figure.get_figwidth() == 3.3
         assert min(text.get_fontsize() for text in texts if text.get_text()) >= 8, drawing.file
         assert drawing.figure.get_tightbbox().width <= 3.3 * 1.02, drawing.file
+
+
+def test_figures_of_other_methods_are_removed(tmp_path):
+    write_figures({"a": [results()], "b": [results()]}, tmp_path)
+    write_figures({"b": [results()]}, tmp_path)
+    names = {file.name for file in (tmp_path / "figures").iterdir()}
+    assert names == {f"{n}.{s}" for n in ("accuracy", "matrix-b") for s in ("png", "pdf")}
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,10 @@ def test_labels_have_names():
     assert display_name("ranpac+no_drop") == "RanPAC + MIST (no dropping)"
     assert display_name("mymethod+mist") == "mymethod + MIST"
     assert display_name("my+method") == "my+method"
+    on_grid = "ranpac@n_random_features=50,seed=1+mist@lr=0.001+drift"
+    assert display_name(on_grid) == (
+        "RanPAC (n_random_features=50, seed=1) + MIST (lr=0.001) + drift compensation"
+    )
 
 
 def test_host_is_the_method_without_mist():
@@ -22,6 +26,7 @@ def test_host_is_the_method_without_mist():
     assert host_of("simplecil+drift") is None
     for addition in ("mist", *ABLATIONS):
         assert host_of(f"ranpac+{addition}") == "ranpac"
+    assert host_of("ranpac@seed=1+mist@lr=0.001") == "ranpac@seed=1"
 
 
 def test_mean_and_sample_standard_deviation():
@@ -32,6 +37,7 @@ def test_mean_and_sample_standard_deviation():
 
 def test_best_follows_the_mean_as_shown_and_leaves_out_upper_bounds():
     assert is_upper_bound("joint")
+    assert is_upper_bound("joint@lr=0.1")
     methods = comparison({"a": (50.0, 52.0), "naive": (60.0,), "joint": (90.0,)})
     assert best(methods, "A_T") == ["naive"]
     assert best(comparison({"a": (1.04,), "b": (1.0,), "c": (0.5,)}), "A_T") == ["a", "b"]
@@ -79,6 +85,10 @@ def test_first_line_is_honest():
     for run in (*methods["ranpac"], *methods["ranpac+mist"]):
         run["test_images"] = [1000] * 4
     assert lead(methods).endswith("RanPAC loses 2.0 points (no interval, 1 seed).")
+    grid = comparison({"ranpac": (70.0,), "ranpac+mist@lr=1": (72.0,), "ranpac+mist@lr=2": (71.0,)})
+    assert lead(grid).startswith("RanPAC + MIST (lr=1) has the highest A_T: 72.0 %")
+    assert "With MIST (lr=2), RanPAC gains 1.0 points" in lead(grid)
+    assert "compared on test images, so the best of them is favoured" in lead(grid)
     level = comparison({"a": (2.0,), "b": (2.0,), "c": (1.0,)})
     assert lead(level).startswith("a and b share the highest A_T: 2.0 %")
     run = results(a_t=70.0)

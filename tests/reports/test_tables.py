@@ -112,6 +112,11 @@ def test_tables_say_what_they_are_of(tmp_path):
     assert numbers["A_T_std"] is None
     other = results(seed=1)
     other["test_images"] = [20] * 4
-    assert "on 40 or 80 test images" in described({"a": [results(), other]})
+    other["environment"] = {**other["environment"], "torch": "1.0.7"}
+    said_of_both, now = described({"a": [results(), other]}), results()["environment"]["torch"]
+    assert "on 40 or 80 test images" in said_of_both
+    assert said_of_both.endswith(f"Runs differ in torch 1.0.7 or {now}.")
+    write_page({"a": [results(), other]}, tmp_path / "page.html", "title")
+    assert "&quot;torch&quot;: &quot;1.0.7 or" in (tmp_path / "page.html").read_text()
     write_page(part, tmp_path / "page.html", "title")
     assert said in (tmp_path / "page.html").read_text()

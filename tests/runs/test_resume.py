@@ -11,10 +11,11 @@ from small_runs import accuracy, same
 from tiny_runs import config, tiny
 
 from mist_avalanche import MISTPlugin
+from mist_avalanche.benchmarks import SplitGlyphs
 from mist_avalanche.models import create_backbone
 from mist_avalanche.runs import Checkpoint, run
 from mist_avalanche.runs.checkpoint import FORMAT, read
-from mist_avalanche.strategies import SimpleCIL
+from mist_avalanche.strategies import RanPAC, SimpleCIL
 
 FEW = {"n_random_features": 50}
 SLCA = {"train_epochs": 1, "samples_per_class": 4}
@@ -86,6 +87,7 @@ def test_other_settings_are_refused_by_name(tmp_path):
     others = {
         "mist_args: .*'tune_epochs': 2.* there": replace(settings, mist_args={"tune_epochs": 1}),
         "seed: 0 there, 3 here": replace(settings, seed=3),
+        "num_workers: 0 there, 1 here": replace(settings, num_workers=1),
     }
     for _ in range(2):  # stopped, then finished
         for named, other in others.items():
@@ -118,10 +120,12 @@ def test_checkpoints_that_cannot_be_read(tmp_path):
 # ---- In one's own loop ---------------------------------------------------------------------------
 
 
-def loop(folder, benchmark, experiences, settings=None):
-    strategy = SimpleCIL(
+def loop(folder, benchmark, experiences, settings=None, *, seed=0, lr=1e-4):
+    strategy = RanPAC(
         model=create_backbone(),
-        plugins=[MISTPlugin(tune_epochs=1, batch_size=8, seed=0, verbose=False)],
+        n_random_features=20,
+        seed=seed,
+        plugins=[MISTPlugin(tune_epochs=1, batch_size=8, seed=0, lr=lr, verbose=False)],
     )
     checkpoint = Checkpoint(folder, strategy, benchmark, settings=settings)
     found = checkpoint.load([])
@@ -139,6 +143,15 @@ def test_a_loop_of_ones_own(tmp_path):
     assert whole[:2] == part
     with pytest.raises(ValueError, match="lr: None there, 1 here"):
         loop(tmp_path / "parts", tiny(), 3, {"lr": 1})
+    with pytest.raises(ValueError, match=r"arguments: .*'seed': 0\} there, .*'seed': 1\} here"):
+        loop(tmp_path / "parts", tiny(), 3, seed=1)
+    with pytest.raises(ValueError, match=r"mist: .*'lr': 0.0001.* there, .*'lr': 0.1"):
+        loop(tmp_path / "parts", tiny(), 3, lr=0.1)
+
+
+def test_glyphs_that_are_drawn_otherwise_are_other_images():
+    digests = {str(SplitGlyphs(shift=shift).digests) for shift in (1, 2, 1)}
+    assert len(digests) == 2
 
 
 def test_what_cannot_be_saved_is_refused(tmp_path):
