@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mist_avalanche.cli.experiment import run_and_report
-from mist_avalanche.cli.options import add_experiment, config_of
+from mist_avalanche.cli.options import add_experiment, config_of, with_options_file
 from mist_avalanche.runs import RunConfig
 from mist_avalanche.runs.checks import check_runs
 
@@ -52,6 +52,8 @@ def main():
     add_experiment(parser)
     parser.add_argument("--settings", type=Path, metavar="FILE.json", help="of each strategy")
     args = parser.parse_args()
+    if args.config:
+        args = with_options_file(args, parser, sys.argv[1:])
     args.command_line = shlex.join(["python", *sys.argv])
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mist_avalanche").setLevel(logging.INFO)

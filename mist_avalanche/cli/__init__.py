@@ -18,6 +18,7 @@ from io import TextIOWrapper
 from json import JSONDecodeError
 
 from .._version import __version__
+from .options import with_options_file
 
 COMMANDS = {
     "run": "one strategy",
@@ -51,22 +52,27 @@ def parser_for(command: str) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code."""
     given = [*(sys.argv[1:] if arguments is None else arguments)]
-    args = parser_for(given[0] if given else "").parse_args(given)
+    parser = parser_for(given[0] if given else "")
+    args = parser.parse_args(given)
     from ..utils import hide_avalanche_warnings  # not above: it imports torch
 
     hide_avalanche_warnings()
     for stream in (sys.stdout, sys.stderr):  # a name that a console cannot show ends no command
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
-    args.command_line = shlex.join(["mist-avalanche", *given])
     logging.basicConfig(format="%(message)s")
-    level = logging.WARNING if getattr(args, "quiet", False) else logging.INFO
-    logging.getLogger("mist_avalanche").setLevel(level)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if getattr(args, "config", None):
+            args = with_options_file(args, parser, given)
+        level = logging.WARNING if getattr(args, "quiet", False) else logging.INFO
+        logging.getLogger("mist_avalanche").setLevel(level)
+        args.command_line = shlex.join(["mist-avalanche", *given])
         return args.execute(args) or 0
     except KeyboardInterrupt:
         resume = " --resume goes on." if hasattr(args, "resume") else ""
+        if getattr(args, "launcher", None) == "slurm":
+            resume = " The same command follows the jobs, --gather reports what is finished."
         print(f"mist-avalanche: stopped.{resume}", file=sys.stderr)
         return 130
     except _ERRORS as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from itertools import product
+from typing import TYPE_CHECKING, Any
 
-from .options import add_experiment, config_of
+from .options import add_experiment, config_of, setting
 
 if TYPE_CHECKING:
     from ..runs import RunConfig
@@ -21,6 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "package.module:Class or ./file.py:Class; default: simplecil and ranpac with and without "
         "MIST, and Avalanche's naive, replay, ewc, lwf, er_ace, der, scr, streaming_lda, joint",
     )
+    parser.add_argument(
+        "--grid",
+        action="append",
+        metavar="KEY=VALUE,...",
+        type=setting,
+        help="compare several values of mist.ARGUMENT or STRATEGY.ARGUMENT; repeatable, for every "
+        "combination: --grid mist.lr=0.001,0.003 --grid ranpac.n_random_features=2000,5000",
+    )
 
 
 def execute(args: argparse.Namespace) -> None:
@@ -30,7 +40,8 @@ def execute(args: argparse.Namespace) -> None:
 
     base = config_of(args)
     names = args.strategies.split(",") if args.strategies else COMPARED
-    run_and_report([method(name.strip(), base) for name in names], args, "comparison")
+    methods = [method(name.strip(), base) for name in names]
+    run_and_report(on_grid(methods, dict(args.grid or {})), args, "comparison")
 
 
 def method(name: str, base: RunConfig) -> RunConfig:
@@ -45,3 +56,48 @@ def method(name: str, base: RunConfig) -> RunConfig:
         mist="mist" in additions,
         drift_compensation="drift" in additions,
     )
+
+
+def on_grid(methods: Sequence[RunConfig], grid: Mapping[str, Any]) -> list[RunConfig]:
+    """Every method with every combination of the values that it takes, which its name says.
+
+    Args:
+        methods: settings.
+        grid: ``mist.ARGUMENT`` or ``STRATEGY.ARGUMENT`` to values.
+
+    Raises:
+        ValueError: no method has such an argument.
+    """
+    from ..strategies.registry import find
+
+    values = {key: v if isinstance(v, list) else [v] for key, v in grid.items()}
+    found, used = [], set()
+    for config in methods:
+        strategy = find(config.strategy).name
+        owners = {strategy, "mist"} if config.mist else {strategy}
+        keys = [key for key in values if key.partition(".")[0] in owners]
+        used |= {*keys}
+        for chosen in product(*(values[key] for key in keys)):
+            own: dict[str, dict[str, Any]] = {strategy: {}, "mist": {}}
+            for key, value in zip(keys, chosen, strict=True):
+                owner, _, name = key.partition(".")
+                own[owner][name] = value
+            changed = replace(
+                config,
+                strategy_args={**config.strategy_args, **own[strategy]},
+                mist_args={**config.mist_args, **own["mist"]},
+            )
+            label = "+".join(part + _suffix(own.get(part, {})) for part in config.label.split("+"))
+            found.append(replace(changed, name=label))
+    if unused := values.keys() - used:
+        raise ValueError(
+            f"--grid {min(unused)}: no method has it. Use STRATEGY.ARGUMENT with the name of a "
+            "strategy in --strategies, or mist.ARGUMENT with '+mist' in one of them."
+        )
+    return found
+
+
+def _suffix(values: Mapping[str, Any]) -> str:
+    """Values of a grid in a method's label, ``@lr=0.001``, where a plus or slash has a meaning."""
+    text = ",".join(f"{name}={value}" for name, value in values.items())
+    return f"@{text.replace('+', '').replace('/', '-')}" * bool(text)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,9 +20,12 @@ from ..reports.summary import lead
 from ..runs import RunConfig, run_methods
 from ..runs.build import make_benchmark
 from ..runs.checks import check_runs
+from ..runs.launchers import Launcher, Run, Slurm, gather, local
 from ..runs.results import refuse_to_replace
-from ..runs.run_methods import default_jobs, error_of, runs_of
+from ..runs.run_methods import default_jobs, runs_of, why_missing
 from ..strategies.registry import find
+from ..utils import atomic_write
+from .options import options_of, write_options
 
 log = logging.getLogger(__name__)
 _OF_A_METHOD = ("strategy", "strategy_args", "mist", "mist_args", "drift_compensation")
@@ -50,28 +56,36 @@ def run_and_report(
     output = Path(args.output or f"results/{benchmark}-{kind or labels[0]}")
     if args.dry_run or not args.quiet:
         print(f"{plan(methods, args.seeds, output)}\n")
-    if args.dry_run or not args.resume:  # finished runs need no data
+    if args.save:
+        write_options(options_of(args), args.save)
+    # a job of Slurm goes on where it was stopped
+    resume = args.resume or args.gather or (args.launcher == "slurm" and not args.overwrite)
+    if args.dry_run or not resume:  # finished runs need no data
         make_benchmark(methods[0])
-    refuse_to_replace(output, resume=args.resume, overwrite=args.overwrite)
+    refuse_to_replace(output, resume=resume or bool(args.plan), overwrite=args.overwrite)
     if args.dry_run:
         return
     places = [(config, output / config.label if kind else output) for config in methods]
+    runs = [
+        one for place in places for one in runs_of(*place, args.seeds, vary_order=args.vary_order)
+    ]
+    if args.plan:
+        write_commands(runs, Path(args.plan))
+        return
     found = run_methods(
         places,
         args.seeds,
         vary_order=args.vary_order,
-        jobs=default_jobs(methods[0].device) if args.jobs is None else args.jobs,
-        resume=args.resume,
+        resume=resume,
         overwrite=args.overwrite,
-        progress=not args.quiet,
+        launcher=launcher_of(args, output, methods[0].device),
     )
 
     finished = {label: results for label, results in zip(labels, found, strict=True) if results}
     failed = [
-        f"{display_name(config.label)}, seed {config.seed}, failed: {error_of(folder)}"
-        for place in places
-        for config, folder in runs_of(*place, args.seeds)
-        if (folder / "error.txt").exists()
+        f"{display_name(config.label)}, seed {config.seed}, {reason}"
+        for config, folder in runs
+        if (reason := why_missing(folder))
     ]
     print("\n".join(["", *failed, lead(finished), "", table(finished)]))
     print(f"\n{cost_table(finished)}\n")
@@ -93,8 +107,42 @@ def run_and_report(
         print(f"Report: {page}")
     except Exception as error:  # a font, a name, a full disk: the results are there
         log.warning("The runs are finished, but there is no report: %s", error)
-    if failed:
+    if failed and not args.gather:
         raise RuntimeError(f"{len(failed)} run(s) failed; --resume runs them again, and no other.")
+
+
+def launcher_of(args: argparse.Namespace, output: Path, device: str) -> Launcher:
+    """Where the runs are computed."""
+    if args.slurm and args.launcher != "slurm":
+        raise ValueError("--slurm is for jobs of Slurm. Add --launcher slurm.")
+    if args.gather:
+        return gather
+    if args.launcher == "slurm":
+        return Slurm(output / "slurm", dict(args.slurm or {}), overwrite=args.overwrite)
+    return partial(
+        local,
+        jobs=default_jobs(device) if args.jobs is None else args.jobs,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        progress=not args.quiet,
+    )
+
+
+def write_commands(runs: Sequence[Run], file: Path) -> None:
+    """Write a command per run that is not finished, and its options into the run's folder."""
+    lines = []
+    for config, folder in runs:
+        if why_missing(folder) is None:
+            continue
+        options = {
+            k: v for k, v in asdict(config).items() if k != "name" and v != getattr(RunConfig(), k)
+        }
+        write_options(options, folder / "options.yaml")
+        words = ("run", "--config", folder / "options.yaml", "--output", folder, "--resume")
+        lines.append(shlex.join(["mist-avalanche", *map(str, words)]))
+    with atomic_write(file) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    print(f"{len(lines)} commands: {file}. When they have run, --gather makes the tables.")
 
 
 def plan(methods: Sequence[RunConfig], n_seeds: int, output: Path) -> str:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..runs import RunConfig
+
+# no options, or options that say what to do with the others
+_NOT_SAVED = {"command", "execute", "parser", "command_line", "help"} | {
+    *("config", "save", "dry_run", "plan", "gather"),
+}
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -17,10 +24,16 @@ def setting(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not (key and separator):
         raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
+    found = _plain(value)
+    several = isinstance(found, str) and "," in found
+    return key, [_plain(part) for part in value.split(",")] if several else found
+
+
+def _plain(text: str) -> Any:
     try:
-        return key, json.loads(value)
+        return json.loads(text)
     except json.JSONDecodeError:
-        return key, value.split(",") if "," in value else value
+        return text
 
 
 def _setting_of(key: str, value: str) -> tuple[str, Any]:
@@ -66,7 +79,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def add_experiment(parser: argparse.ArgumentParser) -> None:
     """Options of run, compare and ablate."""
     add_settings(parser)
+    parser.set_defaults(parser=parser)
     add = parser.add_argument
+    add("--config", metavar="FILE", help="YAML or JSON with options, as --save writes it")
     add("--first", type=int, metavar="N", help="the first N experiences only")
     add("--seeds", type=int, default=1, metavar="N", help="run N seeds, from --seed on")
     add("--jobs", type=int, metavar="J", help="runs at a time; default: one per GPU or core")
@@ -76,7 +91,93 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     )
     add("--resume", action="store_true", help="keep finished runs and go on with stopped ones")
     add("--overwrite", action="store_true", help="replace runs that are there")
+    add("--launcher", choices=("local", "slurm"), default="local", help="where runs are computed")
+    add(
+        "--slurm",
+        metavar="KEY=VALUE",
+        action="append",
+        type=setting,
+        help="partition, time (minutes), gpus_per_node, array_parallelism, … of its jobs; "
+        "repeatable",
+    )
+    add("--gather", action="store_true", help="report what is finished, name the rest, run nothing")
     add("--dry-run", action="store_true", help="show what would run, and stop")
+    add("--save", metavar="FILE.yaml", help="write the options, for --config")
+    add("--plan", metavar="FILE", help="write each run as a command, one per line, and stop")
+
+
+def with_options_file(
+    args: argparse.Namespace, parser: argparse.ArgumentParser, given: list[str]
+) -> argparse.Namespace:
+    """The arguments with the options in the ``--config`` file, over which those given win."""
+    from ..utils import nearest_first
+
+    content = _options_in(args.config)
+    if {"schema", "model_name"} & content.keys():
+        return args  # settings of a run, which `run` reads
+    flags: dict[str, str] = {}  # an option has its own name, and that of its setting
+    for action in args.parser._actions:
+        for name in (
+            action.dest,
+            *(f.lstrip("-").replace("-", "_") for f in action.option_strings),
+        ):
+            if action.dest not in _NOT_SAVED:
+                flags.setdefault(name, action.option_strings[-1])
+    words = []
+    for name, value in content.items():
+        if name not in flags:
+            known = nearest_first(name, flags)
+            raise ValueError(f"{args.config} has no option {name!r}. Options are {known}.")
+        words += _words(flags[name], value)
+    command = int(args.parser is not parser)  # a subcommand comes first
+    args = parser.parse_args([*given[:command], *words, *given[command:]])
+    args.config = None
+    return args
+
+
+def _options_in(file: str) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is not a mapping of options to values.")
+    return content
+
+
+def _words(flag: str, value: Any) -> list[str]:
+    """An option of a file as words of a command line."""
+    if isinstance(value, bool):
+        return [flag] * value
+    if isinstance(value, dict):
+        return [word for key, v in value.items() for word in (flag, f"{key}={_text(v)}")]
+    return [flag, _text(value)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_text, value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given, as a ``--config`` file has them."""
+    given = {k: v for k, v in vars(args).items() if k not in _NOT_SAVED and v not in (None, False)}
+    return {k: dict(v) if isinstance(v, list) else v for k, v in given.items()}
+
+
+def write_options(options: Mapping[str, Any], file: str | Path) -> None:
+    """Write a file for ``--config``."""
+    import yaml
+
+    from ..utils import atomic_write
+
+    with atomic_write(file) as temporary:
+        text = yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:

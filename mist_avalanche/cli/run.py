@@ -19,11 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--mist", action="store_true", help="add MISTPlugin")
     add("--drift-compensation", action="store_true", help="follow a backbone that is tuned again")
-    add(
-        "--config",
-        metavar="FILE.json",
-        help="results.json of a run, to repeat it, or settings of the reference implementation",
-    )
 
 
 def execute(args: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from .checkpoint import Checkpoint
 from .config import RunConfig
+from .launchers import Slurm
 from .metrics import accuracy_rows, summarize
 from .predict import Classifier, load_run
 from .run import run
@@ -11,6 +12,7 @@ __all__ = [
     "Checkpoint",
     "Classifier",
     "RunConfig",
+    "Slurm",
     "accuracy_rows",
     "load_run",
     "run",

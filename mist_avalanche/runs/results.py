@@ -139,6 +139,11 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
         temporary.write_text(f"{text}\n", encoding="utf-8")
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content of a JSON file; None where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
 def read_results(path: str | Path) -> dict[str, Any]:
     """The content of a results.json, or of that in a folder.
 
@@ -158,6 +163,12 @@ def read_results(path: str | Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         pass
     raise ValueError(f"{file} holds no results of a run, as this version writes them.")
+
+
+def clear(folder: Path) -> None:
+    """Remove a run."""
+    for name in ("results.json", "checkpoint.pt", "error.txt", "job.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def refuse_to_replace(folder: Path, *, resume: bool, overwrite: bool) -> None:

@@ -35,7 +35,7 @@ from .checks import check_runs
 from .config import RunConfig
 from .metrics import summarize
 from .predict import save_classifier
-from .results import finished_results, refuse_to_replace, results_of, write_json
+from .results import clear, finished_results, refuse_to_replace, results_of, write_json
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +74,7 @@ def run(
     if resume and (finished := finished_results(config, folder, {})) is not None:
         return finished
     if not resume:
-        for name in ("results.json", "checkpoint.pt", "error.txt"):
-            (folder / name).unlink(missing_ok=True)
+        clear(folder)
     for unfinished in folder.glob(".*.tmp"):  # a run was killed while it wrote
         unfinished.unlink()
     return _run(config, folder, bars=progress and sys.stderr.isatty())

@@ -12,10 +12,10 @@ from tiny_runs import config, tiny
 
 from mist_avalanche.models import create_backbone
 from mist_avalanche.reports import table
-from mist_avalanche.runs import RunConfig, load_run, run, run_methods
+from mist_avalanche.runs import RunConfig, launchers, load_run, run, run_methods
 from mist_avalanche.runs.build import digests_of
 from mist_avalanche.runs.config_files import read_config
-from mist_avalanche.runs.run_methods import default_jobs, error_of
+from mist_avalanche.runs.run_methods import default_jobs, why_missing
 from mist_avalanche.strategies import SimpleCIL
 
 OWN = """
@@ -51,7 +51,7 @@ def test_side_by_side_with_a_strategy_of_ones_own_that_fails(tmp_path, monkeypat
     methods = [(one, tmp_path / one.label) for one in settings]
     found = run_methods(methods, jobs=2)
     assert [len(results) for results in found] == [1, 0]
-    assert error_of(tmp_path / "failing") == "ValueError: no more\nthan two classes"
+    assert why_missing(tmp_path / "failing") == "failed: ValueError: no more\nthan two classes"
     assert "Traceback" in (tmp_path / "failing" / "error.txt").read_text()
     alone = run(settings[0], tmp_path / "alone")
     assert found[0][0]["accuracy"] == alone["accuracy"]
@@ -70,7 +70,7 @@ def test_where_all_fail_the_first_error_is_raised(tmp_path):
 def test_nothing_starts_where_one_run_cannot(tmp_path, monkeypatch):
     methods = [(config(mist=mist), tmp_path / str(mist)) for mist in (False, True)]
     run(methods[1][0], methods[1][1])
-    monkeypatch.setitem(run_methods.__globals__, "_attempt", None)
+    monkeypatch.setattr(launchers, "_attempt", None)
     with pytest.raises(ValueError, match="finished run"):
         run_methods(methods)
     changed = [methods[0], (config(mist=True, mist_args={"tune_epochs": 1}), methods[1][1])]
@@ -78,7 +78,7 @@ def test_nothing_starts_where_one_run_cannot(tmp_path, monkeypatch):
         run_methods(changed, resume=True)
     for n_seeds, jobs, named in ((0, 1, "n_seeds"), (1, 0, "jobs")):
         with pytest.raises(ValueError, match=named):
-            run_methods(methods, n_seeds, jobs=jobs)
+            run_methods(methods, n_seeds, jobs=jobs, overwrite=True)
     assert 1 <= default_jobs("cpu") <= 8
 
 
@@ -95,7 +95,7 @@ def test_stopping_ends_the_workers(tmp_path, monkeypatch):
             self.workers = list(self._processes.values())
             raise KeyboardInterrupt
 
-    monkeypatch.setitem(run_methods.__globals__, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(launchers, "ProcessPoolExecutor", Pool)
     with pytest.raises(KeyboardInterrupt):
         run_methods([(config(), tmp_path / name) for name in "ab"], jobs=2)
     assert not any(worker.is_alive() for worker in pools[0].workers)
@@ -220,9 +220,17 @@ def test_code_and_images_of_ones_own_that_change_are_refused(tmp_path, monkeypat
 
 def test_code_that_changes_under_a_stopped_run_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.py").write_text(OWN)
+    for name, text in {"own": "import first\n" + OWN, "first": "from second import N"}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "second.py").write_text("N = 1")
     with pytest.raises(ValueError, match="no more"):  # in the second of three experiences
         run(config("./own.py:Failing"), "run")
+    (tmp_path / "second.py").write_text("N = 2")
+    with pytest.raises(ValueError, match=r"code: \w+ there, \w+ here"):
+        run(config("./own.py:Failing"), "run", resume=True)
+    (tmp_path / "second.py").write_text("N = 1")
+    with pytest.raises(ValueError, match="no more"):
+        run(config("./own.py:Failing"), "run", resume=True)
     (tmp_path / "own.py").write_text(OWN.replace("> 2", "> 9"))
     with pytest.raises(ValueError, match=r"code: \w+ there, \w+ here"):
         run(config("./own.py:Failing"), "run", resume=True)
