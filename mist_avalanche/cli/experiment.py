@@ -17,6 +17,7 @@ from ..reports.summary import lead
 from ..runs import RunConfig, run_methods
 from ..runs.build import make_benchmark
 from ..runs.checks import check_runs
+from ..runs.loggers import check_loggers
 from ..runs.results import refuse_to_replace
 from ..runs.run_methods import default_jobs, error_of, runs_of
 from ..strategies.registry import find
@@ -42,6 +43,7 @@ def run_and_report(
         notes: a sentence about some methods, by label.
     """
     methods = check_runs(methods)
+    check_loggers(args.logger.split(","))
     labels = [config.label for config in methods]
     for label in labels:
         if labels.count(label) > 1:
@@ -64,6 +66,7 @@ def run_and_report(
         resume=args.resume,
         overwrite=args.overwrite,
         progress=not args.quiet,
+        loggers=args.logger.split(","),
     )
 
     finished = {label: results for label, results in zip(labels, found, strict=True) if results}

@@ -23,6 +23,7 @@ from ..utils import check_integer, hide_avalanche_warnings
 from .build import choose_device
 from .checks import check_runs
 from .config import RunConfig
+from .loggers import check_loggers
 from .results import finished_results, refuse_to_replace
 from .run import run
 
@@ -40,6 +41,7 @@ def run_methods(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    loggers: Sequence[str] = ("tensorboard",),
 ) -> list[list[Results]]:
     """Every method with the same seeds, counted up from the ``seed`` of its settings.
 
@@ -53,15 +55,18 @@ def run_methods(
         resume: keep finished runs with the same settings, and go on with stopped ones.
         overwrite: replace finished runs.
         progress: show progress bars in a terminal, for one job.
+        loggers: as for :func:`~mist_avalanche.runs.run`.
 
     Returns:
         For each method, the results of its seeds in order, without those that failed.
 
     Raises:
-        ValueError: as :func:`~mist_avalanche.runs.run` does, before anything is run.
+        ValueError, ModuleNotFoundError: as :func:`~mist_avalanche.runs.run` does, before anything
+            is run.
         RuntimeError: every run failed; the message is the error of the first.
     """
     check_integer("n_seeds", n_seeds, 1)
+    check_loggers(loggers)
     configs = check_runs([config for config, _ in methods])
     runs = [
         one
@@ -76,6 +81,7 @@ def run_methods(
     todo = [one for one, results in zip(runs, there, strict=True) if results is None]
 
     start = partial(run, resume=resume, overwrite=overwrite, progress=progress and jobs == 1)
+    start = partial(start, loggers=loggers)
     if jobs == 1:
         made = iter([_attempt(one, partial(start, *one)) for one in todo])
     else:
