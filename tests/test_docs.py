@@ -22,7 +22,7 @@ from mist_avalanche.deltas import apply_delta
 from mist_avalanche.models import create_backbone
 from mist_avalanche.models.backbones import EMBEDDED_WEIGHTS
 from mist_avalanche.runs import RunConfig, run, run_methods
-from mist_avalanche.strategies.registry import STRATEGIES
+from mist_avalanche.strategies.registry import STRATEGIES, register
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -96,6 +96,18 @@ def test_every_page_is_in_the_site():
     listed = re.findall(r"^(?:.*<)?([\w/-]+)>?$", (docs / "index.md").read_text(), re.M)
     pages = [*docs.glob("*.md"), *docs.glob("reference/*.rst")]
     assert {p.relative_to(docs).with_suffix("").as_posix() for p in pages} - {"index"} <= {*listed}
+
+
+def test_the_site_s_table_of_strategies_is_made_from_the_registry():
+    pytest.importorskip("sphinx")
+    assert "```{strategy-table}" in (ROOT / "docs" / "strategies.md").read_text()
+    register("mine", title="Mine", paper="arXiv 2505.19943", stores="a secret")(
+        type("Mine", (), {})
+    )
+    directive = runpy.run_path(str(ROOT / "docs" / "conf.py"))["StrategyTable"]
+    table = directive.run(SimpleNamespace(parse_text_to_nodes=lambda text: text))
+    assert {row.split("|")[1].strip() for row in table.splitlines()[2:]} == {*STRATEGIES}
+    assert re.search(r"\| Mine +\| \[2505.19943\]\(https\S+\) +\| any +\| a secret +\|", table)
 
 
 def test_page_of_results_has_every_key(tmp_path):

@@ -79,9 +79,9 @@ def open_loggers(
             folder.mkdir(parents=True, exist_ok=True)  # wandb takes another place otherwise
             earlier = sorted((folder / "wandb").glob("*run-*-*")) if done else []
             run_id = earlier[-1].name.rpartition("-")[2] if earlier else uuid4().hex[:8]
-            about = {"name": f"{config.label}, seed {config.seed}", "config": config.settings()}
-            about |= {"project": "mist-avalanche", "group": config.benchmark, "dir": folder}
-            params = {**about, "id": run_id, "resume": "allow", "save_code": False}
+            params = {"project": "mist-avalanche", "group": config.benchmark, "dir": folder}
+            params |= {"name": f"{config.label}, seed {config.seed}", "config": config.settings()}
+            params |= {"id": run_id, "resume": "allow", "save_code": False}
             found.append(online := _WandB(params=params))
             closing.push(lambda error, *_: online.wandb.finish(exit_code=int(error is not None)))
         yield found
