@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from data_layouts import class_folders, photos
 from safetensors.torch import load_file
 from tiny_runs import config
@@ -215,6 +216,26 @@ def test_notebook(capsys):
     assert names["plugin"].selection.fraction <= 0.05
     assert "predicted: " in capsys.readouterr().out
     assert not any(cell["outputs"] for cell in cells)
+
+
+def test_make_has_every_target_that_is_named():
+    targets = {*re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)}
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
+    steps = [step.get("run", "") for step in workflow["jobs"]["tests"]["steps"]]
+    called = {step.removeprefix("make ") for step in steps if step}
+    assert called == {"lint", "types", "check", "slow", "docs", "wheel"} <= targets
+    for page in PAGES:
+        assert {*re.findall(r"`make (\w+)`", page.read_text())} <= targets, page
+
+
+@pytest.mark.parametrize("form", ["bug", "feature"])
+def test_forms_for_issues_are_whole(form):
+    content = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / f"{form}.yml").read_text())
+    assert content.keys() == {"name", "description", "labels", "body"}
+    for part in content["body"]:
+        assert part["type"] in ("textarea", "input", "checkboxes")
+        assert part["id"].isidentifier()
+        assert part["attributes"]["label"]
 
 
 def test_both_titles_of_the_paper_are_cited():
