@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from avalanche.logging import CSVLogger, TensorboardLogger, WandBLogger
+from avalanche.logging import BaseLogger, TensorboardLogger, WandBLogger
 
 from ..utils import check_choice
 from .config import RunConfig
@@ -17,30 +17,19 @@ from .config import RunConfig
 LOGGERS = ("tensorboard", "csv", "wandb", "none")
 
 
-class _CSV(CSVLogger):
-    """Also writes ``metrics.csv`` with all numbers. What is not measured is empty, not 0."""
+class _CSV(BaseLogger):
+    """All numbers in one file. Avalanche's CSVLogger writes accuracy and loss alone, 0 for none."""
 
-    def __init__(self, folder: Path, *, append: bool) -> None:
-        earlier = {str(f): f.read_text() for f in folder.glob("*_results.csv") if append}
-        super().__init__(str(folder))  # empties its files
-        for file in (self.training_file, self.eval_file):
-            if file.name in earlier:
-                file.seek(0)
-                file.write(earlier[file.name])
-        self.metrics_file = (folder / "metrics.csv").open("a" if append else "w", buffering=1)
-        if not self.metrics_file.tell():
-            self.metrics_file.write("name,step,value\n")
+    def __init__(self, file: Path, *, append: bool) -> None:
+        super().__init__()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.file = file.open("a" if append else "w", buffering=1)
+        if not self.file.tell():
+            self.file.write("name,step,value\n")
 
     def log_single_metric(self, name: str, value: Any, x_plot: int) -> None:
         if isinstance(value, int | float):
-            self.metrics_file.write(f"{name},{x_plot},{value}\n")
-
-    def _val_to_str(self, m_val: Any) -> str:
-        return "" if type(m_val) is int else str(m_val)
-
-    def close(self) -> None:
-        super().close()
-        self.metrics_file.close()
+            self.file.write(f"{name},{x_plot},{value}\n")
 
 
 class _WandB(WandBLogger):
@@ -63,9 +52,7 @@ def check_loggers(names: Sequence[str]) -> None:
 
 
 @contextmanager
-def open_loggers(
-    names: Sequence[str], folder: Path, config: RunConfig, done: int
-) -> Iterator[list[Any]]:
+def open_loggers(names: Sequence[str], folder: Path, config: RunConfig, done: int) -> Iterator[Any]:
     """Loggers of a run; after ``done`` experiences they go on with what is there."""
     with ExitStack() as closing:
         found: list[Any] = []
@@ -73,15 +60,20 @@ def open_loggers(
             found.append(board := TensorboardLogger(folder / "tensorboard"))
             closing.callback(board.writer.close)
         if "csv" in names:
-            found.append(table := _CSV(folder / "csv", append=done > 0))
-            closing.callback(table.close)
+            found.append(table := _CSV(folder / "metrics.csv", append=done > 0))
+            closing.enter_context(table.file)
         if "wandb" in names:
             folder.mkdir(parents=True, exist_ok=True)  # wandb takes another place otherwise
             earlier = sorted((folder / "wandb").glob("*run-*-*")) if done else []
             run_id = earlier[-1].name.rpartition("-")[2] if earlier else uuid4().hex[:8]
-            params = {"project": "mist-avalanche", "group": config.benchmark, "dir": folder}
-            params |= {"name": f"{config.label}, seed {config.seed}", "config": config.settings()}
-            params |= {"id": run_id, "resume": "allow", "save_code": False}
-            found.append(online := _WandB(params=params))
+            name, about = f"{config.label}, seed {config.seed}", config.settings()
+            params = {
+                "id": run_id,
+                "resume": "allow",
+                "group": config.benchmark,
+                "save_code": False,
+            }
+            online = _WandB("mist-avalanche", name, config=about, dir=folder, params=params)
+            found.append(online)
             closing.push(lambda error, *_: online.wandb.finish(exit_code=int(error is not None)))
         yield found

@@ -17,11 +17,7 @@ from .registry import register
 
 
 @register(
-    "codaprompt",
-    title="CODA-Prompt",
-    paper="arXiv 2211.13218",
-    needs="vit",
-    stores="components with keys",
+    "codaprompt", title="CODA-Prompt", paper="arXiv 2211.13218", needs="vit", stores="prompts, keys"
 )
 class CODAPrompt(PromptStrategy):
     """Prefixes that are sums of components, each weighted by how well it fits the image.

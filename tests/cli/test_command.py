@@ -73,7 +73,7 @@ def test_list_has_every_strategy(capsys):
     rows = capsys.readouterr().out.splitlines()[2:]
     shown = {name: row for name, *row in (re.split(r" {2,}", row.strip()) for row in rows)}
     assert shown.keys() == STRATEGIES.keys()
-    assert shown["l2p"] == ["L2P", "arXiv 2112.08654", "ViT", "prompts with keys", "first"]
+    assert shown["l2p"] == ["L2P", "arXiv 2112.08654", "ViT", "prompts, keys", "first"]
     assert shown["streaming_lda"][-1] == "first"
     assert all(info.stores for info in STRATEGIES.values())
 

@@ -13,8 +13,8 @@ from mist_avalanche.runs import run
 MIST = {"MIST/selected_fraction", "MIST/tuning_loss", "MIST/updated_fraction"}
 
 
-def rows(folder, name="metrics"):
-    with (folder / "csv" / f"{name}.csv").open() as file:
+def rows(folder):
+    with (folder / "metrics.csv").open() as file:
         return [*csv.DictReader(file)]
 
 
@@ -29,29 +29,15 @@ def test_csv_has_every_number(tmp_path):
     assert not (tmp_path / "tensorboard").exists()
 
 
-def test_what_is_not_measured_is_empty(tmp_path):
-    run(config("slca", strategy_args={"train_epochs": 2}), tmp_path, loggers=["csv"])
-    training, evaluation = rows(tmp_path, "training_results"), rows(tmp_path, "eval_results")
-    assert [(row["training_exp"], row["epoch"]) for row in training][-1] == ("2", "1")
-    assert all(float(row["training_loss"]) > 0 for row in training)
-    assert (
-        {row["val_loss"] for row in training} == {row["forgetting"] for row in evaluation} == {""}
-    )
-    assert [row["eval_exp"] for row in evaluation] == [*"001012"]
-
-
 def test_a_resumed_run_keeps_the_rows_and_a_new_one_does_not(tmp_path):
-    names = ("metrics", "training_results", "eval_results")
     run(config(mist=True), tmp_path / "whole", loggers=["csv"])
-    whole = [rows(tmp_path / "whole", name) for name in names]
-    run_and_stop(config(mist=True), tmp_path / "stopped", loggers=["csv"])
-    run(config(mist=True), tmp_path / "stopped", resume=True, loggers=["csv"])
-    for name, expected in zip(names, whole, strict=True):
-        found = rows(tmp_path / "stopped", name)
-        assert found[: len(expected)] == expected
-        assert all(row in expected for row in found)  # of the experience that was repeated
-    run(config(mist=True), tmp_path / "stopped", overwrite=True, loggers=["csv"])
-    assert [rows(tmp_path / "stopped", name) for name in names] == whole
+    whole, folder = rows(tmp_path / "whole"), tmp_path / "stopped"
+    run_and_stop(config(mist=True), folder, loggers=["csv"])
+    run(config(mist=True), folder, resume=True, loggers=["csv"])
+    assert rows(folder)[: len(whole)] == whole
+    assert all(row in whole for row in rows(folder))  # of the experience that was repeated
+    run(config(mist=True), folder, overwrite=True, loggers=["csv"])
+    assert rows(folder) == whole
 
 
 def test_loggers_change_no_number(tmp_path):

@@ -51,7 +51,7 @@ def test_side_by_side_with_a_strategy_of_ones_own_that_fails(tmp_path, monkeypat
     methods = [(one, tmp_path / one.label) for one in settings]
     found = run_methods(methods, jobs=2, loggers=["csv"])
     assert [len(results) for results in found] == [1, 0]
-    assert (methods[0][1] / "csv" / "metrics.csv").is_file()
+    assert (methods[0][1] / "metrics.csv").is_file()
     assert error_of(tmp_path / "failing") == "ValueError: no more\nthan two classes"
     assert "Traceback" in (tmp_path / "failing" / "error.txt").read_text()
     alone = run(settings[0], tmp_path / "alone")
