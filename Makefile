@@ -25,7 +25,7 @@ types: $(INSTALLED)
 check: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist load
 
-# compatibility with Avalanche, examples, notebook
+# compatibility with Avalanche, examples, notebook, types and wheel from outside
 slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist load -m slow
 
@@ -43,9 +43,11 @@ bench: $(INSTALLED)
 evidence: $(INSTALLED)
 	$(BIN)/python studies/evidence $(if $(DATA),--data $(DATA) --rows results/evidence.jsonl --precision bf16)
 
+# wheel and sdist, the wheel made from the sdist
 wheel: $(INSTALLED)
 	rm -rf build/lib build/bdist.* dist
-	$(BIN)/python -m build --wheel
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

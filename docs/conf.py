@@ -11,10 +11,11 @@ from docutils import nodes
 from docutils.utils.math import latex2mathml
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from tabulate import tabulate
 
 from mist_avalanche import __version__
 from mist_avalanche.cli import COMMANDS, parser_for
-from mist_avalanche.strategies.registry import STRATEGIES
+from mist_avalanche.strategies.registry import overview
 
 project = "mist_avalanche"
 release = version = __version__
@@ -99,18 +100,13 @@ class CommandLine(SphinxDirective):
 
 
 class StrategyTable(SphinxDirective):
-    """The registered strategies."""
+    """The registered strategies, for a page in Markdown."""
 
     def run(self) -> list[nodes.Node]:
         """A row per strategy."""
-        rows = ['"Strategy", "Name in the command", "Backbone", "MIST tunes by default before"']
-        for name, info in STRATEGIES.items():
-            title = f"{info.title} ({info.paper})" if info.paper else info.title
-            backbone = "timm's VisionTransformer" if info.needs == "vit" else "any"
-            tunes = f"{info.tune_on} experience".replace("first", "the first")
-            rows.append(f'"{title}", "``{name}``", "{backbone}", "{tunes}"')
-        table = [".. csv-table::", "   :header-rows: 1", "", *(f"   {row}" for row in rows)]
-        return self.parse_text_to_nodes("\n".join(table))
+        table = tabulate(overview(), headers="keys", tablefmt="github", disable_numparse=True)
+        link = r"[\1](https://arxiv.org/abs/\1)"
+        return self.parse_text_to_nodes(re.sub(r"arXiv (\d+\.\d+)", link, table))
 
 
 def _subcommands(command: argparse.ArgumentParser) -> list[Any]:

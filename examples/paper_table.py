@@ -59,7 +59,7 @@ def main():
     logging.getLogger("mist_avalanche").setLevel(logging.INFO)
     try:
         run_and_report([*methods_of(config_of(args), read_settings(args.settings))], args, "paper")
-    except (OSError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         sys.exit(f"paper_table.py: {error}")
 
 

@@ -304,7 +304,8 @@ class MISTPlugin(SupervisedPlugin):
 
     def _publish(self, strategy: Any, name: str, value: float) -> None:
         """Send a number to the strategy's loggers."""
-        metric = MetricValue(self, f"MIST/{name}", value, self.method.experience)
+        step = strategy.clock.train_iterations  # as of Avalanche's own metrics
+        metric = MetricValue(self, f"MIST/{name}", value, step)
         strategy.evaluator.publish_metric_value(metric)
 
     def _check_strategy(self, strategy: Any) -> None:

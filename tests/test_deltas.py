@@ -1,14 +1,21 @@
 import argparse
 import copy
+import json
+import re
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
+from tiny_runs import config
 from torch import nn
 
 from mist_avalanche.cli import delta as command
 from mist_avalanche.deltas import apply_delta, revert_delta, save_delta
 from mist_avalanche.models.backbones import create_backbone
+from mist_avalanche.reports.card import delta_card
+from mist_avalanche.runs import load_run
+from mist_avalanche.runs import run as run_of
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 KINDS = ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "int64", "uint8", "bool"]
@@ -147,6 +154,42 @@ def test_command_extracts_and_applies(tmp_path):
     assert same(bits_of(load_file(out)), bits_of(load_file(adapted)))
     with pytest.raises(ValueError, match="base model"):
         run("apply", delta, "--base", out, tmp_path / "again")
+
+
+def test_card(tmp_path):
+    folder, delta = tmp_path / "run", tmp_path / "hub" / "birds.safetensors"
+    run_of(config(mist=True, strategy="ranpac", strategy_args={"n_random_features": 50}), folder)
+    run("extract", "--base", "embedded", "--adapted", folder, delta, "--card")
+    text = (delta.parent / "README.md").read_text()
+    _, front, body = text.split("---\n", 2)
+    front = yaml.safe_load(front)
+    assert (front["library_name"], front["license"]) == ("mist_avalanche", "mit")
+    assert "base_model" not in front
+    results = json.loads((folder / "results.json").read_text())
+    for fact in (
+        "6 classes in 3 experiences",
+        "ranpac, seed 0",
+        "tune_epochs: 2",
+        "image_size: 32",
+    ):
+        assert fact in body
+    assert f"{results['metrics']['A_T']:.2f} %" in body
+    names = {}
+    exec(re.search(r"```python\n(.*)```", body, re.S)[1].replace(delta.name, str(delta)), names)
+    adapted = load_run(folder).model.backbone
+    assert same(bits_of(names["backbone"]), bits_of(adapted))
+    with pytest.raises(ValueError, match=r"README.md must not exist"):
+        run("extract", "--base", "embedded", "--adapted", folder, delta, "--card")
+
+
+def test_card_of_a_timm_backbone(tmp_path):
+    (tmp_path / "cars.safetensors").write_bytes(bytes(2_500_000))
+    text = delta_card(tmp_path / "cars.safetensors", "vit_base_patch16_224", 384)
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert front["base_model"] == "timm/vit_base_patch16_224.augreg_in21k"
+    assert front["license"] == "apache-2.0"
+    assert 'create_backbone("vit_base_patch16_224", image_size=384)' in text
+    assert "2.50 MB" in text
 
 
 def test_a_file_that_is_written_has_the_usual_permissions(tmp_path):

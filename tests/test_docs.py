@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from data_layouts import class_folders, photos
 from safetensors.torch import load_file
 from tiny_runs import config
@@ -22,7 +23,7 @@ from mist_avalanche.deltas import apply_delta
 from mist_avalanche.models import create_backbone
 from mist_avalanche.models.backbones import EMBEDDED_WEIGHTS
 from mist_avalanche.runs import RunConfig, run, run_methods
-from mist_avalanche.strategies.registry import STRATEGIES
+from mist_avalanche.strategies.registry import STRATEGIES, register
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -98,6 +99,18 @@ def test_every_page_is_in_the_site():
     assert {p.relative_to(docs).with_suffix("").as_posix() for p in pages} - {"index"} <= {*listed}
 
 
+def test_the_site_s_table_of_strategies_is_made_from_the_registry():
+    pytest.importorskip("sphinx")
+    assert "```{strategy-table}" in (ROOT / "docs" / "strategies.md").read_text()
+    register("mine", title="Mine", paper="arXiv 2505.19943", stores="a secret")(
+        type("Mine", (), {})
+    )
+    directive = runpy.run_path(str(ROOT / "docs" / "conf.py"))["StrategyTable"]
+    table = directive.run(SimpleNamespace(parse_text_to_nodes=lambda text: text))
+    assert {row.split("|")[1].strip() for row in table.splitlines()[2:]} == {*STRATEGIES}
+    assert re.search(r"\| Mine +\| \[2505.19943\]\(https\S+\) +\| any +\| a secret +\|", table)
+
+
 def test_page_of_results_has_every_key(tmp_path):
     run(config(mist=True), tmp_path, progress=False)
     found = json.loads((tmp_path / "results.json").read_text())
@@ -115,7 +128,8 @@ def test_links_at_the_top_lead_into_the_package(name):
 
 
 def test_readme_and_deltas(folder, capsys):
-    names = execute(*snippets("README.md", "docs/deltas.md"))
+    codes = snippets("README.md", "docs/deltas.md")
+    names = execute(*(code for code in codes if "huggingface_hub" not in code))
     tuned, base = names["model"][0].state_dict(), create_backbone().state_dict()
     assert all(torch.equal(v, base[k]) for k, v in names["base"].state_dict().items())  # reverted
     apply_delta(names["base"], "glyphs.safetensors")
@@ -203,6 +217,26 @@ def test_notebook(capsys):
     assert names["plugin"].selection.fraction <= 0.05
     assert "predicted: " in capsys.readouterr().out
     assert not any(cell["outputs"] for cell in cells)
+
+
+def test_make_has_every_target_that_is_named():
+    targets = {*re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)}
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
+    steps = [step.get("run", "") for step in workflow["jobs"]["tests"]["steps"]]
+    called = {step.removeprefix("make ") for step in steps if step}
+    assert called == {"lint", "types", "check", "slow", "docs", "wheel"} <= targets
+    for page in PAGES:
+        assert {*re.findall(r"`make (\w+)`", page.read_text())} <= targets, page
+
+
+@pytest.mark.parametrize("form", ["bug", "feature"])
+def test_forms_for_issues_are_whole(form):
+    content = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / f"{form}.yml").read_text())
+    assert content.keys() == {"name", "description", "labels", "body"}
+    for part in content["body"]:
+        assert part["type"] in ("textarea", "input", "checkboxes")
+        assert part["id"].isidentifier()
+        assert part["attributes"]["label"]
 
 
 def test_both_titles_of_the_paper_are_cited():

@@ -433,7 +433,7 @@ def test_loggers_receive_loss_and_fractions(benchmark_of):
     assert sorted(names) == [
         ("MIST/selected_fraction", 0),
         ("MIST/tuning_loss", 0),
-        ("MIST/tuning_loss", 1),
+        ("MIST/tuning_loss", 1),  # after one iteration of 16 images
         ("MIST/updated_fraction", 0),
         ("MIST/updated_fraction", 1),
     ]

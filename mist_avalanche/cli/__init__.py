@@ -27,6 +27,7 @@ COMMANDS = {
     "suggest": "learning rates of MIST, tried on training images of the first experience",
     "predict": "classify images with a finished run",
     "inspect": "where MIST may change the backbone in a run",
+    "list": "the strategies: papers, backbones, what each keeps, when MIST tunes",
     "data": "find, download and check the image datasets",
     "delta": "what tuning changed in a backbone, as a small file",
 }

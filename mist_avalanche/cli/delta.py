@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add("--weights", metavar="FILE", help="weights of a named base, instead of timm's hub")
         add("--image-size", type=int, metavar="PIXELS", help="of a named base")
     extract.add_argument("--adapted", required=True, help="a .safetensors file or a run's folder")
+    extract.add_argument("--card", action="store_true", help="write README.md beside DELTA")
     apply.add_argument("output", type=Path, metavar="OUT")
 
 
@@ -29,8 +30,18 @@ def execute(args: argparse.Namespace) -> None:
     from ..deltas import apply_delta, save_delta
     from ..utils import atomic_write
 
+    card = args.delta.with_name("README.md")
     if args.action == "extract":
+        if args.card and (card.exists() or args.base.endswith(".safetensors")):
+            raise ValueError(f"--card needs a --base by name, and {card} must not exist.")
         save_delta(_tensors(args.adapted, args), _tensors(args.base, args), args.delta)
+        if args.card:
+            from ..reports.card import delta_card
+            from ..runs.results import read_results
+
+            results = read_results(args.adapted) if Path(args.adapted).is_dir() else None
+            text = delta_card(args.delta, args.base, args.image_size, results)
+            card.write_text(text, encoding="utf-8")
     else:
         tensors = _tensors(args.base, args)
         apply_delta(tensors, args.delta)

@@ -21,6 +21,7 @@ from ..runs import RunConfig, run_methods
 from ..runs.build import make_benchmark
 from ..runs.checks import check_runs
 from ..runs.launchers import Launcher, Run, Slurm, gather, local
+from ..runs.loggers import check_loggers
 from ..runs.results import refuse_to_replace
 from ..runs.run_methods import default_jobs, runs_of, why_missing
 from ..strategies.registry import find
@@ -48,6 +49,7 @@ def run_and_report(
         notes: a sentence about some methods, by label.
     """
     methods = check_runs(methods)
+    check_loggers(args.logger.split(","))
     labels = [config.label for config in methods]
     for label in labels:
         if labels.count(label) > 1:
@@ -117,14 +119,17 @@ def launcher_of(args: argparse.Namespace, output: Path, device: str) -> Launcher
         raise ValueError("--slurm is for jobs of Slurm. Add --launcher slurm.")
     if args.gather:
         return gather
+    loggers = args.logger.split(",")
     if args.launcher == "slurm":
-        return Slurm(output / "slurm", dict(args.slurm or {}), overwrite=args.overwrite)
+        parameters = dict(args.slurm or {})
+        return Slurm(output / "slurm", parameters, overwrite=args.overwrite, loggers=loggers)
     return partial(
         local,
         jobs=default_jobs(device) if args.jobs is None else args.jobs,
         resume=args.resume,
         overwrite=args.overwrite,
         progress=not args.quiet,
+        loggers=loggers,
     )
 
 

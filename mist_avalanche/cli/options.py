@@ -89,6 +89,7 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     add(
         "--output", metavar="DIR", help="default: results/BENCHMARK-METHOD, -comparison, -ablations"
     )
+    add("--logger", default="tensorboard", help="comma-separated: tensorboard, csv, wandb, none")
     add("--resume", action="store_true", help="keep finished runs and go on with stopped ones")
     add("--overwrite", action="store_true", help="replace runs that are there")
     add("--launcher", choices=("local", "slurm"), default="local", help="where runs are computed")

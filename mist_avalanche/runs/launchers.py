@@ -46,10 +46,12 @@ def local(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    loggers: Sequence[str] = ("tensorboard",),
 ) -> list[Results | None]:
     """Here, one after the other or side by side in processes; Ctrl-C ends all of them."""
     jobs = min(check_integer("jobs", jobs, 1), len(runs))
     start = partial(run, resume=resume, overwrite=overwrite, progress=progress and jobs == 1)
+    start = partial(start, loggers=loggers)
     calls = [partial(start, *one) for one in runs]
     if jobs < 2:
         return [_attempt(one, call) for one, call in zip(runs, calls, strict=True)]
@@ -89,6 +91,7 @@ class Slurm:
             time), ``setup``, ``additional_parameters``, …; and ``max_num_timeout``, how many times
             a job whose time is up is queued again (default: 3).
         overwrite: replace what is in the folders of the runs.
+        loggers: as for :func:`~mist_avalanche.runs.run`.
 
     Raises:
         ImportError: submitit is missing.
@@ -102,9 +105,10 @@ class Slurm:
         parameters: Mapping[str, Any] = MappingProxyType({}),
         *,
         overwrite: bool = False,
+        loggers: Sequence[str] = ("tensorboard",),
     ) -> None:
         self.executor = self.make_executor(Path(folder), dict(parameters))
-        self.overwrite = overwrite
+        self.overwrite, self.loggers = overwrite, loggers
         self._ids: dict[Path, str] = {}  # of jobs that have not ended, by folder of the run
         self._submitted: Counter[Path] = Counter()
 
@@ -152,10 +156,11 @@ class Slurm:
             return
         for _, folder in runs:
             (folder / "error.txt").unlink(missing_ok=True)
-        jobs = self.executor.map_array(_Job(log.getEffectiveLevel()), *zip(*runs, strict=True))
-        for (config, folder), job in zip(runs, jobs, strict=True):
-            write_json({"id": job.job_id, "settings": config.settings()}, folder / "job.json")
-            self._ids[folder] = job.job_id
+        job = _Job(log.getEffectiveLevel(), self.loggers)
+        jobs = self.executor.map_array(job, *zip(*runs, strict=True))
+        for (config, folder), sent in zip(runs, jobs, strict=True):
+            write_json({"id": sent.job_id, "settings": config.settings()}, folder / "job.json")
+            self._ids[folder] = sent.job_id
             self._submitted[folder] += 1
 
     def _wait(self, configs: Mapping[Path, RunConfig]) -> None:
@@ -220,12 +225,13 @@ def _has_ended(folder: Path) -> bool:
 class _Job:
     """What a job of Slurm does: one run, which goes on where it was stopped."""
 
-    def __init__(self, level: int) -> None:
-        self.level = level
+    def __init__(self, level: int, loggers: Sequence[str]) -> None:
+        self.level, self.loggers = level, loggers
 
     def __call__(self, config: RunConfig, folder: Path) -> None:
         _start_worker(self.level)
-        _attempt((config, folder), partial(run, config, folder, resume=True, progress=False))
+        start = partial(run, config, folder, resume=True, progress=False, loggers=self.loggers)
+        _attempt((config, folder), start)
 
     def checkpoint(self, *arguments: Any) -> Any:
         """What submitit queues when the job is preempted."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import os
 import random
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from avalanche.evaluation.metrics import accuracy_metrics
-from avalanche.logging import TensorboardLogger
+from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
+from avalanche.logging import BaseLogger
 from avalanche.training.plugins import EvaluationPlugin
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -33,6 +32,7 @@ from .build import (
 from .checkpoint import Checkpoint, can_resume
 from .checks import check_runs
 from .config import RunConfig
+from .loggers import check_loggers, open_loggers
 from .metrics import summarize
 from .predict import save_classifier
 from .results import clear, finished_results, refuse_to_replace, results_of, write_json
@@ -47,17 +47,19 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    loggers: Sequence[str] = ("tensorboard",),
 ) -> dict[str, Any]:
     """Train on every experience, evaluate on all classes seen so far, write the results.
 
     Args:
         config: the settings.
-        output: folder for ``results.json``, TensorBoard's event files, and ``checkpoint.pt``, for
+        output: folder for ``results.json``, the loggers' files, and ``checkpoint.pt``, for
             resuming and for :func:`~mist_avalanche.runs.load_run`.
         resume: go on after the last finished experience of a run with the same settings; return
             the results of a finished one as they are.
         overwrite: replace a run.
         progress: show progress bars in a terminal.
+        loggers: ``"tensorboard"``, ``"csv"``, ``"wandb"``, ``"none"``; they change no result.
 
     Returns:
         The content of results.json; ``docs/results-json.md`` describes it.
@@ -66,8 +68,10 @@ def run(
         FileNotFoundError: there is no data, or no file with weights.
         ValueError: the settings do not fit together; a run is there, with neither
             ``resume`` nor ``overwrite``; with ``resume``, a run with other settings, images or
-            weights is there.
+            weights is there; a logger is unknown.
+        ModuleNotFoundError: wandb is not installed.
     """
+    check_loggers(loggers)
     (config,) = check_runs([config])
     folder = Path(output)
     refuse_to_replace(folder, resume=resume, overwrite=overwrite)
@@ -77,10 +81,10 @@ def run(
         clear(folder)
     for unfinished in folder.glob(".*.tmp"):  # a run was killed while it wrote
         unfinished.unlink()
-    return _run(config, folder, bars=progress and sys.stderr.isatty())
+    return _run(config, folder, loggers, bars=progress and sys.stderr.isatty())
 
 
-def _run(config: RunConfig, folder: Path, *, bars: bool) -> dict[str, Any]:
+def _run(config: RunConfig, folder: Path, loggers: Sequence[str], *, bars: bool) -> dict[str, Any]:
     """A run, from where a checkpoint in its folder ends."""
     device = choose_device(config.device)
     if device.type == "cuda":
@@ -93,15 +97,15 @@ def _run(config: RunConfig, folder: Path, *, bars: bool) -> dict[str, Any]:
     np.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)
 
-    board = TensorboardLogger(folder / "tensorboard")
-    metrics = accuracy_metrics(experience=True, stream=True)
+    metrics = accuracy_metrics(experience=True, stream=True) + loss_metrics(epoch=True)
+    evaluator = EvaluationPlugin(metrics, loggers=[BaseLogger()])  # which ignores all values
     strategy = make_strategy(
         config,
         backbone,
         len(names_of_classes(benchmark)),
         device=device,
         plugins=[make_mist(config, verbose=bars)] if config.mist else [],
-        evaluator=EvaluationPlugin(metrics, loggers=[board]),
+        evaluator=evaluator,
     )
     record: dict[str, Any] = {"correct": [], "train": [], "eval": [], "cpu": 0.0}
     checkpoint = None
@@ -113,7 +117,8 @@ def _run(config: RunConfig, folder: Path, *, bars: bool) -> dict[str, Any]:
     counts = [len(e.dataset) for e in tests]
     done = len(record["correct"])
     steps = tqdm(stream[done:], config.label, len(stream), initial=done, disable=not bars)
-    with logging_redirect_tqdm(), contextlib.closing(board.writer):
+    opened = open_loggers(loggers, folder, config, done)
+    with logging_redirect_tqdm(), opened as evaluator.loggers:
         for t, experience in enumerate(steps, done):
             began, worked = time.perf_counter(), sum(os.times()[:4])
             strategy.train(experience, num_workers=config.num_workers)

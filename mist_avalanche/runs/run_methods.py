@@ -16,6 +16,7 @@ from .build import choose_device
 from .checks import check_runs
 from .config import RunConfig
 from .launchers import Launcher, Results, Run, local
+from .loggers import check_loggers
 from .results import finished_results, refuse_to_replace
 
 
@@ -29,6 +30,7 @@ def run_methods(
     overwrite: bool = False,
     progress: bool = True,
     launcher: Launcher | None = None,
+    loggers: Sequence[str] = ("tensorboard",),
 ) -> list[list[Results]]:
     """Every method with the same seeds, counted up from the ``seed`` of its settings.
 
@@ -43,15 +45,18 @@ def run_methods(
         overwrite: replace finished runs.
         progress: show progress bars in a terminal, for one job.
         launcher: computes the runs, in place of this machine: a :class:`.Slurm`.
+        loggers: as for :func:`~mist_avalanche.runs.run`.
 
     Returns:
         For each method, the results of its seeds in order, without those that failed.
 
     Raises:
-        ValueError: as :func:`~mist_avalanche.runs.run` does, before anything is run.
+        ValueError, ModuleNotFoundError: as :func:`~mist_avalanche.runs.run` does, before anything
+            is run.
         RuntimeError: every run failed; the message is the error of the first.
     """
     check_integer("n_seeds", n_seeds, 1)
+    check_loggers(loggers)
     configs = check_runs([config for config, _ in methods])
     runs = [
         one
@@ -65,7 +70,7 @@ def run_methods(
     todo = [one for one, results in zip(runs, there, strict=True) if results is None]
 
     launch = launcher or partial(
-        local, jobs=jobs, resume=resume, overwrite=overwrite, progress=progress
+        local, jobs=jobs, resume=resume, overwrite=overwrite, progress=progress, loggers=loggers
     )
     made = iter(launch(todo) if todo else [])
     results = [next(made) if one is None else one for one in there]

@@ -17,7 +17,9 @@ from .first_session import AdapterName, new_adapter, session_settings
 from .registry import register
 
 
-@register("aper", title="APER", paper="arXiv 2303.07338", needs="vit")
+@register(
+    "aper", title="APER", paper="arXiv 2303.07338", needs="vit", stores="an adapter, class means"
+)
 class APER(FeatureStrategy):
     """Class means of [plain, adapted] features, adapted to the first experience alone.
 

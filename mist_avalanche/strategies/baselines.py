@@ -109,6 +109,7 @@ class _Joint(Cumulative):
     title="Streaming LDA",
     paper="arXiv 1909.01520",
     is_baseline=True,
+    stores="class means, a shared covariance",
     mist={"classifier": "train_classifier", "tune_on": "first"},
     arguments={
         name: {**arguments_of(StreamingLDA), **COMMON}[name]
@@ -135,17 +136,19 @@ def _streaming_lda(
     )
 
 
-_of_memory = {"mem_size": MEMORY, "batch_size_mem": BATCH_SIZE}
-_register("naive", "Naive", Naive)
-_register("replay", "Replay", Replay, {"mem_size": MEMORY})
-# ewc_lambda: Avalanche's example on split MNIST
-_register("ewc", "EWC", EWC, {"ewc_lambda": 0.4}, paper="arXiv 1612.00796", copies=2)
+_of_er = {"mem_size": MEMORY, "batch_size_mem": BATCH_SIZE}
+_register("naive", "Naive", Naive, stores="nothing")
+_register("replay", "Replay", Replay, {"mem_size": MEMORY}, stores="images")
+_of_ewc = {"ewc_lambda": 0.4}  # Avalanche's example on split MNIST
+_register(
+    "ewc", "EWC", EWC, _of_ewc, paper="arXiv 1612.00796", copies=2, stores="old weights, Fisher"
+)
 _of_lwf = {"alpha": 1.0, "temperature": 2.0}
-_register("lwf", "LwF", LwF, _of_lwf, paper="arXiv 1606.09282", copies=1)
+_register("lwf", "LwF", LwF, _of_lwf, paper="arXiv 1606.09282", copies=1, stores="the last model")
 # A classifier of all classes: DER compares logits with those of earlier experiences.
-_register("er_ace", "ER-ACE", ER_ACE, _of_memory, nn.Linear, paper="arXiv 2104.05025")
-_register("der", "DER", DER, _of_memory, nn.Linear, paper="arXiv 2004.07211")
+_register("er_ace", "ER-ACE", ER_ACE, _of_er, nn.Linear, paper="arXiv 2104.05025", stores="images")
+_register("der", "DER", DER, _of_er, nn.Linear, paper="arXiv 2004.07211", stores="images, logits")
 _of_scr = {"mem_size": MEMORY, "batch_size_mem": 100}
-_register("scr", "SCR", SCR, _of_scr, _projection, paper="arXiv 2103.13885")
-_register("cumulative", "Cumulative", Cumulative, upper_bound=True)
-_register("joint", "Joint", _Joint, upper_bound=True)
+_register("scr", "SCR", SCR, _of_scr, _projection, paper="arXiv 2103.13885", stores="images")
+_register("cumulative", "Cumulative", Cumulative, upper_bound=True, stores="all images")
+_register("joint", "Joint", _Joint, upper_bound=True, stores="all images")

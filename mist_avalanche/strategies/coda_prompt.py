@@ -16,7 +16,9 @@ from .prompt_based import PromptStrategy
 from .registry import register
 
 
-@register("codaprompt", title="CODA-Prompt", paper="arXiv 2211.13218", needs="vit")
+@register(
+    "codaprompt", title="CODA-Prompt", paper="arXiv 2211.13218", needs="vit", stores="prompts, keys"
+)
 class CODAPrompt(PromptStrategy):
     """Prefixes that are sums of components, each weighted by how well it fits the image.
 

@@ -15,7 +15,9 @@ from .prompt_based import PromptStrategy
 from .registry import register
 
 
-@register("dualprompt", title="DualPrompt", paper="arXiv 2204.04799", needs="vit")
+@register(
+    "dualprompt", title="DualPrompt", paper="arXiv 2204.04799", needs="vit", stores="prompts, keys"
+)
 class DualPrompt(PromptStrategy):
     """Prefixes that all experiences share, and an expert for each experience, found by its key.
 

@@ -19,7 +19,9 @@ from .gradient_based import GradientStrategy, cosine_schedule
 from .registry import register
 
 
-@register("ease", title="EASE", paper="arXiv 2403.12030", needs="vit")
+@register(
+    "ease", title="EASE", paper="arXiv 2403.12030", needs="vit", stores="adapters, class means"
+)
 class EASE(GradientStrategy):
     """Trains an adapter for each experience, and classifies in the subspaces of all adapters.
 

@@ -12,7 +12,7 @@ from .prompt_based import PromptStrategy
 from .registry import register
 
 
-@register("l2p", title="L2P", paper="arXiv 2112.08654", needs="vit")
+@register("l2p", title="L2P", paper="arXiv 2112.08654", needs="vit", stores="prompts, keys")
 class L2P(PromptStrategy):
     """A pool of prompt tokens, of which every image takes those with the nearest keys.
 

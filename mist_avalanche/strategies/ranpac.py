@@ -18,7 +18,7 @@ from .feature_based import FeatureCommon, FeatureStrategy
 from .registry import register
 
 
-@register("ranpac", title="RanPAC", paper="arXiv 2307.02251")
+@register("ranpac", title="RanPAC", paper="arXiv 2307.02251", stores="G and Q of random features")
 class RanPAC(FeatureStrategy):
     """Classifies an image by ridge regression on a random expansion of its features.
 

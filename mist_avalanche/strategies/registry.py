@@ -35,6 +35,7 @@ class StrategyInfo:
         title: as people read it.
         build: makes it: the class, or a function with the same arguments.
         paper: its source.
+        stores: what it keeps for later experiences besides backbone and linear head.
         needs: ``"vit"`` for timm's VisionTransformer, ``"any"`` for any module from images to
             features.
         is_baseline: whether it is one of Avalanche's, see :mod:`.baselines`.
@@ -48,6 +49,7 @@ class StrategyInfo:
     title: str
     build: Callable[..., Any]
     paper: str = ""
+    stores: str = ""
     needs: str = "any"
     is_baseline: bool = False
     upper_bound: bool = False
@@ -117,6 +119,21 @@ def find(name: str) -> StrategyInfo:
         raise ValueError(f"There is a strategy {title.lower()!r} already. Rename your {title}.")
     register(title.lower(), title=title)(build)
     return STRATEGIES[title.lower()]
+
+
+def overview() -> list[dict[str, str]]:
+    """A row of facts about each strategy, for tables; Avalanche's own come last."""
+    return [
+        {
+            "name": info.name,
+            "strategy": info.title,
+            "paper": info.paper,
+            "backbone": "ViT" if info.needs == "vit" else "any",
+            "keeps": info.stores,
+            "MIST tunes before": info.mist.get("tune_on", info.tune_on),
+        }
+        for info in sorted(STRATEGIES.values(), key=lambda info: info.is_baseline)
+    ]
 
 
 def arguments_of(info: StrategyInfo) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from .feature_based import FeatureCommon, FeatureStrategy
 from .registry import register
 
 
-@register("simplecil", title="SimpleCIL", paper="arXiv 2303.07338")
+@register("simplecil", title="SimpleCIL", paper="arXiv 2303.07338", stores="class means")
 class SimpleCIL(FeatureStrategy):
     """Classifies an image by the cosines of its features and the class prototypes.
 

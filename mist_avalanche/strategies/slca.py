@@ -19,7 +19,7 @@ from .gradient_based import GradientStrategy
 from .registry import register
 
 
-@register("slca", title="SLCA", paper="arXiv 2303.05118")
+@register("slca", title="SLCA", paper="arXiv 2303.05118", stores="Gaussians of classes")
 class SLCA(GradientStrategy):
     """Trains the whole backbone slowly, and aligns a linear classifier with class Gaussians.
 

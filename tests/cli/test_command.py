@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from mist_avalanche.cli.options import setting
 from mist_avalanche.method.ablations import ABLATIONS
 from mist_avalanche.runs import run
 from mist_avalanche.strategies import SimpleCIL
+from mist_avalanche.strategies.registry import STRATEGIES
 
 COMMON = ("--benchmark", TINY, "--experiences", "3", "--jobs", "1", "--quiet")
 SHORT = ("--tune-epochs", "1", "--batch-size", "8")
@@ -42,6 +44,7 @@ def error_of(capsys, *arguments):
         (["--help"], "ablate"),
         (["run", "--help"], "--drift-compensation"),
         (["compare", "--help"], "streaming_lda"),
+        (["list", "--help"], "papers"),
     ],
     ids=" ".join,
 )
@@ -63,6 +66,16 @@ def test_every_command_has_help(capsys):
             cli.main([command, "--help"])
         assert end.value.code == 0
         assert f"{command}: " in capsys.readouterr().out
+
+
+def test_list_has_every_strategy(capsys):
+    assert cli.main(["list"]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    shown = {name: row for name, *row in (re.split(r" {2,}", row.strip()) for row in rows)}
+    assert shown.keys() == STRATEGIES.keys()
+    assert shown["l2p"] == ["L2P", "arXiv 2112.08654", "ViT", "prompts, keys", "first"]
+    assert shown["streaming_lda"][-1] == "first"
+    assert all(info.stores for info in STRATEGIES.values())
 
 
 def test_settings():

@@ -36,7 +36,7 @@ class Stop(Exception):
     """In place of Ctrl-C."""
 
 
-def run_and_stop(settings, folder):
+def run_and_stop(settings, folder, **options):
     """A run that is stopped once two experiences are done, and the third is trained."""
     names = run.__globals__
     correct = names["_correct"]
@@ -47,7 +47,7 @@ def run_and_stop(settings, folder):
         return correct(metrics, experience, count)
 
     with mock.patch.dict(names, _correct=stopping), pytest.raises(Stop):
-        run(settings, folder)
+        run(settings, folder, **options)
 
 
 def without_time(results):

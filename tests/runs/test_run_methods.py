@@ -49,9 +49,10 @@ def test_side_by_side_with_a_strategy_of_ones_own_that_fails(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     settings = [config(mist=True), config("./mine.py:Failing")]
     methods = [(one, tmp_path / one.label) for one in settings]
-    found = run_methods(methods, jobs=2)
+    found = run_methods(methods, jobs=2, loggers=["csv"])
     assert [len(results) for results in found] == [1, 0]
     assert why_missing(tmp_path / "failing") == "failed: ValueError: no more\nthan two classes"
+    assert (methods[0][1] / "metrics.csv").is_file()
     assert "Traceback" in (tmp_path / "failing" / "error.txt").read_text()
     alone = run(settings[0], tmp_path / "alone")
     assert found[0][0]["accuracy"] == alone["accuracy"]

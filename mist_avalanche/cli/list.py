@@ -1,0 +1,18 @@
+"""``mist-avalanche list``: the strategies."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """There are no options."""
+
+
+def execute(args: argparse.Namespace) -> None:
+    """Print a table."""
+    from tabulate import tabulate
+
+    from ..strategies.registry import overview
+
+    print(tabulate(overview(), headers="keys", disable_numparse=True))

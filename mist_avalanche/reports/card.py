@@ -1,0 +1,60 @@
+"""The card of a delta: a README.md as hubs of models show it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+from tabulate import tabulate
+
+from ..models.backbones import check_backbone
+
+_CARD = """---
+library_name: mist_avalanche
+license: {license}{base_model}
+tags: [continual-learning, class-incremental-learning, sparse-tuning, mist]
+---
+
+# {file}
+
+What tuning changed in `{base}`: a delta of mist_avalanche (MIST, Mutual Information-guided Sparse
+Tuning, arXiv 2505.19943).
+
+{table}
+
+```python
+from mist_avalanche.deltas import apply_delta
+from mist_avalanche.models import create_backbone
+
+backbone = create_backbone({arguments})  # images to features
+apply_delta(backbone, "{file}")
+```
+
+The delta is derived from the weights of `{base}`. Their licence applies, and the terms of the
+training images may.
+"""
+
+
+def delta_card(delta: Path, base: str, image_size: int | None, results: Any = None) -> str:
+    """The card of a delta to a named base; ``results`` are of the run that it comes from."""
+    timm_name, _ = check_backbone(base, image_size=image_size)
+    of_base = timm.get_pretrained_cfg(timm_name) if timm_name else None
+    facts = {"size": f"{delta.stat().st_size / 1e6:.2f} MB"}
+    if results:
+        config, seen = results["config"], results["classes_seen"]
+        facts |= {
+            "benchmark": f"{config['benchmark']}, {seen[-1]} classes in {len(seen)} experiences",
+            "strategy": f"{config['strategy']}, seed {config['seed']}",
+            "images": ", ".join(f"{k}: {v}" for k, v in results["inputs"].items()),
+            "settings of MIST": ", ".join(f"{k}: {v}" for k, v in config["mist_args"].items()),
+            **{name: f"{value:.2f} %" for name, value in results["metrics"].items()},
+        }
+    return _CARD.format(
+        file=delta.name,
+        base=base,
+        base_model=f"\nbase_model: {of_base.hf_hub_id}" if of_base and of_base.hf_hub_id else "",
+        license=(of_base.license if of_base else "mit") or "other",
+        table=tabulate(facts.items(), ("", ""), tablefmt="github", disable_numparse=True),
+        arguments=f'"{base}"' + (f", image_size={image_size}" if image_size else ""),
+    )
