@@ -66,14 +66,10 @@ def open_loggers(names: Sequence[str], folder: Path, config: RunConfig, done: in
             folder.mkdir(parents=True, exist_ok=True)  # wandb takes another place otherwise
             earlier = sorted((folder / "wandb").glob("*run-*-*")) if done else []
             run_id = earlier[-1].name.rpartition("-")[2] if earlier else uuid4().hex[:8]
-            name, about = f"{config.label}, seed {config.seed}", config.settings()
-            params = {
-                "id": run_id,
-                "resume": "allow",
-                "group": config.benchmark,
-                "save_code": False,
-            }
-            online = _WandB("mist-avalanche", name, config=about, dir=folder, params=params)
+            name = f"{config.label}, seed {config.seed}"
+            about = {"config": config.settings(), "dir": folder, "save_code": False}
+            more = {"id": run_id, "resume": "allow", "group": config.benchmark}
+            online = _WandB("mist-avalanche", name, params=more, **about)
             found.append(online)
             closing.push(lambda error, *_: online.wandb.finish(exit_code=int(error is not None)))
         yield found
