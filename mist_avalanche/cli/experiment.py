@@ -7,7 +7,6 @@ import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,10 +19,10 @@ from ..reports.summary import lead
 from ..runs import RunConfig, run_methods
 from ..runs.build import make_benchmark
 from ..runs.checks import check_runs
-from ..runs.launchers import Launcher, Run, Slurm, gather, local
+from ..runs.launchers import Launcher, Run, Slurm, gather
 from ..runs.loggers import check_loggers
-from ..runs.results import refuse_to_replace
-from ..runs.run_methods import default_jobs, runs_of, why_missing
+from ..runs.results import refuse_to_replace, why_missing
+from ..runs.run_methods import default_jobs, runs_of
 from ..strategies.registry import find
 from ..utils import atomic_write
 from .options import options_of, write_options
@@ -74,13 +73,18 @@ def run_and_report(
     if args.plan:
         write_commands(runs, Path(args.plan))
         return
+    launcher = launcher_of(args, output)
+    jobs = default_jobs(methods[0].device) if args.jobs is None and launcher is None else args.jobs
     found = run_methods(
         places,
         args.seeds,
         vary_order=args.vary_order,
+        jobs=1 if jobs is None else jobs,
         resume=resume,
         overwrite=args.overwrite,
-        launcher=launcher_of(args, output, methods[0].device),
+        progress=not args.quiet,
+        launcher=launcher,
+        loggers=args.logger.split(","),
     )
 
     finished = {label: results for label, results in zip(labels, found, strict=True) if results}
@@ -113,24 +117,13 @@ def run_and_report(
         raise RuntimeError(f"{len(failed)} run(s) failed; --resume runs them again, and no other.")
 
 
-def launcher_of(args: argparse.Namespace, output: Path, device: str) -> Launcher:
-    """Where the runs are computed."""
+def launcher_of(args: argparse.Namespace, output: Path) -> Launcher | None:
+    """What computes the runs; None for this machine."""
     if args.slurm and args.launcher != "slurm":
         raise ValueError("--slurm is for jobs of Slurm. Add --launcher slurm.")
     if args.gather:
         return gather
-    loggers = args.logger.split(",")
-    if args.launcher == "slurm":
-        parameters = dict(args.slurm or {})
-        return Slurm(output / "slurm", parameters, overwrite=args.overwrite, loggers=loggers)
-    return partial(
-        local,
-        jobs=default_jobs(device) if args.jobs is None else args.jobs,
-        resume=args.resume,
-        overwrite=args.overwrite,
-        progress=not args.quiet,
-        loggers=loggers,
-    )
+    return Slurm(output / "slurm", dict(args.slurm or ())) if args.launcher == "slurm" else None
 
 
 def write_commands(runs: Sequence[Run], file: Path) -> None:

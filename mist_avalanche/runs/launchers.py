@@ -1,7 +1,7 @@
 """Launchers: where runs are computed.
 
-A launcher takes settings and folders of runs, and returns their results in order, None for those
-that failed; their folders have ``error.txt``.
+A launcher takes settings and folders of runs, and what to do with each. It returns their results in
+order, None for those that failed; their folders have ``error.txt``.
 """
 
 from __future__ import annotations
@@ -24,43 +24,38 @@ import torch
 from ..utils import check_integer, hide_avalanche_warnings
 from .checkpoint import refuse_other_settings
 from .config import RunConfig
-from .results import clear, read_json, read_results, write_json
-from .run import run
+from .results import (
+    NOT_FINISHED,
+    Results,
+    read_json,
+    read_results,
+    why_missing,
+    write_error,
+    write_json,
+)
 
 log = logging.getLogger(__name__)
 Run: TypeAlias = tuple[RunConfig, Path]  # settings and folder
-Results: TypeAlias = dict[str, Any]
-Launcher: TypeAlias = Callable[[Sequence[Run]], list[Results | None]]
+Compute: TypeAlias = Callable[[RunConfig, Path], Results]
+Launcher: TypeAlias = Callable[[Sequence[Run], Compute], list[Results | None]]
 
-# Slurm's states of jobs that have ended; all others are in the queue or running
+# Slurm's states of jobs that have ended, and ours for one that it has forgotten
 _ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
     *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT", "GONE"),
 }
 
 
-def local(
-    runs: Sequence[Run],
-    *,
-    jobs: int = 1,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-    loggers: Sequence[str] = ("tensorboard",),
-) -> list[Results | None]:
+def local(runs: Sequence[Run], compute: Compute, *, jobs: int = 1) -> list[Results | None]:
     """Here, one after the other or side by side in processes; Ctrl-C ends all of them."""
-    jobs = min(check_integer("jobs", jobs, 1), len(runs))
-    start = partial(run, resume=resume, overwrite=overwrite, progress=progress and jobs == 1)
-    start = partial(start, loggers=loggers)
-    calls = [partial(start, *one) for one in runs]
-    if jobs < 2:
-        return [_attempt(one, call) for one, call in zip(runs, calls, strict=True)]
+    if (jobs := min(check_integer("jobs", jobs, 1), len(runs))) < 2:
+        return [_attempt(one, partial(compute, *one)) for one in runs]
     spawn = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // jobs)
     number, level = spawn.Value("i", 0), log.getEffectiveLevel()
     pool = ProcessPoolExecutor(jobs, spawn, _start_worker, (level, threads, number))
     try:
-        futures = [pool.submit(_attempt, *pair) for pair in zip(runs, calls, strict=True)]
+        futures = [pool.submit(_attempt, one, partial(compute, *one)) for one in runs]
         # the second attempt is for a process that is gone, as where memory ran out
         return [_attempt(one, future.result) for one, future in zip(runs, futures, strict=True)]
     except BaseException:
@@ -71,7 +66,7 @@ def local(
         pool.shutdown(cancel_futures=True)
 
 
-def gather(runs: Sequence[Run]) -> list[Results | None]:
+def gather(runs: Sequence[Run], compute: Compute) -> list[Results | None]:
     """Nowhere: only finished runs count."""
     return [None for _ in runs]
 
@@ -90,25 +85,17 @@ class Slurm:
             720), ``gpus_per_node``, ``cpus_per_task``, ``mem``, ``array_parallelism`` (jobs at a
             time), ``setup``, ``additional_parameters``, …; and ``max_num_timeout``, how many times
             a job whose time is up is queued again (default: 3).
-        overwrite: replace what is in the folders of the runs.
-        loggers: as for :func:`~mist_avalanche.runs.run`.
 
     Raises:
         ImportError: submitit is missing.
         RuntimeError: there is no Slurm.
-        ValueError: an unknown parameter; with ``overwrite``, a run that is in the queue.
+        ValueError: an unknown parameter; a run that is in the queue with other settings.
     """
 
     def __init__(
-        self,
-        folder: str | Path,
-        parameters: Mapping[str, Any] = MappingProxyType({}),
-        *,
-        overwrite: bool = False,
-        loggers: Sequence[str] = ("tensorboard",),
+        self, folder: str | Path, parameters: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
         self.executor = self.make_executor(Path(folder), dict(parameters))
-        self.overwrite, self.loggers = overwrite, loggers
         self._ids: dict[Path, str] = {}  # of jobs that have not ended, by folder of the run
         self._submitted: Counter[Path] = Counter()
 
@@ -125,48 +112,41 @@ class Slurm:
         executor.update_parameters(**{"job_name": "mist-avalanche", "time": 720, **parameters})
         return executor
 
-    def __call__(self, runs: Sequence[Run]) -> list[Results | None]:
+    def __call__(self, runs: Sequence[Run], compute: Compute) -> list[Results | None]:
         """Submit, and wait for the results."""
         states, new = self.states(), []
         for config, folder in runs:
             job = read_json(folder / "job.json") or {"id": None}
             if states.get(job["id"], "GONE") in _ENDED:
                 new.append((config, folder))
-                continue
-            if self.overwrite:
-                raise ValueError(f"{folder} is that of job {job['id']}. End it by scancel first.")
-            refuse_other_settings(folder, job["settings"], config.settings())
-            self._ids[folder] = job["id"]
-        for _, folder in new:
-            if self.overwrite:
-                clear(folder)
-        self._submit(new)
+            else:
+                refuse_other_settings(folder, job["settings"], config.settings())
+                self._ids[folder] = job["id"]
+        self._submit(new, compute)
         try:
-            self._wait({folder: config for config, folder in runs})
+            self._wait(runs, compute)
         except KeyboardInterrupt:
             log.info("%d job(s) go on: %s.", len(self._ids), ", ".join(self._ids.values()))
             raise
-        return [
-            read_results(folder) if (folder / "results.json").exists() else None
-            for _, folder in runs
-        ]
+        return [None if why_missing(folder) else read_results(folder) for _, folder in runs]
 
-    def _submit(self, runs: Sequence[Run]) -> None:
+    def _submit(self, runs: Sequence[Run], compute: Compute) -> None:
+        """Submit an array of jobs, and write into the folder of each run which is its job."""
         if not runs:
             return
         for _, folder in runs:
             (folder / "error.txt").unlink(missing_ok=True)
-        job = _Job(log.getEffectiveLevel(), self.loggers)
-        jobs = self.executor.map_array(job, *zip(*runs, strict=True))
-        for (config, folder), sent in zip(runs, jobs, strict=True):
-            write_json({"id": sent.job_id, "settings": config.settings()}, folder / "job.json")
-            self._ids[folder] = sent.job_id
+        job = _Job(compute, log.getEffectiveLevel())
+        sent = self.executor.map_array(job, *zip(*runs, strict=True))
+        for (config, folder), job in zip(runs, sent, strict=True):
+            write_json({"id": job.job_id, "settings": config.settings()}, folder / "job.json")
+            self._ids[folder] = job.job_id
             self._submitted[folder] += 1
 
-    def _wait(self, configs: Mapping[Path, RunConfig]) -> None:
+    def _wait(self, runs: Sequence[Run], compute: Compute) -> None:
         """Until every run has results or an error."""
         pause, said = 1.0, ""
-        late: set[Path] = set()  # of jobs that have ended; files of another node may take a while
+        late: set[Path] = set()  # jobs that ended without a file, which may come late from a node
         while self._ids:
             time.sleep(pause)
             pause = min(30.0, 1.5 * pause)
@@ -177,37 +157,29 @@ class Slurm:
                 continue
             states = {folder: now.get(job, "GONE") for folder, job in self._ids.items()}
             over = {folder for folder, state in states.items() if state in _ENDED}
-            written = {folder for folder in over if _has_ended(folder)}
-            killed = over & late - written
-            late = over - written
-            for folder in written:
+            written = {folder for folder in over if why_missing(folder) != NOT_FINISHED}
+            killed, late = over & late - written, over - written
+            again = [run for run in runs if run[1] in killed and not self._gives_up(run[1], states)]
+            for folder in written | killed:
                 del self._ids[folder]
-            self._end_killed({folder: states[folder] for folder in killed}, configs)
-            if (progress := self._progress(now, len(configs))) != said:
-                log.info("%s", progress)
-                said = progress
+            self._submit(again, compute)
+            jobs = [f"{job} {now.get(job, 'submitted').lower()}" for job in self._ids.values()]
+            text = ", ".join([f"{len(runs) - len(jobs)} of {len(runs)} runs have ended", *jobs])
+            if text != said:
+                log.info("%s", text)
+                said = text
 
-    def _progress(self, states: Mapping[str, str], n: int) -> str:
-        jobs: dict[str, list[str]] = {}
-        for job in self._ids.values():
-            jobs.setdefault(states.get(job, "SUBMITTED").lower(), []).append(job)
-        parts = (f"{state}: {', '.join(ids)}" for state, ids in jobs.items())
-        return "; ".join([f"{n - len(self._ids)} of {n} have ended", *parts])
-
-    def _end_killed(self, states: Mapping[Path, str], configs: Mapping[Path, RunConfig]) -> None:
-        """Submit runs again whose jobs ended without a word, once, and unless that was wanted."""
-        again = []
-        for folder, state in states.items():
-            job = self._ids.pop(folder)
-            if state != "CANCELLED" and self._submitted[folder] < 2:
-                log.warning("Job %s (%s) was killed, and is submitted again.", job, folder)
-                again.append((configs[folder], folder))
-                continue
-            ended = self.executor.job_class(self.executor.folder, job)
-            lines = (ended.stderr() or ended.stdout() or "").splitlines()[-5:]
-            about = f"Job {job} ended without results ({state}). Its log, {ended.paths.stderr}:"
-            write_error(folder, "\n".join([about, *lines]))
-        self._submit(again)
+    def _gives_up(self, folder: Path, states: Mapping[Path, str]) -> bool:
+        """Whether a killed job is not submitted again; its run fails with the end of its log."""
+        job, state = self._ids[folder], states[folder]
+        if state != "CANCELLED" and self._submitted[folder] < 2:
+            log.warning("Job %s (%s) was killed, and is submitted again.", job, folder)
+            return False
+        ended = self.executor.job_class(self.executor.folder, job)
+        lines = (ended.stderr() or ended.stdout() or "").splitlines()[-5:]
+        about = f"Job {job} ended without results ({state}). Its log, {ended.paths.stderr}:"
+        write_error(folder, "\n".join([about, *lines]))
+        return True
 
     def states(self) -> dict[str, str]:
         """State of the user's jobs by id; those that have ended disappear after some minutes."""
@@ -218,20 +190,15 @@ class Slurm:
         return dict(line.split(maxsplit=1) for line in found.stdout.splitlines())
 
 
-def _has_ended(folder: Path) -> bool:
-    return any((folder / name).exists() for name in ("results.json", "error.txt"))
-
-
 class _Job:
     """What a job of Slurm does: one run, which goes on where it was stopped."""
 
-    def __init__(self, level: int, loggers: Sequence[str]) -> None:
-        self.level, self.loggers = level, loggers
+    def __init__(self, compute: Compute, level: int) -> None:
+        self.compute, self.level = compute, level
 
     def __call__(self, config: RunConfig, folder: Path) -> None:
         _start_worker(self.level)
-        start = partial(run, config, folder, resume=True, progress=False, loggers=self.loggers)
-        _attempt((config, folder), start)
+        _attempt((config, folder), partial(self.compute, config, folder))
 
     def checkpoint(self, *arguments: Any) -> Any:
         """What submitit queues when the job is preempted."""
@@ -250,12 +217,6 @@ def _attempt(one: Run, compute: Callable[[], Results | None]) -> Results | None:
         text = "".join(traceback.format_exception(error))
         write_error(folder, f"{type(error).__name__}: {error}\n\n{text}")
         return None
-
-
-def write_error(folder: Path, text: str) -> None:
-    """Say in the folder of a run why it failed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.txt").write_text(text, encoding="utf-8", errors="replace")
 
 
 def _start_worker(level: int, threads: int | None = None, number: Any = None) -> None:

@@ -11,7 +11,7 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ from .config import RunConfig
 from .metrics import accuracy_rows, summarize
 
 SCHEMA = 1
+NOT_FINISHED = "is not finished"
+Results: TypeAlias = dict[str, Any]
 _PACKAGES = ("torch", "torchvision", "timm", "avalanche-lib", "numpy")
 _FINISHED = ("results.json", "report.html")  # a run, a whole command
 
@@ -167,8 +169,23 @@ def read_results(path: str | Path) -> dict[str, Any]:
 
 def clear(folder: Path) -> None:
     """Remove a run."""
-    for name in ("results.json", "checkpoint.pt", "error.txt", "job.json"):
+    for name in ("results.json", "checkpoint.pt", "error.txt"):
         (folder / name).unlink(missing_ok=True)
+
+
+def why_missing(folder: Path) -> str | None:
+    """What is to say of a run without results; None where it has some."""
+    if (folder / "results.json").exists():
+        return None
+    if not (error := folder / "error.txt").exists():
+        return NOT_FINISHED
+    return "failed: " + error.read_text(encoding="utf-8").partition("\n\nTraceback")[0]
+
+
+def write_error(folder: Path, text: str) -> None:
+    """Say in the folder of a run why it failed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "error.txt").write_text(text, encoding="utf-8", errors="replace")
 
 
 def refuse_to_replace(folder: Path, *, resume: bool, overwrite: bool) -> None:

@@ -15,9 +15,10 @@ from ..utils import check_integer
 from .build import choose_device
 from .checks import check_runs
 from .config import RunConfig
-from .launchers import Launcher, Results, Run, local
+from .launchers import Launcher, Run, local
 from .loggers import check_loggers
-from .results import finished_results, refuse_to_replace
+from .results import Results, clear, finished_results, refuse_to_replace, why_missing
+from .run import run
 
 
 def run_methods(
@@ -65,14 +66,16 @@ def run_methods(
     ]
     for _, folder in (*methods, *runs):
         refuse_to_replace(folder, resume=resume, overwrite=overwrite)
+    if not resume:
+        for _, folder in runs:
+            clear(folder)
     known: dict[str, dict[str, str]] = {}
     there = [finished_results(*one, known) if resume else None for one in runs]
     todo = [one for one, results in zip(runs, there, strict=True) if results is None]
 
-    launch = launcher or partial(
-        local, jobs=jobs, resume=resume, overwrite=overwrite, progress=progress, loggers=loggers
-    )
-    made = iter(launch(todo) if todo else [])
+    bars = progress and 1 in (jobs, len(todo))
+    launch = launcher or partial(local, jobs=jobs)
+    made = iter(launch(todo, partial(run, resume=True, progress=bars, loggers=loggers)))
     results = [next(made) if one is None else one for one in there]
     if not any(results):
         raise RuntimeError(f"{runs[0][1]} {why_missing(runs[0][1])}")
@@ -99,12 +102,3 @@ def default_jobs(device: str) -> int:
     if choose_device(device).type == "cuda":
         return torch.cuda.device_count()
     return min(8, os.cpu_count() or 1)
-
-
-def why_missing(folder: Path) -> str | None:
-    """What is to say of a run without results; None where it has some."""
-    if (folder / "results.json").exists():
-        return None
-    if not (error := folder / "error.txt").exists():
-        return "is not finished"
-    return "failed: " + error.read_text(encoding="utf-8").partition("\n\nTraceback")[0]
