@@ -24,7 +24,7 @@ from ..runs.loggers import check_loggers
 from ..runs.results import refuse_to_replace, why_missing
 from ..runs.run_methods import default_jobs, runs_of
 from ..strategies.registry import find
-from ..utils import atomic_write
+from ..utils import atomic_write, check_choice
 from .options import options_of, write_options
 
 log = logging.getLogger(__name__)
@@ -119,6 +119,7 @@ def run_and_report(
 
 def launcher_of(args: argparse.Namespace, output: Path) -> Launcher | None:
     """What computes the runs; None for this machine."""
+    check_choice("launcher", args.launcher, ("local", "slurm"))
     if args.slurm and args.launcher != "slurm":
         raise ValueError("--slurm is for jobs of Slurm. Add --launcher slurm.")
     if args.gather:

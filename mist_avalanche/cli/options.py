@@ -92,7 +92,7 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     add("--logger", default="tensorboard", help="comma-separated: tensorboard, csv, wandb, none")
     add("--resume", action="store_true", help="keep finished runs and go on with stopped ones")
     add("--overwrite", action="store_true", help="replace runs that are there")
-    add("--launcher", choices=("local", "slurm"), default="local", help="where runs are computed")
+    add("--launcher", default="local", help="where runs are computed: local (default) or slurm")
     add(
         "--slurm",
         metavar="KEY=VALUE",
@@ -111,51 +111,33 @@ def with_options_file(
     args: argparse.Namespace, parser: argparse.ArgumentParser, given: list[str]
 ) -> argparse.Namespace:
     """The arguments with the options in the ``--config`` file, over which those given win."""
+    import yaml
+
     from ..utils import nearest_first
 
-    content = _options_in(args.config)
+    try:
+        content = yaml.safe_load(Path(args.config).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{args.config}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{args.config} is not a mapping of options to values.")
     if {"schema", "model_name"} & content.keys():
         return args  # settings of a run, which `run` reads
-    flags: dict[str, str] = {}  # an option has its own name, and that of its setting
-    for action in args.parser._actions:
-        for name in (
-            action.dest,
-            *(f.lstrip("-").replace("-", "_") for f in action.option_strings),
-        ):
-            if action.dest not in _NOT_SAVED:
-                flags.setdefault(name, action.option_strings[-1])
-    words = []
-    for name, value in content.items():
-        if name not in flags:
-            known = nearest_first(name, flags)
-            raise ValueError(f"{args.config} has no option {name!r}. Options are {known}.")
-        words += _words(flags[name], value)
-    command = int(args.parser is not parser)  # a subcommand comes first
-    args = parser.parse_args([*given[:command], *words, *given[command:]])
+    known = {action.dest for action in args.parser._actions} - _NOT_SAVED
+    if unknown := content.keys() - known:
+        near = nearest_first(min(unknown), known)
+        raise ValueError(f"{args.config} has no option {min(unknown)!r}. Options are {near}.")
+    args.parser.set_defaults(**{name: _default(value) for name, value in content.items()})
+    args = parser.parse_args(given)
     args.config = None
     return args
 
 
-def _options_in(file: str) -> dict[str, Any]:
-    """The mapping in a YAML or JSON file."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{file}: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} is not a mapping of options to values.")
-    return content
-
-
-def _words(flag: str, value: Any) -> list[str]:
-    """An option of a file as words of a command line."""
-    if isinstance(value, bool):
-        return [flag] * value
+def _default(value: Any) -> Any:
+    """A value of a file as argparse has it; 1e-3 is a string in YAML."""
     if isinstance(value, dict):
-        return [word for key, v in value.items() for word in (flag, f"{key}={_text(v)}")]
-    return [flag, _text(value)]
+        return [setting(f"{name}={_text(v)}") for name, v in value.items()]
+    return _text(value) if isinstance(value, list) else value
 
 
 def _text(value: Any) -> str:

@@ -18,7 +18,7 @@ from tiny_runs import TINY, config
 from mist_avalanche import cli
 from mist_avalanche.runs import Slurm, run, run_methods
 from mist_avalanche.runs.launchers import gather
-from mist_avalanche.runs.run_methods import why_missing
+from mist_avalanche.runs.results import clear, why_missing
 from mist_avalanche.strategies import SimpleCIL
 
 submitit = pytest.importorskip("submitit")
@@ -98,32 +98,38 @@ def test_jobs_of_submitit_give_the_numbers_of_local_runs(tmp_path, monkeypatch):
 def test_a_preempted_job_goes_on(tmp_path):
     queue = Queue(holds=True)
     launcher = slurm(queue)
-    launcher._submit([(config(), tmp_path)])
+    launcher._submit([(config(), tmp_path)], run)
     (job,) = queue.calls.values()
     again = job.func.checkpoint(*job.args)
     assert (again.function, again.args) == (job.func, job.args)
 
 
+START = partial(run, resume=True, progress=False)
+
+
 def test_a_killed_job_is_submitted_again_once(tmp_path, quick, caplog):
     runs = [(config(), tmp_path / "one"), (config("ranpac"), tmp_path / "other")]
-    results = slurm(Queue(kills=1))(runs)
+    results = slurm(Queue(kills=1))(runs, START)
     assert [r["metrics"]["A_T"] > 50 for r in results] == [True, True]
     assert caplog.text.count("Job 7_0 (") == 1
-    assert "1 of 2 have ended; out_of_memory: 7_0" in caplog.text
+    assert "1 of 2 runs have ended, 7_0 out_of_memory" in caplog.text
+    assert "2 of 2 runs have ended" in caplog.text
 
-    assert slurm(Queue(kills=2), overwrite=True)(runs[:1]) == [None]
+    clear(tmp_path / "one")
+    assert slurm(Queue(kills=2))(runs[:1], START) == [None]
     reason = why_missing(tmp_path / "one")
     assert "failed: Job 7_1 ended without results (OUT_OF_MEMORY)" in reason
     assert reason.endswith(f"{Path('logs') / '7_1.err'}:\n2\n3\n4\n5\nkilled")
-    assert slurm(Queue())(runs[:1])[0]["metrics"] == results[0]["metrics"]
+    assert slurm(Queue())(runs[:1], START)[0]["metrics"] == results[0]["metrics"]
     assert why_missing(tmp_path / "one") is None
 
 
 def test_a_cancelled_job_is_not(tmp_path, quick):
     queue = Queue(holds=True)
     launcher = slurm(queue)
-    launcher._progress = lambda *_: queue.states.update({"7_0": "CANCELLED"})
-    assert launcher([(config(), tmp_path)]) == [None]
+    states = mock.Mock(side_effect=[{}, {"7_0": "RUNNING"}, *[{"7_0": "CANCELLED"}] * 2])
+    launcher.states = states
+    assert launcher([(config(), tmp_path)], START) == [None]
     assert "(CANCELLED)" in why_missing(tmp_path)
 
 
@@ -136,25 +142,20 @@ def test_an_error_is_that_of_a_local_run(tmp_path, quick):
 def test_jobs_in_the_queue_are_followed(tmp_path, quick, caplog):
     queue, runs = Queue(holds=True), [(config(), tmp_path)]
     first = slurm(queue)
-    first._progress = mock.Mock(side_effect=KeyboardInterrupt)
+    first.states = mock.Mock(side_effect=[{}, KeyboardInterrupt])
     with pytest.raises(KeyboardInterrupt):
-        first(runs)
+        first(runs, START)
     assert "1 job(s) go on: 7_0" in caplog.text
     with pytest.raises(ValueError, match="seed: 0 there, 1 here"):
-        slurm(queue)([(config(seed=1), tmp_path)])
-    with pytest.raises(ValueError, match=r"job 7_0.*scancel"):
-        slurm(queue, overwrite=True)(runs)
+        slurm(queue)([(config(seed=1), tmp_path)], START)
 
     second = slurm(queue)
-    answers = [dict(queue.states), RuntimeError("squeue failed: busy"), queue.states, queue.states]
-    second.states = mock.Mock(side_effect=answers)
-    second._progress = lambda *_: queue.start("7_0")
-    assert second(runs)[0]["metrics"]["A_T"] > 50
+    busy, done = RuntimeError("squeue failed: busy"), {"7_0": "COMPLETED"}
+    second.states = mock.Mock(side_effect=[dict(queue.states), busy, done])
+    queue.start("7_0")
+    assert second(runs, START)[0]["metrics"]["A_T"] > 50
     assert "squeue failed: busy" in caplog.text
     assert [*queue.states] == [job_of(tmp_path)] == ["7_0"]
-    queue.holds = False
-    slurm(queue, overwrite=True)(runs)
-    assert job_of(tmp_path) == "7_1"
 
 
 def test_gather_names_what_is_missing(tmp_path, capsys):

@@ -15,7 +15,8 @@ from mist_avalanche.reports import table
 from mist_avalanche.runs import RunConfig, launchers, load_run, run, run_methods
 from mist_avalanche.runs.build import digests_of
 from mist_avalanche.runs.config_files import read_config
-from mist_avalanche.runs.run_methods import default_jobs, why_missing
+from mist_avalanche.runs.results import why_missing
+from mist_avalanche.runs.run_methods import default_jobs
 from mist_avalanche.strategies import SimpleCIL
 
 OWN = """
