@@ -119,8 +119,8 @@ def run_and_report(
 
 def launcher_of(args: argparse.Namespace, output: Path) -> Launcher | None:
     """What computes the runs; None for this machine."""
-    check_choice("launcher", args.launcher, ("local", "slurm"))
-    if args.slurm and args.launcher != "slurm":
+    check_choice("launcher", args.launcher or "local", ("local", "slurm"))
+    if args.slurm and args.launcher is None:
         raise ValueError("--slurm is for jobs of Slurm. Add --launcher slurm.")
     if args.gather:
         return gather

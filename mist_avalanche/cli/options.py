@@ -92,7 +92,7 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     add("--logger", default="tensorboard", help="comma-separated: tensorboard, csv, wandb, none")
     add("--resume", action="store_true", help="keep finished runs and go on with stopped ones")
     add("--overwrite", action="store_true", help="replace runs that are there")
-    add("--launcher", default="local", help="where runs are computed: local (default) or slurm")
+    add("--launcher", help="where runs are computed: local (default) or slurm")
     add(
         "--slurm",
         metavar="KEY=VALUE",

@@ -1,7 +1,9 @@
 """Options from a file, grids of values, and runs as a file of commands."""
 
 import json
+import re
 import shlex
+from pathlib import Path
 
 import pytest
 import yaml
@@ -72,9 +74,8 @@ def test_a_dry_run_saves_the_options_and_runs_nothing(sweep, capsys):
 
 
 def test_commands_one_per_line(sweep, capsys):
-    assert (
-        cli.main(["compare", "--config", "sweep.yaml", "--seeds", "2", "--plan", "runs.txt"]) == 0
-    )
+    compare = ("compare", "--config", "sweep.yaml", "--seeds", "2")
+    assert cli.main([*compare, "--plan", "runs.txt"]) == 0
     assert "6 commands: runs.txt" in capsys.readouterr().out
     lines = (sweep / "runs.txt").read_text().splitlines()
     for line in lines[:-1]:
@@ -108,6 +109,15 @@ def test_files_that_cannot_be(tmp_path, capsys, content, said):
     (tmp_path / "options.yaml").write_text(content)
     assert cli.main(["compare", "--config", str(tmp_path / "options.yaml"), "--quiet"]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_the_file_in_the_guide(tmp_path, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    (content,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    (tmp_path / "sweep.yaml").write_text(content)
+    given = ("compare", "--config", str(tmp_path / "sweep.yaml"))
+    assert cli.main([*given, "--launcher", "local", "--dry-run"]) == 0
+    assert "ranpac+mist@lr=0.01" in capsys.readouterr().out
 
 
 def test_every_combination_is_a_method():
