@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .flat import FlatParameters, flatten
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
@@ -18,6 +21,9 @@ class SparseSGD(torch.optim.Optimizer):
     For an entry that is kept in a step: v ← 0.9 v + c g + 5e-4 θ, θ ← θ - lr v, with c its factor
     in ``scales``. An entry that is not selected, or is dropped in this step, keeps its weight and
     its momentum, bit for bit; so does one whose gradient is not finite.
+
+    From the first step on the parameters are views of one flat tensor, so that a step has a few
+    kernels however many they are; :func:`~mist_avalanche.method.flat.own_memory` undoes that.
 
     Args:
         params: parameters, or groups of them. A group may have ``masks`` and ``scales``, one per
@@ -45,10 +51,19 @@ class SparseSGD(torch.optim.Optimizer):
     ) -> None:
         self.generator = generator
         self.changed = torch.tensor(0)
+        self._flats: list[list[FlatParameters]] = []  # of each group
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(
             params, {**defaults, "drop_rate": drop_rate, "masks": None, "scales": None}
         )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, with ``masks`` and ``scales`` if it has any."""
+        super().add_param_group(param_group)
+        params = param_group["params"]
+        nothing = [None] * len(params)
+        masks, scales = param_group["masks"] or nothing, param_group["scales"] or nothing
+        self._flats.append(flatten(params, masks, scales))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -58,27 +73,26 @@ class SparseSGD(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         changed = []
-        for group in self.param_groups:
-            masks = group["masks"] or [None] * len(group["params"])
-            scales = group["scales"] or [None] * len(group["params"])
-            for p, mask, scale in zip(group["params"], masks, scales, strict=True):
-                if p.grad is None:
+        for group, flats in zip(self.param_groups, self._flats, strict=True):
+            for flat in flats:
+                gradients = flat.gradients(reuse=True)
+                if gradients is None:
                     continue
-                state = self.state[p]
+                weights, state = flat.join(), self.state[flat.parameters[0]]
+                theta = weights.index_select(0, flat.places)  # (K,)
+                gradient = gradients.index_select(0, flat.entries)
                 if not state:
-                    state["entries"] = entries_of(p if mask is None else mask)
-                    state["velocity"] = p.new_zeros(len(state["entries"]))
-                entries, velocity = state["entries"], state["velocity"]  # (K,) each
-                theta, gradient = p.take(entries), p.grad.take(entries)
-                if scale is not None:
-                    gradient = gradient * scale.take(entries)
-                keep = draw_kept(len(entries), group["drop_rate"], p.device, self.generator)
-                keep &= gradient.isfinite()
-                v = group["momentum"] * velocity + gradient + group["weight_decay"] * theta
-                state["velocity"] = torch.where(keep, v, velocity)
+                    state["velocity"] = torch.zeros_like(theta)
+                if flat.scale is not None:
+                    gradient = gradient * flat.scale
+                keep = draw_kept(len(theta), group["drop_rate"], theta.device, self.generator)
+                keep &= gradient.abs() < math.inf  # False for NaN
+                v = group["momentum"] * state["velocity"] + gradient + group["weight_decay"] * theta
+                state["velocity"] = torch.where(keep, v, state["velocity"])
                 moved = torch.where(keep, theta - group["lr"] * v, theta)
-                p.put_(entries, moved)
-                if mask is not None:
+                weights.put_(flat.places, moved)
+                torch.autograd.graph.increment_version(flat.parameters)
+                if group["masks"] is not None:
                     changed.append((moved != theta).sum())
         self.changed = torch.stack(changed).sum() if changed else torch.tensor(0)
         return loss
@@ -124,13 +138,6 @@ class ReferenceSGD(torch.optim.SGD):
         if before:
             self.changed = torch.stack([(p != b).sum() for p, b in before]).sum()
         return loss
-
-
-def entries_of(mask: Tensor) -> Tensor:
-    """Positions (K,) of the True entries of a bool mask, in the flattened tensor; else of all."""
-    if mask.dtype == torch.bool:
-        return mask.flatten().nonzero().squeeze(1)
-    return torch.arange(mask.numel(), device=mask.device)
 
 
 def draw_kept(
