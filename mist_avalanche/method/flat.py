@@ -1,134 +1,94 @@
-"""Parameters as parts of one flat tensor, so that one kernel reads or writes all of them."""
+"""Parameters as views of one vector, so that one kernel reads or writes all of them."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
-
-ALIGNMENT = 64  # bytes: compiled kernels rely on that of separate tensors
+from torch.nn import functional as F
 
 
 class FlatParameters:
-    """Parameters of one dtype and device as views of one tensor, and K selected entries of them.
+    """Parameters of one dtype and device as one vector (N,); one alone keeps its shape.
 
-    Each parameter keeps its strides, and those that share memory still do.
-
-    Args:
-        parameters: of one dtype and device.
-        masks: of each parameter, True where an entry is selected; None for all.
-        scales: of each parameter, factors on its gradient; None for 1.
-
-    Attributes:
-        entries: (K,) positions of the selected entries in the flattened parameters, one after the
-            other, as in :meth:`gradients`.
-        places: (K,) their positions in :meth:`join`, which differ by strides and gaps.
-        scale: (K,) factors on their gradients; None if all are 1.
+    Attributes: ``entries`` (K,), positions of the selected ones; ``scale`` (K,) of their gradients.
     """
 
-    @torch.no_grad()
-    def __init__(
-        self,
-        parameters: Sequence[Tensor],
-        masks: Sequence[Tensor | None],
-        scales: Sequence[Tensor | None],
-    ) -> None:
-        self.parameters, first = parameters, parameters[0]
-        starts, end = {}, 0  # of the memory of each parameter, or of several that share it
-        for memory in (p.untyped_storage() for p in parameters):
-            if memory.data_ptr() not in starts:
-                starts[memory.data_ptr()] = end
-                end += math.ceil(memory.nbytes() / ALIGNMENT) * ALIGNMENT // first.element_size()
-        self._flat = first.new_zeros(end)
-        self._missing = first.new_full((1,), math.nan)  # gradient of what has none
-        self._reused: Tensor | None = None
-        self._parts, entries, places, factors, before = [], [], [], [], 0
-        for p, mask, scale in zip(parameters, masks, scales, strict=True):
-            start = starts[p.untyped_storage().data_ptr()] + p.storage_offset()
-            self._parts.append(self._flat.as_strided(p.shape, p.stride(), start))
-            chosen = entries_of(p if mask is None else mask)
-            rows = zip(torch.unravel_index(chosen, p.shape), p.stride(), strict=True)
-            places.append(sum((i * stride for i, stride in rows), torch.full_like(chosen, start)))
-            entries.append(chosen + before)
-            factors.append(p.new_ones(len(chosen)) if scale is None else scale.take(chosen))
-            before += p.numel()
-        self.entries, self.places = torch.cat(entries), torch.cat(places)
-        if torch.equal(self.entries, self.places):
-            self.places = self.entries
-        self.scale = None if all(scale is None for scale in scales) else torch.cat(factors)
+    def __init__(self, rows: list[Any]) -> None:
+        masks = [torch.ones_like(p).bool() if mask is None else mask for p, mask, _ in rows]
+        scales = [torch.ones_like(p) if scale is None else scale for p, _, scale in rows]
+        self.entries = concatenate(masks).nonzero().squeeze(1)
+        self.scale = concatenate(scales).take(self.entries)
+        self.parameters = [p for p, _, _ in rows]
+        self._missing = self.parameters[0].new_full((1,), math.nan)
+        self._vector: Tensor = self._missing
+        self._addresses: list[int] = []
+        self._read: Tensor | None = None  # what gradients were read into: new memory takes time
 
-    @torch.no_grad()
-    def join(self) -> Tensor:
-        """The flat tensor, of which the parameters are views from here on."""
-        for p, part in zip(self.parameters, self._parts, strict=True):
-            if p.data_ptr() != part.data_ptr():
-                part.copy_(p)
-                p.data = part
-        return self._flat
+    def weights(self) -> Tensor:
+        """The vector, of which the parameters are views from here on."""
+        if self._addresses != [p.data_ptr() for p in self.parameters]:
+            self._vector = join(self.parameters)
+            self._addresses = [p.data_ptr() for p in self.parameters]
+        return self._vector
 
-    def gradients(self, *, reuse: bool = False) -> Tensor | None:
-        """Gradients of all parameters one after the other, NaN for those that have none.
-
-        None if no parameter has one. ``reuse`` writes over what the last such call gave.
-        """
+    def gradients(self, *, joined: bool) -> Tensor | None:
+        """Their gradients, NaN where there is none, or None; ``joined`` makes them views of it."""
+        grads = [
+            self._missing.expand(p.shape) if p.grad is None else p.grad for p in self.parameters
+        ]
         if all(p.grad is None for p in self.parameters):
             return None
-        parts = [
-            self._missing.expand(p.numel()) if p.grad is None else p.grad.flatten()
-            for p in self.parameters
-        ]
-        if not reuse:
-            return torch.cat(parts)
-        self._reused = torch.cat(parts, out=self._reused)  # a CPU is slow at new memory
-        return self._reused
-
-    def set_gradients(self, gradients: Tensor) -> None:
-        """Let the gradients of parameters that have one be parts of what :meth:`gradients` gave."""
-        parts = gradients.split_with_sizes([p.numel() for p in self.parameters])
-        for p, part in zip(self.parameters, parts, strict=True):
-            if p.grad is not None and p.grad.is_contiguous():
-                p.grad.data = part.view(p.shape)
-            elif p.grad is not None:
-                p.grad.copy_(part.view(p.shape))
+        if joined:
+            return join(grads)
+        self._read = concatenate(grads, out=self._read)
+        return self._read
 
 
-def flatten(
-    parameters: Iterable[Tensor],
-    masks: Iterable[Tensor | None],
-    scales: Iterable[Tensor | None],
-) -> list[FlatParameters]:
-    """Flat parameters by dtype and device."""
-    kinds = defaultdict(list)
-    for row in zip(parameters, masks, scales, strict=True):
-        kinds[row[0].dtype, row[0].device].append(row)
-    return [FlatParameters(*zip(*rows, strict=True)) for rows in kinds.values()]
+def concatenate(tensors: list[Tensor], out: Tensor | None = None) -> Tensor:
+    """Vector of tensors, each padded to a multiple of 16 entries, so that the next is aligned."""
+    parts = [t.detach().flatten() for t in tensors]
+    return torch.cat([F.pad(p, (0, -len(p) % 16)) if len(p) % 16 else p for p in parts], out=out)
+
+
+def join(tensors: list[Tensor]) -> Tensor:
+    """A vector of which the tensors are views from here on; of one tensor, its data as it is."""
+    if len(tensors) == 1:
+        return tensors[0].detach()
+    vector = concatenate(tensors)
+    parts = vector.split_with_sizes([t.numel() + -t.numel() % 16 for t in tensors])
+    for t, part in zip(tensors, parts, strict=True):
+        t.data = part[: t.numel()].view(t.shape)
+    return vector
+
+
+def flatten(rows: Iterable[Any]) -> list[FlatParameters]:
+    """Flat parameters of rows (parameter, mask or None, factors on its gradient or None).
+
+    One that overlaps others, is not contiguous is alone.
+    """
+    rows, groups = [*rows], defaultdict(list)
+    used: Counter[int] = Counter()  # bytes of each storage
+    for p, _, _ in rows:
+        used[p.untyped_storage().data_ptr()] += p.nbytes
+    for row in rows:
+        p, storage = row[0], row[0].untyped_storage()
+        alone = not p.is_contiguous() or used[storage.data_ptr()] > storage.nbytes()
+        groups[id(p) if alone else (p.dtype, p.device)].append(row)
+    return [FlatParameters(group) for group in groups.values()]
 
 
 @contextmanager
 def own_memory(parameters: Iterable[Tensor]) -> Iterator[None]:
-    """Inside, parameters may become views; afterwards they are in their own memory again."""
+    """Parameters that become views inside are in their own memory again afterwards."""
     own = [(p, p.data) for p in parameters]
     try:
         yield
     finally:
-        move_back(own)
-
-
-@torch.no_grad()
-def move_back(own: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Parameters move to the memory that is given for each, with their values."""
-    for p, memory in own:
-        if p.data_ptr() != memory.data_ptr():
-            memory.copy_(p)
-            p.data = memory
-
-
-def entries_of(mask: Tensor) -> Tensor:
-    """Positions (K,) of the True entries of a bool mask, in the flattened tensor; else of all."""
-    if mask.dtype == torch.bool:
-        return mask.flatten().nonzero().squeeze(1)
-    return torch.arange(mask.numel(), device=mask.device)
+        for p, memory in own:
+            p.data = memory.copy_(p.data)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .flat import flatten, move_back
+from .flat import flatten
 from .sparse_sgd import draw_kept
 
 
@@ -47,14 +47,14 @@ class FrozenEntries:
         self.changed: Tensor | None = None
         self.total = sum(p.numel() for p in parameters.values())
         self._own = [(p, p.data) for p in parameters.values()]
+        self._scaled = bool(scales)
         self._flats = flatten(
-            parameters.values(),
-            [masks.get(n, torch.zeros_like(p, dtype=torch.bool)) for n, p in parameters.items()],
-            [scales.get(n) for n in parameters],
+            (p, masks.get(name, torch.zeros_like(p).bool()), scales.get(name))
+            for name, p in parameters.items()
         )
-        self._copies = [flat.join().clone() for flat in self._flats]
+        self._copies = [flat.weights().clone() for flat in self._flats]
         self._versions = self._now()
-        self._kept: list[Tensor] = []  # of the selected entries, those kept in this step
+        self._kept: list[Tensor] = []  # which selected entries this step keeps
         self._updating = False
         self._hook: Any = None
 
@@ -79,20 +79,17 @@ class FrozenEntries:
         The same entries are kept when gradients accumulate over several calls.
         """
         for flat, kept in zip(self._flats, self._draw(), strict=True):
-            gradients = flat.gradients()
-            if gradients is not None:
-                selected = torch.where(kept, gradients.index_select(0, flat.entries), 0)
-                flat.set_gradients(gradients.zero_().put_(flat.entries, selected))
+            if (gradients := flat.gradients(joined=True)) is not None:
+                selected = torch.where(kept, gradients.take(flat.entries), 0)
+                gradients.zero_().put_(flat.entries, selected)
 
     @torch.no_grad()
     def begin_update(self) -> None:
         """Scale the gradients of entries that earlier experiences selected, once per step."""
         self._updating = True
-        for flat in self._flats:
-            gradients = flat.gradients()
-            if gradients is not None and flat.scale is not None:
-                scaled = gradients.index_select(0, flat.entries) * flat.scale
-                flat.set_gradients(gradients.put_(flat.entries, scaled))
+        for flat in self._flats if self._scaled else []:
+            if (gradients := flat.gradients(joined=True)) is not None:
+                gradients.put_(flat.entries, gradients.take(flat.entries) * flat.scale)
 
     def end_update(self) -> None:
         """Put back after the steps of all optimizers."""
@@ -106,11 +103,11 @@ class FrozenEntries:
             return
         changed = []
         for flat, copy, kept in zip(self._flats, self._copies, self._draw(), strict=True):
-            weights = flat.join()
+            weights = flat.weights()
             if self.restore:
-                old = copy.index_select(0, flat.places)
-                new = torch.where(kept, weights.index_select(0, flat.places), old)
-                weights.copy_(copy.put_(flat.places, new))
+                old = copy.take(flat.entries)
+                new = torch.where(kept, weights.take(flat.entries), old)
+                weights.copy_(copy.put_(flat.entries, new))
                 changed.append((new != old).sum())
             else:
                 changed.append((weights != copy).sum())
@@ -125,11 +122,11 @@ class FrozenEntries:
         That includes what was written through ``.data``, which no version counter shows.
         """
         self.detach()
-        for flat, copy in zip(self._flats, self._copies, strict=True):
-            if self.restore:
-                weights = flat.join()
-                weights.copy_(copy.put_(flat.places, weights.index_select(0, flat.places)))
-        move_back(self._own)
+        for flat, copy in zip(self._flats, self._copies, strict=True) if self.restore else []:
+            weights = flat.weights()
+            weights.copy_(copy.put_(flat.entries, weights.take(flat.entries)))
+        for p, memory in self._own:
+            p.data = memory.copy_(p.data)
 
     def _draw(self) -> list[Tensor]:
         """Which of the selected entries this step keeps: drawn once per step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -20,10 +21,8 @@ class SparseSGD(torch.optim.Optimizer):
 
     For an entry that is kept in a step: v ← 0.9 v + c g + 5e-4 θ, θ ← θ - lr v, with c its factor
     in ``scales``. An entry that is not selected, or is dropped in this step, keeps its weight and
-    its momentum, bit for bit; so does one whose gradient is not finite.
-
-    From the first step on the parameters are views of one flat tensor, so that a step has a few
-    kernels however many they are; :func:`~mist_avalanche.method.flat.own_memory` undoes that.
+    its momentum, bit for bit; so does one whose gradient is not finite. The parameters become
+    views of one vector, for which :func:`~mist_avalanche.method.flat.own_memory` is the remedy.
 
     Args:
         params: parameters, or groups of them. A group may have ``masks`` and ``scales``, one per
@@ -58,12 +57,10 @@ class SparseSGD(torch.optim.Optimizer):
         )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters, with ``masks`` and ``scales`` if it has any."""
+        """Add a group of parameters, which may have ``masks`` and ``scales``."""
         super().add_param_group(param_group)
-        params = param_group["params"]
-        nothing = [None] * len(params)
-        masks, scales = param_group["masks"] or nothing, param_group["scales"] or nothing
-        self._flats.append(flatten(params, masks, scales))
+        columns = (param_group[name] or repeat(None) for name in ("params", "masks", "scales"))
+        self._flats.append(flatten(zip(*columns, strict=False)))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -75,26 +72,23 @@ class SparseSGD(torch.optim.Optimizer):
         changed = []
         for group, flats in zip(self.param_groups, self._flats, strict=True):
             for flat in flats:
-                gradients = flat.gradients(reuse=True)
+                gradients = flat.gradients(joined=False)
                 if gradients is None:
                     continue
-                weights, state = flat.join(), self.state[flat.parameters[0]]
-                theta = weights.index_select(0, flat.places)  # (K,)
-                gradient = gradients.index_select(0, flat.entries)
-                if not state:
-                    state["velocity"] = torch.zeros_like(theta)
-                if flat.scale is not None:
-                    gradient = gradient * flat.scale
+                state = self.state[flat.parameters[0]]
+                theta = flat.weights().take(flat.entries)  # (K,)
+                gradient = gradients.take(flat.entries) * flat.scale
+                velocity = state["velocity"] if state else torch.zeros_like(theta)
                 keep = draw_kept(len(theta), group["drop_rate"], theta.device, self.generator)
-                keep &= gradient.abs() < math.inf  # False for NaN
-                v = group["momentum"] * state["velocity"] + gradient + group["weight_decay"] * theta
-                state["velocity"] = torch.where(keep, v, state["velocity"])
+                keep &= gradient.abs() < math.inf  # which NaN is not
+                v = group["momentum"] * velocity + gradient + group["weight_decay"] * theta
+                state["velocity"] = torch.where(keep, v, velocity)
                 moved = torch.where(keep, theta - group["lr"] * v, theta)
-                weights.put_(flat.places, moved)
+                flat.weights().put_(flat.entries, moved)
                 torch.autograd.graph.increment_version(flat.parameters)
                 if group["masks"] is not None:
                     changed.append((moved != theta).sum())
-        self.changed = torch.stack(changed).sum() if changed else torch.tensor(0)
+        self.changed = sum(changed, torch.tensor(0))
         return loss
 
 
