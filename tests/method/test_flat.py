@@ -13,9 +13,9 @@ from mist_avalanche.method.freezing import FrozenEntries
 from mist_avalanche.method.sparse_sgd import SparseSGD
 
 NO_KERNEL = re.compile(
-    "aten::(_has_compatible_shallow_copy_type|alias|as_strided|detach|empty.*|expand|flatten|narrow"
-    "|new_empty|reshape|resize_|resolve_.*|result_type|scalar_tensor|select|slice|split.*|squeeze"
-    "|to|unsqueeze|view)"
+    "aten::(_has_compatible_shallow_copy_type|_to_copy|alias|as_strided|detach_?|empty.*|expand"
+    "|flatten|lift_fresh|narrow|new_empty|reshape|resize_|resolve_.*|result_type|scalar_tensor"
+    "|select|slice|split.*|squeeze|to|unsqueeze|view)"
 )
 
 
