@@ -189,6 +189,9 @@ class MISTPlugin(SupervisedPlugin):
     def before_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
         """Score, select and tune when due; then freeze what is not selected."""
         self._check_strategy(strategy)
+        if self._frozen is not None:  # of a training that was interrupted
+            self._frozen.finish()
+            self._frozen = None
         method, experience = self.method, strategy.experience
         method.experience += 1
         extract = feature_extractor(strategy, self.options.classifier, method.seed)

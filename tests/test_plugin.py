@@ -341,12 +341,42 @@ def test_an_interrupted_tuning_is_made_up_for(benchmark_of, small_vit):
     mist = MISTPlugin(tune_on="first", tune_epochs=2, batch_size=8, view=view, verbose=False)
     strategy = SimpleCIL(model=model, plugins=[mist], evaluator=None)
     experience = benchmark_of().train_stream[0]
+    addresses = [p.data_ptr() for p in model.parameters()]
     with pytest.raises(KeyboardInterrupt):
         strategy.train(experience)
+    assert [p.data_ptr() for p in model.parameters()] == addresses
     strategy.train(experience)
     assert calls == 4 + 2 * 2  # two epochs of two batches
     strategy.train(experience)
     assert calls == 4 + 2 * 2
+
+
+class Interrupt(SupervisedPlugin):
+    """Stops the first training after its first step."""
+
+    stopped = False
+
+    def after_update(self, strategy, **kwargs):
+        if not self.stopped:
+            self.stopped = True
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_strategy_trains_again(benchmark_of, small_vit):
+    model = small_vit()
+    initial = {n: p.detach().clone() for n, p in model.named_parameters()}
+    addresses = [p.data_ptr() for p in model.parameters()]
+    mist = MISTPlugin(tune_epochs=0, batch_size=8, verbose=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    strategy = Naive(model=model, optimizer=optimizer, plugins=[mist, Interrupt()], evaluator=None)
+    experience = benchmark_of().train_stream[0]
+    with pytest.raises(KeyboardInterrupt):
+        strategy.train(experience)
+    strategy.train(experience)
+    assert [p.data_ptr() for p in model.parameters()] == addresses
+    for name, mask in mist.selection.masks.items():
+        p = model.get_parameter(name).detach()
+        assert torch.equal(p[~mask], initial[name][~mask]), name
 
 
 def test_what_is_unfrozen_between_experiences_was_not_scored_and_stays(benchmark_of, small_vit):

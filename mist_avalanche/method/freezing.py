@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .sparse_sgd import draw_kept, entries_of
+from .flat import flatten
+from .sparse_sgd import draw_kept
 
 
 class FrozenEntries:
@@ -45,19 +46,15 @@ class FrozenEntries:
         self.drop_rate, self.generator, self.restore = drop_rate, generator, restore
         self.changed: Tensor | None = None
         self.total = sum(p.numel() for p in parameters.values())
-        self._parameters = [*parameters.values()]
-        nothing = torch.zeros(0, dtype=torch.int64)
-        self._entries = [
-            entries_of(masks[name]) if name in masks else nothing.to(p.device)
+        self._own = [(p, p.data) for p in parameters.values()]
+        self._scaled = bool(scales)
+        self._flats = flatten(
+            (p, masks.get(name, torch.zeros_like(p).bool()), scales.get(name))
             for name, p in parameters.items()
-        ]
-        self._scales = [
-            scales[name].take(entries) if name in scales else None
-            for name, entries in zip(parameters, self._entries, strict=True)
-        ]
-        self._copies = [p.detach().clone() for p in self._parameters]
+        )
+        self._copies = [flat.weights().clone() for flat in self._flats]
         self._versions = self._now()
-        self._kept: list[Tensor] = []  # of each parameter's entries, those kept in this step
+        self._kept: list[Tensor] = []  # which selected entries this step keeps
         self._updating = False
         self._hook: Any = None
 
@@ -81,19 +78,18 @@ class FrozenEntries:
 
         The same entries are kept when gradients accumulate over several calls.
         """
-        rows = zip(self._parameters, self._entries, self._draw(), strict=True)
-        for p, entries, kept in rows:
-            if p.grad is not None:
-                gradient = p.grad.take(entries)
-                p.grad.zero_().put_(entries, torch.where(kept, gradient, 0))
+        for flat, kept in zip(self._flats, self._draw(), strict=True):
+            if (gradients := flat.gradients(joined=True)) is not None:
+                selected = torch.where(kept, gradients.take(flat.entries), 0)
+                gradients.zero_().put_(flat.entries, selected)
 
     @torch.no_grad()
     def begin_update(self) -> None:
         """Scale the gradients of entries that earlier experiences selected, once per step."""
         self._updating = True
-        for p, entries, scale in zip(self._parameters, self._entries, self._scales, strict=True):
-            if p.grad is not None and scale is not None:
-                p.grad.put_(entries, p.grad.take(entries) * scale)
+        for flat in self._flats if self._scaled else []:
+            if (gradients := flat.gradients(joined=True)) is not None:
+                gradients.put_(flat.entries, gradients.take(flat.entries) * flat.scale)
 
     def end_update(self) -> None:
         """Put back after the steps of all optimizers."""
@@ -103,22 +99,19 @@ class FrozenEntries:
     @torch.no_grad()
     def put_back(self) -> None:
         """Put back every entry that was not to move in this step."""
-        now = self._now()
-        moved = [i for i, version in enumerate(now) if version != self._versions[i]]
-        if not moved:
+        if self._now() == self._versions:
             return
-        changed, kept = [], self._draw()
-        for i in moved:
-            p, copy, entries = self._parameters[i], self._copies[i], self._entries[i]
+        changed = []
+        for flat, copy, kept in zip(self._flats, self._copies, self._draw(), strict=True):
+            weights = flat.weights()
             if self.restore:
-                old = copy.take(entries)
-                new = torch.where(kept[i], p.take(entries), old)
-                p.copy_(copy).put_(entries, new)
-                copy.put_(entries, new)
+                old = copy.take(flat.entries)
+                new = torch.where(kept, weights.take(flat.entries), old)
+                weights.copy_(copy.put_(flat.entries, new))
                 changed.append((new != old).sum())
             else:
-                changed.append((p != copy).sum())
-                copy.copy_(p)
+                changed.append((weights != copy).sum())
+                copy.copy_(weights)
         self.changed = torch.stack(changed).sum()
         self._kept, self._versions = [], self._now()
 
@@ -129,19 +122,21 @@ class FrozenEntries:
         That includes what was written through ``.data``, which no version counter shows.
         """
         self.detach()
-        if self.restore:
-            for p, copy, entries in zip(self._parameters, self._copies, self._entries, strict=True):
-                p.copy_(copy.put_(entries, p.take(entries)))
+        for flat, copy in zip(self._flats, self._copies, strict=True) if self.restore else []:
+            weights = flat.weights()
+            weights.copy_(copy.put_(flat.entries, weights.take(flat.entries)))
+        for p, memory in self._own:
+            p.data = memory.copy_(p.data)
 
     def _draw(self) -> list[Tensor]:
-        """By parameter, which of its selected entries this step keeps: drawn once per step."""
+        """Which of the selected entries this step keeps: drawn once per step."""
         if not self._kept:
             self._kept = [
-                draw_kept(len(entries), self.drop_rate, entries.device, self.generator)
-                for entries in self._entries
+                draw_kept(len(flat.entries), self.drop_rate, flat.entries.device, self.generator)
+                for flat in self._flats
             ]
         return self._kept
 
     def _now(self) -> list[int]:
         """Version counters of the parameters, which operations in place count up."""
-        return [p._version for p in self._parameters]
+        return [p._version for p, _ in self._own]

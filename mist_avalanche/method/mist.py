@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 from ..models.classifier import FeatureExtractor, always_selected
 from ..models.forward import Forward
 from ..utils import callers_level, derive_seed, in_mode, isolated_rng
+from .flat import own_memory
 from .objective import CrossEntropyObjective, MIObjective, Objective
 from .options import MISTOptions
 from .selection import Masks, Selection, SelectionHistory, most_sensitive, random_scores, select
@@ -130,7 +131,8 @@ class MIST:
         if epochs:
             optimizer = self._optimizer(backbone, head, device)
             means: list[float] = []
-            with in_mode(extract.model, training=True), self._own_rng(2, device):
+            tuned = own_memory([*backbone.values(), *head.parameters()])
+            with in_mode(extract.model, training=True), self._own_rng(2, device), tuned:
                 for epoch in (bar := self._bar(range(epochs), "tuning")):
                     losses = []
                     for batch in batches:

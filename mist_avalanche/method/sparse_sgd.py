@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .flat import FlatParameters, flatten
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
@@ -17,7 +21,8 @@ class SparseSGD(torch.optim.Optimizer):
 
     For an entry that is kept in a step: v ← 0.9 v + c g + 5e-4 θ, θ ← θ - lr v, with c its factor
     in ``scales``. An entry that is not selected, or is dropped in this step, keeps its weight and
-    its momentum, bit for bit; so does one whose gradient is not finite.
+    its momentum, bit for bit; so does one whose gradient is not finite. The parameters become
+    views of one vector, for which :func:`~mist_avalanche.method.flat.own_memory` is the remedy.
 
     Args:
         params: parameters, or groups of them. A group may have ``masks`` and ``scales``, one per
@@ -45,10 +50,17 @@ class SparseSGD(torch.optim.Optimizer):
     ) -> None:
         self.generator = generator
         self.changed = torch.tensor(0)
+        self._flats: list[list[FlatParameters]] = []  # of each group
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(
             params, {**defaults, "drop_rate": drop_rate, "masks": None, "scales": None}
         )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, which may have ``masks`` and ``scales``."""
+        super().add_param_group(param_group)
+        columns = (param_group[name] or repeat(None) for name in ("params", "masks", "scales"))
+        self._flats.append(flatten(zip(*columns, strict=False)))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -58,29 +70,25 @@ class SparseSGD(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         changed = []
-        for group in self.param_groups:
-            masks = group["masks"] or [None] * len(group["params"])
-            scales = group["scales"] or [None] * len(group["params"])
-            for p, mask, scale in zip(group["params"], masks, scales, strict=True):
-                if p.grad is None:
+        for group, flats in zip(self.param_groups, self._flats, strict=True):
+            for flat in flats:
+                gradients = flat.gradients(joined=False)
+                if gradients is None:
                     continue
-                state = self.state[p]
-                if not state:
-                    state["entries"] = entries_of(p if mask is None else mask)
-                    state["velocity"] = p.new_zeros(len(state["entries"]))
-                entries, velocity = state["entries"], state["velocity"]  # (K,) each
-                theta, gradient = p.take(entries), p.grad.take(entries)
-                if scale is not None:
-                    gradient = gradient * scale.take(entries)
-                keep = draw_kept(len(entries), group["drop_rate"], p.device, self.generator)
-                keep &= gradient.isfinite()
+                state = self.state[flat.parameters[0]]
+                theta = flat.weights().take(flat.entries)  # (K,)
+                gradient = gradients.take(flat.entries) * flat.scale
+                velocity = state["velocity"] if state else torch.zeros_like(theta)
+                keep = draw_kept(len(theta), group["drop_rate"], theta.device, self.generator)
+                keep &= gradient.abs() < math.inf  # which NaN is not
                 v = group["momentum"] * velocity + gradient + group["weight_decay"] * theta
                 state["velocity"] = torch.where(keep, v, velocity)
                 moved = torch.where(keep, theta - group["lr"] * v, theta)
-                p.put_(entries, moved)
-                if mask is not None:
+                flat.weights().put_(flat.entries, moved)
+                torch.autograd.graph.increment_version(flat.parameters)
+                if group["masks"] is not None:
                     changed.append((moved != theta).sum())
-        self.changed = torch.stack(changed).sum() if changed else torch.tensor(0)
+        self.changed = sum(changed, torch.tensor(0))
         return loss
 
 
@@ -124,13 +132,6 @@ class ReferenceSGD(torch.optim.SGD):
         if before:
             self.changed = torch.stack([(p != b).sum() for p, b in before]).sum()
         return loss
-
-
-def entries_of(mask: Tensor) -> Tensor:
-    """Positions (K,) of the True entries of a bool mask, in the flattened tensor; else of all."""
-    if mask.dtype == torch.bool:
-        return mask.flatten().nonzero().squeeze(1)
-    return torch.arange(mask.numel(), device=mask.device)
 
 
 def draw_kept(

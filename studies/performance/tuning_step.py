@@ -96,8 +96,9 @@ def measure(name, pairs, device, *, repeats=3, precision="32", compile=False):
     found["a tuning step (SparseSGD)"] = step(sparse, lambda: gradients)
     kept = {
         "masks of the selection": size(masks.values()),
-        "state of SparseSGD": size(t for state in sparse.state.values() for t in state.values()),
-        "the copy kept while a strategy trains": size(parameters),
+        "momentum of SparseSGD": size(t for state in sparse.state.values() for t in state.values()),
+        "its weights, or its gradients, as one vector": size(parameters),
+        "weights and their copy while a strategy trains": 2 * size(parameters),
     }
 
     host = torch.optim.SGD(parameters, **SGD)
