@@ -70,7 +70,7 @@ def join(tensors: list[Tensor]) -> Tensor:
 def flatten(rows: Iterable[Any]) -> list[FlatParameters]:
     """Flat parameters of rows (parameter, mask or None, factors on its gradient or None).
 
-    One that overlaps others, is not contiguous is alone.
+    One that overlaps others, or is not contiguous, is alone.
     """
     rows, groups = [*rows], defaultdict(list)
     used: Counter[int] = Counter()  # bytes of each storage
