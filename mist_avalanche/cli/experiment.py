@@ -24,7 +24,7 @@ from ..runs.loggers import check_loggers
 from ..runs.results import refuse_to_replace, why_missing
 from ..runs.run_methods import default_jobs, runs_of
 from ..strategies.registry import find
-from ..utils import atomic_write, check_choice
+from ..utils import check_choice
 from .options import options_of, write_options
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def run_and_report(
     if args.dry_run or not args.quiet:
         print(f"{plan(methods, args.seeds, output)}\n")
     if args.save:
-        write_options(options_of(args), args.save)
+        write_options(options_of(args), Path(args.save))
     # a job of Slurm goes on where it was stopped
     resume = args.resume or args.gather or (args.launcher == "slurm" and not args.overwrite)
     if args.dry_run or not resume:  # finished runs need no data
@@ -139,8 +139,7 @@ def write_commands(runs: Sequence[Run], file: Path) -> None:
         write_options(options, folder / "options.yaml")
         words = ("run", "--config", folder / "options.yaml", "--output", folder, "--resume")
         lines.append(shlex.join(["mist-avalanche", *map(str, words)]))
-    with atomic_write(file) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     print(f"{len(lines)} commands: {file}. When they have run, --gather makes the tables.")
 
 

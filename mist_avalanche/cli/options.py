@@ -152,15 +152,12 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
     return {k: dict(v) if isinstance(v, list) else v for k, v in given.items()}
 
 
-def write_options(options: Mapping[str, Any], file: str | Path) -> None:
+def write_options(options: Mapping[str, Any], file: Path) -> None:
     """Write a file for ``--config``."""
     import yaml
 
-    from ..utils import atomic_write
-
-    with atomic_write(file) as temporary:
-        text = yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True)
-        temporary.write_text(text, encoding="utf-8")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(dict(options), sort_keys=False), encoding="utf-8")
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
