@@ -163,8 +163,12 @@ class Slurm:
             for folder in written | killed:
                 del self._ids[folder]
             self._submit(again, compute)
-            jobs = [f"{job} {now.get(job, 'submitted').lower()}" for job in self._ids.values()]
-            text = ", ".join([f"{len(runs) - len(jobs)} of {len(runs)} runs have ended", *jobs])
+            ended = [folder for _, folder in runs if folder not in self._ids]
+            failed = sum(why_missing(folder) is not None for folder in ended)
+            running = [job for job in self._ids.values() if now.get(job) == "RUNNING"]
+            text = f"{len(ended) - failed} finished, {failed} failed, {len(running)} running"
+            text += f" ({', '.join(running)})" * bool(running)
+            text += f", {len(self._ids) - len(running)} waiting"
             if text != said:
                 log.info("%s", text)
                 said = text

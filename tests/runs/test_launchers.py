@@ -112,8 +112,8 @@ def test_a_killed_job_is_submitted_again_once(tmp_path, quick, caplog):
     results = slurm(Queue(kills=1))(runs, START)
     assert [r["metrics"]["A_T"] > 50 for r in results] == [True, True]
     assert caplog.text.count("Job 7_0 (") == 1
-    assert "1 of 2 runs have ended, 7_0 out_of_memory" in caplog.text
-    assert "2 of 2 runs have ended" in caplog.text
+    assert "1 finished, 0 failed, 0 running, 1 waiting" in caplog.text
+    assert "2 finished, 0 failed, 0 running, 0 waiting" in caplog.text
 
     clear(tmp_path / "one")
     assert slurm(Queue(kills=2))(runs[:1], START) == [None]
@@ -124,12 +124,14 @@ def test_a_killed_job_is_submitted_again_once(tmp_path, quick, caplog):
     assert why_missing(tmp_path / "one") is None
 
 
-def test_a_cancelled_job_is_not(tmp_path, quick):
+def test_a_cancelled_job_is_not(tmp_path, quick, caplog):
     queue = Queue(holds=True)
     launcher = slurm(queue)
     states = mock.Mock(side_effect=[{}, {"7_0": "RUNNING"}, *[{"7_0": "CANCELLED"}] * 2])
     launcher.states = states
     assert launcher([(config(), tmp_path)], START) == [None]
+    assert "0 finished, 0 failed, 1 running (7_0), 0 waiting" in caplog.text
+    assert "0 finished, 1 failed, 0 running, 0 waiting" in caplog.text
     assert "(CANCELLED)" in why_missing(tmp_path)
 
 
@@ -155,6 +157,7 @@ def test_jobs_in_the_queue_are_followed(tmp_path, quick, caplog):
     queue.start("7_0")
     assert second(runs, START)[0]["metrics"]["A_T"] > 50
     assert "squeue failed: busy" in caplog.text
+    assert "1 finished, 0 failed" in caplog.text
     assert [*queue.states] == [job_of(tmp_path)] == ["7_0"]
 
 
