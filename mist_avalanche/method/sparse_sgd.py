@@ -22,7 +22,7 @@ class SparseSGD(torch.optim.Optimizer):
     For an entry that is kept in a step: v ← 0.9 v + c g + 5e-4 θ, θ ← θ - lr v, with c its factor
     in ``scales``. An entry that is not selected, or is dropped in this step, keeps its weight and
     its momentum, bit for bit; so does one whose gradient is not finite. The parameters become
-    views of one vector, for which :func:`~mist_avalanche.method.flat.own_memory` is the remedy.
+    views of one vector; inside ``own_memory`` of ``method/flat.py``, until its end.
 
     Args:
         params: parameters, or groups of them. A group may have ``masks`` and ``scales``, one per

@@ -12,6 +12,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import timm
+import torch
 from timm.layers import HybridEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -179,6 +180,8 @@ def _load(model: Any, file: Path) -> None:
     if models:
         one = f"torch.save(torch.load(FILE)[{models[0]!r}], NEW_FILE)"
         raise ValueError(f"it holds {' and '.join(models)}; save one of them by {one}")
+    if any(getattr(value, "dtype", None) == torch.int8 for value in state.values()):
+        raise ValueError("it holds quantised weights (int8), without what they are to be scaled by")
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is not None:  # from other layouts and sizes
         patches, state = state.get("patch_embed.proj.weight"), convert(state, model)

@@ -129,6 +129,7 @@ def test_input_statistics():
         ("a.pth", b"<!DOCTYPE html><html>404</html>", "it is a web page; download"),
         ("a.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
         ("a.pth", {"teacher": {"x": torch.zeros(1)}, "student": {}}, "holds teacher and student"),
+        ("a.pth", {"x": torch.zeros(1, dtype=torch.int8)}, "quantised"),
         ("a.pth", nn.Linear(1, 1), r"state_dict\(\)"),
         ("a.pth", {"backbone.cls_token": torch.zeros(1)}, "tensors are missing, .*backbone.cls_to"),
     ],
