@@ -59,36 +59,26 @@ def method(name: str, base: RunConfig) -> RunConfig:
 
 
 def on_grid(methods: Sequence[RunConfig], grid: Mapping[str, Any]) -> list[RunConfig]:
-    """Every method with every combination of the values that it takes, which its name says.
-
-    Args:
-        methods: settings.
-        grid: ``mist.ARGUMENT`` or ``STRATEGY.ARGUMENT`` to values.
-
-    Raises:
-        ValueError: no method has such an argument.
-    """
+    """Every method with every combination of the values that it takes, which its name says."""
     from ..strategies.registry import find
 
     values = {key: v if isinstance(v, list) else [v] for key, v in grid.items()}
     found, used = [], set()
     for config in methods:
         strategy = find(config.strategy).name
-        owners = {strategy, "mist"} if config.mist else {strategy}
-        keys = [key for key in values if key.partition(".")[0] in owners]
+        keys = [key for key in values if key.partition(".")[0] in config.label.split("+")]
         used |= {*keys}
         for chosen in product(*(values[key] for key in keys)):
-            own: dict[str, dict[str, Any]] = {strategy: {}, "mist": {}}
+            own: dict[str, dict[str, Any]] = {part: {} for part in config.label.split("+")}
             for key, value in zip(keys, chosen, strict=True):
                 owner, _, name = key.partition(".")
                 own[owner][name] = value
-            changed = replace(
-                config,
-                strategy_args={**config.strategy_args, **own[strategy]},
-                mist_args={**config.mist_args, **own["mist"]},
+            strategy_args = {**config.strategy_args, **own[strategy]}
+            mist_args = {**config.mist_args, **own.get("mist", {})}
+            label = "+".join(part + _suffix(values) for part, values in own.items())
+            found.append(
+                replace(config, strategy_args=strategy_args, mist_args=mist_args, name=label)
             )
-            label = "+".join(part + _suffix(own.get(part, {})) for part in config.label.split("+"))
-            found.append(replace(changed, name=label))
     if unused := values.keys() - used:
         raise ValueError(
             f"--grid {min(unused)}: no method has it. Use STRATEGY.ARGUMENT with the name of a "

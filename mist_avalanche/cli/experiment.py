@@ -40,12 +40,8 @@ def run_and_report(
 ) -> None:
     """Run methods, then write tables, figures and one page.
 
-    Args:
-        methods: their settings.
-        args: options of :func:`~mist_avalanche.cli.options.add_experiment`.
-        kind: names the tables and the folder: ``"comparison"``; None for one method alone, which
-            has no table and whose runs are in the output folder itself.
-        notes: a sentence about some methods, by label.
+    ``kind`` names the tables and the folder; None is for one method alone, which has no table and
+    whose runs are in the output folder itself. ``notes`` are sentences about methods, by label.
     """
     methods = check_runs(methods)
     check_loggers(args.logger.split(","))
