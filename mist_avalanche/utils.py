@@ -53,11 +53,7 @@ def check_choice(name: str, value: T, choices: Collection[str]) -> T:
 
 def nearest_first(name: str, known: Collection[str]) -> str:
     """Known names, separated by commas, those most similar to ``name`` first."""
-
-    def difference(other: str) -> float:
-        return -difflib.SequenceMatcher(None, name, other).ratio()
-
-    return ", ".join(sorted(sorted(known), key=difference))
+    return ", ".join(difflib.get_close_matches(name, known, max(1, len(known)), 0.0))
 
 
 def classes_of(experience: Any) -> list[int]:
