@@ -27,5 +27,4 @@ class BackboneWithHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, C) of images."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
+        return self.head(self.features(x))

@@ -78,8 +78,7 @@ class FeatureExtractor:
                 f"The module {self.classifier!r} gets no features (B, D) in a forward pass. Give "
                 "MISTPlugin(classifier=NAME) another module."
             )
-        features: Tensor = seen[-1].flatten(1)
-        return features
+        return seen[-1].flatten(1)
 
 
 def always_selected(model: nn.Module) -> set[int]:

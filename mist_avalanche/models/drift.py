@@ -27,8 +27,7 @@ class AffineMap:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Moved features (n, D), in their own dtype."""
-        moved: Tensor = features.to(self.weight.dtype) @ self.weight + self.bias
-        return moved.to(features.dtype)
+        return (features.to(self.weight.dtype) @ self.weight + self.bias).to(features.dtype)
 
     def of_sums(self, totals: Tensor, counts: Tensor) -> Tensor:
         """Moved sums (C, D) of ``counts`` (C,) features each: Σ(x W + b) = (Σx) W + n b."""

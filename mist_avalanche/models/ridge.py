@@ -119,5 +119,4 @@ def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
             break
         ridge *= 10
     half = torch.linalg.solve_triangular(factor, cross, upper=False)  # without a copy of L
-    weights: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
-    return weights.contiguous()
+    return torch.linalg.solve_triangular(factor.mT, half, upper=True).contiguous()

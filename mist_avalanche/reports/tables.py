@@ -131,7 +131,7 @@ def _format(methods: Methods, columns: Mapping[str, Sequence[str]], style: str) 
     cells = zip(methods.items(), zip(*columns.values(), strict=True), strict=True)
     rows = [[display_name(label), len(runs), *row] for (label, runs), row in cells]
     order = sorted(range(len(rows)), key=lambda i: hosts.index(hosts[i]))
-    text: str = tabulate(
+    text = tabulate(
         [rows[i] for i in order],
         ["method", "seeds", *columns],
         tablefmt="latex_booktabs" if style == "latex" else style,

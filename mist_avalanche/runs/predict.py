@@ -51,8 +51,7 @@ class Classifier:
     def logits(self, images: Tensor) -> Tensor:
         """Logits (B, C) of prepared images (B, 3, H, H)."""
         with in_mode(self.model, training=False):
-            found: Tensor = self.model(images)
-        return found[:, : len(self.class_names)]
+            return self.model(images)[:, : len(self.class_names)]
 
     def predict(
         self, files: Sequence[str | Path], k: int = 5, batch_size: int = 64

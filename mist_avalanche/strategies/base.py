@@ -147,8 +147,7 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
 
     def _make_empty_loss(self) -> Tensor:
         """Losses are summed in the model's dtype; Avalanche's sum is in float32."""
-        weights: Tensor = next(self.model.parameters())
-        return weights.new_zeros(1)
+        return next(self.model.parameters()).new_zeros(1)
 
     # ---- Features ----------------------------------------------------------------------------
 

@@ -44,8 +44,7 @@ Head = Callable[[int, int], nn.Module]  # of the features' width and the number 
 
 def _growing(n_features: int, n_classes: int) -> nn.Module:
     """A linear classifier that grows with the classes."""
-    classifier: nn.Module = IncrementalClassifier(n_features)
-    return classifier
+    return IncrementalClassifier(n_features)
 
 
 def _projection(n_features: int, n_classes: int) -> nn.Module:

@@ -182,5 +182,4 @@ class FeatureStrategy(PretrainedStrategy):
 
     def forward(self) -> Tensor:
         """Logits (B, C) of the current features."""
-        logits: Tensor = self.head(self.mb_x)
-        return logits
+        return self.head(self.mb_x)

@@ -41,8 +41,7 @@ class PromptedViT(BackboneWithHead):
 
     def forward(self, x: Tensor, query: Tensor | None = None) -> Tensor:
         """Logits (B, C) of images; their queries (B, D) are computed where they are not given."""
-        logits: Tensor = self.head(self.features(x, query))
-        return logits
+        return self.head(self.features(x, query))
 
     @torch.no_grad()
     def query(self, x: Tensor) -> Tensor:
@@ -62,8 +61,7 @@ class PromptedViT(BackboneWithHead):
         tokens = run_with(_hooks(vit, output), vit.forward_features, x)
         first = vit.num_prefix_tokens
         last = first + output.tokens.shape[1]
-        features: Tensor = vit.fc_norm(tokens[:, first:last].mean(1))
-        return features
+        return vit.fc_norm(tokens[:, first:last].mean(1))
 
     def train(self, mode: bool = True) -> PromptedViT:
         """As in torch, but the ViT stays in evaluation mode."""
