@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -69,8 +68,8 @@ def suggest(
         )
     trials: list[Trial] = []
     frozen = torch.zeros(0)
-    hidden = not (progress and sys.stderr.isatty())
-    for lr in tqdm((None, *lrs), "learning rates", disable=hidden, leave=False):
+    disable = None if progress else True  # None: where there is no terminal
+    for lr in tqdm((None, *lrs), "learning rates", disable=disable, leave=False):
         mist_args = {**config.mist_args, "lr": lr, "tune_on": "first"}
         tried = replace(config, mist=lr is not None, mist_args=mist_args)
         seeds = range(config.seed, config.seed + n_splits)
