@@ -88,11 +88,7 @@ class PrototypeHead(StatisticsHead):
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Add features (B, D) of labels (B,).
-
-        Raises:
-            FloatingPointError: a feature is not finite; nothing was added.
-        """
+        """Add features (B, D) of labels (B,), or FloatingPointError where one is not finite."""
         self._count(features, labels)
         if self.sums.shape[1] == 0:
             self.sums = self.sums.new_zeros(len(self.counts), features.shape[1])
@@ -154,11 +150,7 @@ class RidgeHead(StatisticsHead):
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Add features (B, D) of labels (B,) to G and Q; :meth:`solve` follows.
-
-        Raises:
-            FloatingPointError: a feature is not finite; nothing was added.
-        """
+        """Add features (B, D) of labels (B,) to G and Q; :meth:`solve` follows."""
         self._count(features, labels)
         if self.memory is not None:
             self.memory.add(features, labels)

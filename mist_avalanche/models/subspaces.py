@@ -61,11 +61,7 @@ class SubspaceHead(StatisticsHead):
 
     @torch.no_grad()
     def add_subspace(self, features: Tensor, labels: Tensor) -> None:
-        """Add an experience, by its features (n, S, D) in all blocks, the new one included.
-
-        Raises:
-            FloatingPointError: a feature is not finite; nothing was added.
-        """
+        """Add an experience, by its finite features (n, S, D) in all blocks, the new one too."""
         self._count(features, labels)
         blocks, width = features.shape[1:]
         more = (0, 0, 0, blocks - len(self.images))
