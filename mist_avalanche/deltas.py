@@ -9,8 +9,6 @@ the same width. One value per entry serves both directions, exactly:
 The metadata hold a fingerprint of every tensor, so a delta cannot be applied to another base.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

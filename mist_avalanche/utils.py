@@ -1,7 +1,5 @@
 """What has nothing to do with learning: checks, random numbers, modes, files, warnings."""
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """What ``mist-avalanche data`` does: list the datasets, get one, check a copy."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

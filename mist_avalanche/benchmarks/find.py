@@ -1,7 +1,5 @@
 """Find a copy of a dataset: a folder or an archive with one of its names, or a download."""
 
-from __future__ import annotations
-
 import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence

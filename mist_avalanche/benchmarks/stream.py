@@ -1,7 +1,5 @@
 """Class-incremental streams that lose nothing: class order, sizes of experiences, labels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ Information-guided Sparse Tuning" (arXiv 2505.19943), built on the supervised co
 Khosla et al. (arXiv 2004.11362).
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any

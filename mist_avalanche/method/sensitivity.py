@@ -1,7 +1,5 @@
 """How sensitive each weight is to an objective (section 3 of the paper)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar

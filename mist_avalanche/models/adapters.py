@@ -5,8 +5,6 @@ hooks for that pass alone, and the backbone stays as it is. Sources: AdaptFormer
 SSF (arXiv 2210.08823), VPT (arXiv 2203.12119), APER (arXiv 2303.07338).
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from abc import ABC, abstractmethod

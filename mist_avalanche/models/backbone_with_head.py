@@ -1,7 +1,5 @@
 """A backbone and a head as one model, from images to logits."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from .forward import Forward

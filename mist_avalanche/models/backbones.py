@@ -1,7 +1,5 @@
 """Pretrained backbones by name: timm's, and a tiny ViT whose weights come with the package."""
 
-from __future__ import annotations
-
 import difflib
 import logging
 import sys

@@ -4,8 +4,6 @@ The features are the classifier's input; the backbone is every parameter that is
 classifier's. Nothing else in the package decides what is backbone, bias or normalisation.
 """
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from typing import Any

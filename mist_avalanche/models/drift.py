@@ -3,8 +3,6 @@
 Ours, beyond the paper.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

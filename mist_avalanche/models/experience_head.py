@@ -1,7 +1,5 @@
 """SLCA's linear classifier, of which an experience trains the rows of its own classes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Images to features: in which precision, how many at a time, compiled or not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -4,8 +4,6 @@ They keep sums and counts over all images seen, so that results do not depend on
 batched, and a class that returns adds to its statistics.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any

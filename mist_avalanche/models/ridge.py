@@ -13,8 +13,6 @@ Differences from the reference code
     * The solve is a Cholesky factorisation, and a ridge below the rounding of G is raised to it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

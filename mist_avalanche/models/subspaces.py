@@ -1,7 +1,5 @@
 """EASE's model: prototypes in the subspaces of all adapters (arXiv 2403.12030, section 4)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

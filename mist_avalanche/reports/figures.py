@@ -1,7 +1,5 @@
 """Figures of runs, as wide as a paper's column."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One HTML page with the tables and figures of a comparison, which needs no other file."""
 
-from __future__ import annotations
-
 import html
 import io
 import json

@@ -1,7 +1,5 @@
 """Tables with one row per method: accuracy and costs, as text, Markdown, LaTeX, HTML, CSV, JSON."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

@@ -1,7 +1,5 @@
 """The classifier of a finished run: kept as its last checkpoint, loaded again to be used."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A learning rate for one's own backbone and images, from the first experience alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple

@@ -7,8 +7,6 @@ backbone's pretraining, drawn hollow on blotted paper (studies/performance/basel
 Nothing was tuned on what is reported. A setting from elsewhere stands with its source.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType

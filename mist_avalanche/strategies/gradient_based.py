@@ -1,7 +1,5 @@
 """Strategies that train on every experience, each time with a new optimizer."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from typing import Any

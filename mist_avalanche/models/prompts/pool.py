@@ -1,7 +1,5 @@
 """L2P's pool of prompt tokens (Wang et al., arXiv 2112.08654)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
