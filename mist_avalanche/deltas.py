@@ -9,8 +9,6 @@ the same width. One value per entry serves both directions, exactly:
 The metadata hold a fingerprint of every tensor, so a delta cannot be applied to another base.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -90,7 +88,14 @@ def revert_delta(model: Model, path: str | Path) -> None:
 
 def _change(model: Model, path: str | Path, *, start: str) -> None:
     """Take a model from one side of a delta, ``"base"`` or ``"adapted"``, to the other."""
-    vectors, metadata = _read(path)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            vectors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a delta: {error}.") from error
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(f"{path} is not a delta of this version. Write it again with save_delta.")
     tensors = _tensors(model)
     found = {name: _fingerprint(tensor) for name, tensor in tensors.items()}
     _check_same(found, json.loads(metadata[start]), f"{path} needs its {start} model")
@@ -103,19 +108,6 @@ def _change(model: Model, path: str | Path, *, start: str) -> None:
             patches.append((bits, index, bits.take(index) ^ xor))
     for bits, index, values in patches:
         bits.put_(index, values)
-
-
-def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A delta's vectors and metadata."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            vectors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a delta: {error}.") from error
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(f"{path} is not a delta of this version. Write it again with save_delta.")
-    return vectors, metadata
 
 
 def _tensors(model: Model) -> Mapping[str, Tensor]:

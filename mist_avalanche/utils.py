@@ -1,7 +1,5 @@
 """What has nothing to do with learning: checks, random numbers, modes, files, warnings."""
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import os
@@ -53,11 +51,7 @@ def check_choice(name: str, value: T, choices: Collection[str]) -> T:
 
 def nearest_first(name: str, known: Collection[str]) -> str:
     """Known names, separated by commas, those most similar to ``name`` first."""
-
-    def difference(other: str) -> float:
-        return -difflib.SequenceMatcher(None, name, other).ratio()
-
-    return ", ".join(sorted(sorted(known), key=difference))
+    return ", ".join(difflib.get_close_matches(name, known, max(1, len(known)), 0.0))
 
 
 def classes_of(experience: Any) -> list[int]:

@@ -1,12 +1,11 @@
 """What ``mist-avalanche data`` does: list the datasets, get one, check a copy."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tabulate import tabulate
 from tqdm.auto import tqdm
 
 from ..utils import nearest_first
@@ -20,8 +19,7 @@ DATASETS = {b.name: b for b in IMAGE_BENCHMARKS if b is not SplitFolder}
 
 def listing(root: str | Path | None = None) -> str:
     """A table of the datasets: name, classes, size of the download, and where a copy is."""
-    where = data_folder(root)
-    lines = [f"{'name':10}  {'classes':7}  {'download':8}  copy"]
+    where, rows = data_folder(root), []
     for dataset in DATASETS.values():
         size = f"{dataset.size / 1e9:.2f} GB" if dataset.url else "by hand"
         try:
@@ -32,8 +30,8 @@ def listing(root: str | Path | None = None) -> str:
             copy = f"{archives[0]}, not unpacked yet" if archives else f"none in {where}"
         except (ValueError, OSError) as error:
             copy = str(error)
-        lines.append(f"{dataset.name:10}  {dataset.n_classes:<7}  {size:8}  {copy}")
-    return "\n".join(lines)
+        rows.append((dataset.name, dataset.n_classes, size, copy))
+    return tabulate(rows, ("name", "classes", "download", "copy"), "plain", numalign="left")
 
 
 def get(name: str, root: str | Path | None = None, *, progress: bool = True) -> Path:

@@ -1,7 +1,5 @@
 """Download official archives, and unpack archives."""
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

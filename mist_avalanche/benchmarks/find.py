@@ -1,7 +1,5 @@
 """Find a copy of a dataset: a folder or an archive with one of its names, or a download."""
 
-from __future__ import annotations
-
 import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,10 +60,7 @@ def find(
 ) -> Split:
     """The images of a dataset, in a folder with one of its names, or with all of its classes.
 
-    Raises:
-        FileNotFoundError: there is no copy, or none with that split; the message says what to get.
-        ValueError: the copy is broken, or the dataset has no such split.
-        OSError: no permission, space or network.
+    Errors are those of a benchmark's call, see :class:`.image_benchmarks.ImageBenchmark`.
     """
     if root is None and not dataset.folder_names:
         raise ValueError("Which folder is it? Give `dataset_root` (--dataset-root, data: --root).")

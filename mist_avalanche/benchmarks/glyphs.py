@@ -1,7 +1,5 @@
 """SplitGlyphs: 100 letters, from print to hollow ones by hand; nothing to download."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache

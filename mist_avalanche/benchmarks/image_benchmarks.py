@@ -1,7 +1,5 @@
 """The class of SplitCUB200 and the other image benchmarks: from a dataset on disk to a stream."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

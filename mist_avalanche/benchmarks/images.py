@@ -1,7 +1,5 @@
 """Images as datasets of torch: RGB, as torchvision reads them; errors name the file."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import unicodedata

@@ -1,7 +1,5 @@
 """How datasets lie on disk: a reader for each layout, and the layouts as rows at the end."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

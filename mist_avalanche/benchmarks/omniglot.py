@@ -1,7 +1,5 @@
 """SplitOmniglot: real handwriting (Lake et al., Science 2015), split by drawer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

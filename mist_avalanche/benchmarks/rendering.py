@@ -88,12 +88,10 @@ def _font(face: str) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(_font_path(face), 72, layout_engine=ImageFont.Layout.BASIC)
 
 
-def draw_outline(character: str, face: str) -> np.ndarray | None:
-    """The character centred on the canvas, its ink scaled to one size; None if it has no ink."""
+def draw_outline(character: str, face: str) -> np.ndarray:
+    """The character centred on the canvas, its ink scaled to one size."""
     left, top, right, bottom = _font(face).getbbox(character)
     width, height = int(right - left), int(bottom - top)
-    if width <= 0 or height <= 0:
-        return None
     ink = Image.new("L", (width, height))
     ImageDraw.Draw(ink).text((-left, -top), character, font=_font(face), fill=255)
     factor = _INK / max(width, height)
@@ -116,7 +114,7 @@ def outlines(characters: tuple[str, ...]) -> Tensor:
         for c in characters
         for face in _FACES
     ]
-    images = torch.from_numpy(np.stack([outline for outline in drawn if outline is not None]))
+    images = torch.from_numpy(np.stack(drawn))
     return images.view(len(characters), len(_FACES), CANVAS, CANVAS).float() / 255
 
 

@@ -1,7 +1,5 @@
 """Class-incremental streams that lose nothing: class order, sizes of experiences, labels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,9 +20,6 @@ def class_order(
     """Class ids in their order of appearance.
 
     The published order is ``numpy.random.RandomState(1993).permutation(n)``.
-
-    Raises:
-        ValueError: ``fixed`` is not a permutation of the class ids.
     """
     if fixed is not None:
         order = [int(c) for c in fixed]
@@ -44,9 +39,6 @@ def experience_sizes(n_classes: int, n_experiences: int) -> list[int]:
 
     196 classes in 10 experiences are 9 × 20 + 16. Where that would leave experiences empty (100
     classes in 30), the sizes differ by at most one.
-
-    Raises:
-        ValueError: there are not that many classes.
     """
     if not 1 <= n_experiences <= n_classes:
         raise ValueError(

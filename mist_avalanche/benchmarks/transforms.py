@@ -3,8 +3,6 @@
 Source: the reference implementation of arXiv 2505.19943, after RevisitingCIL (arXiv 2303.07338).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

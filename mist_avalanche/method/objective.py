@@ -5,8 +5,6 @@ Information-guided Sparse Tuning" (arXiv 2505.19943), built on the supervised co
 Khosla et al. (arXiv 2004.11362).
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -25,8 +23,7 @@ _EPS = 1e-8
 def normalize_rows(z: Tensor) -> Tensor:
     """Rows of (N, P) divided by their length + 1e-8."""
     length = torch.linalg.vector_norm(z, dim=1, keepdim=True)
-    normalized: Tensor = z / (length + _EPS)
-    return normalized
+    return z / (length + _EPS)
 
 
 def supervised_info_nce(z: Tensor, labels: Tensor, temperature: float = TEMPERATURE) -> Tensor:
@@ -95,12 +92,12 @@ class Objective(ABC):
         seed: of the head's first weights.
 
     Attributes:
-        head: linear, made once the width of the features is known; it trains along.
+        head: ``nn.Linear`` once :meth:`prepare` knows the width of the features; it trains along.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.head: nn.Linear | None = None
+        self.head: Any = None
 
     @abstractmethod
     def prepare(self, features: Tensor, classes: list[int]) -> nn.Linear:
@@ -109,6 +106,10 @@ class Objective(ABC):
     @abstractmethod
     def __call__(self, features: Tensor, labels: Tensor) -> Tensor:
         """Scalar loss of the features (2B, D) of two views, and labels (B,)."""
+
+    def _outputs(self, features: Tensor) -> Tensor:
+        """Outputs of the head in its own precision."""
+        return self.head(features.to(self.head.weight.dtype))
 
     def _linear(self, features: Tensor, width: int, *path: int) -> nn.Linear:
         """A new layer (D, width) in float32 or better, its weights from the seed."""
@@ -130,12 +131,7 @@ class Objective(ABC):
 
 
 class MIObjective(Objective):
-    """The paper's: supervised InfoNCE through one projection, kept across experiences.
-
-    Args:
-        seed: of the projection's first weights.
-        temperature: τ.
-    """
+    """The paper's: supervised InfoNCE through one projection, kept across experiences."""
 
     def __init__(self, seed: int, temperature: float) -> None:
         super().__init__(seed)
@@ -149,8 +145,7 @@ class MIObjective(Objective):
 
     def __call__(self, features: Tensor, labels: Tensor) -> Tensor:
         """Supervised InfoNCE."""
-        loss: Tensor = self.info_nce(project(self.head, features), labels)
-        return loss
+        return self.info_nce(self._outputs(features), labels)
 
 
 class CrossEntropyObjective(Objective):
@@ -171,7 +166,7 @@ class CrossEntropyObjective(Objective):
         """Mean cross-entropy over both views."""
         classes = torch.tensor(self.classes, device=labels.device)
         targets = torch.searchsorted(classes, labels)
-        return F.cross_entropy(project(self.head, features), targets.repeat(2))
+        return F.cross_entropy(self._outputs(features), targets.repeat(2))
 
     def state_dict(self) -> dict[str, Any]:
         """The classifier and its classes."""
@@ -181,11 +176,3 @@ class CrossEntropyObjective(Objective):
         """Take over a classifier and its classes."""
         super().load_state_dict(state)
         self.classes = [*state["classes"]]
-
-
-def project(head: nn.Linear | None, features: Tensor) -> Tensor:
-    """Outputs of the head in its own precision."""
-    if head is None:
-        raise RuntimeError("Call `prepare` first.")
-    outputs: Tensor = head(features.to(head.weight.dtype))
-    return outputs

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from tabulate import tabulate
 from torch import Tensor
 
 Masks = dict[str, Tensor]  # by parameter name, bool tensors of its shape
@@ -214,15 +215,12 @@ def most_sensitive(scores: Mapping[str, Tensor], rate: float, always: Collection
     return {n: top_entries(score, rate) for n, score in scores.items() if n not in always}
 
 
-def share_table(rows: Sequence[LayerShare], what: str = "selected") -> str:
-    """Shares as text, one line per parameter and the sum; ``what`` is the head of the counts."""
-    width = max([9, *(len(row.name) for row in rows)])
-    lines = [f"{'parameter':<{width}}  {what:>10}  {'of':>10}  {'share':>7}"]
-    lines += [
-        f"{r.name:<{width}}  {r.selected:>10}  {r.total:>10}  {r.selected / r.total:>7.2%}"
-        + ("  always" if r.always else "")
-        for r in rows
+def share_table(rows: Sequence[LayerShare]) -> str:
+    """Shares as text, one line per parameter and the sum."""
+    whole = LayerShare("all", sum(r.selected for r in rows), sum(r.total for r in rows), False)
+    cells = [
+        (r.name, r.selected, r.total, f"{r.selected / r.total:.2%}", "always" * r.always)
+        for r in (*rows, whole)
     ]
-    selected, total = sum(r.selected for r in rows), sum(r.total for r in rows)
-    lines.append(f"{'all':<{width}}  {selected:>10}  {total:>10}  {selected / total:>7.2%}")
-    return "\n".join(lines)
+    heads = ("parameter", "selected", "of", "share", "")
+    return tabulate(cells, heads, "plain", colalign=("left", "right", "right", "right", "left"))

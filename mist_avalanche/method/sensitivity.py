@@ -1,7 +1,5 @@
 """How sensitive each weight is to an objective (section 3 of the paper)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
@@ -10,7 +8,6 @@ import torch
 from torch import Tensor
 
 Batch = TypeVar("Batch")
-Transform = Callable[[Tensor], Tensor]
 
 
 def fisher_scores(
@@ -37,7 +34,7 @@ def fisher_scores(
         ValueError: there is no batch, or no parameter that the loss depends on.
         FloatingPointError: a loss is not finite; the message names the batch.
     """
-    return _protect(_mean_over_batches(loss_of, batches, parameters, torch.square), protected)
+    return _mean_over_batches(loss_of, batches, parameters, protected, torch.square)
 
 
 def gradient_scores(
@@ -47,17 +44,18 @@ def gradient_scores(
     protected: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """|mean over mini-batches of ∂L/∂θ_i|; all else as for :func:`fisher_scores`."""
-    means = _mean_over_batches(loss_of, batches, parameters, torch.clone)
-    return _protect({name: mean.abs_() for name, mean in means.items()}, protected)
+    means = _mean_over_batches(loss_of, batches, parameters, protected, torch.clone)
+    return {name: mean.abs_() for name, mean in means.items()}
 
 
 def _mean_over_batches(
     loss_of: Callable[[Batch], Tensor],
     batches: Iterable[Batch],
     parameters: Mapping[str, Tensor],
-    transform: Transform,
+    protected: Mapping[str, Tensor] | None,
+    transform: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
-    """Mean of ``transform`` of every gradient."""
+    """Mean of ``transform`` of every gradient, zero where an entry is protected."""
     totals: dict[str, Tensor] = {}
     losses: list[Tensor] = []  # read at the end: reading makes a GPU wait
     for batch in batches:
@@ -79,13 +77,7 @@ def _mean_over_batches(
                 f"The loss is {value} in batch {i} of the score pass. Check the images for NaN or "
                 "Inf, and the weights."
             )
+    for name, entries in (protected or {}).items():
+        if name in totals:
+            totals[name].masked_fill_(entries, 0)
     return {name: total.div_(len(losses)) for name, total in totals.items()}
-
-
-def _protect(
-    scores: dict[str, Tensor], protected: Mapping[str, Tensor] | None
-) -> dict[str, Tensor]:
-    """Zero where an entry is protected."""
-    for name in scores.keys() & (protected or {}).keys():
-        scores[name].masked_fill_((protected or {})[name], 0)
-    return scores

@@ -4,8 +4,6 @@ Every image gets parameters of its own, and every draw comes from one ``torch.Ge
 torchvision (one crop per call, global random state) nor kornia (global random state) offers both.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ hooks for that pass alone, and the backbone stays as it is. Sources: AdaptFormer
 SSF (arXiv 2210.08823), VPT (arXiv 2203.12119), APER (arXiv 2303.07338).
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from abc import ABC, abstractmethod
@@ -74,8 +72,7 @@ class Adapter(AdaptingModule):
             return h
 
         def add(i: int, x: Tensor) -> Tensor:
-            change: Tensor = self.up[i](self.dropout(self.down[i](stream.pop()).relu()))
-            return x + self.SCALE * change
+            return x + self.SCALE * self.up[i](self.dropout(self.down[i](stream.pop()).relu()))
 
         for i, block in enumerate(vit_blocks(vit)):
             yield before(block.norm2, note)
@@ -114,8 +111,7 @@ class ScaleShift(AdaptingModule):
         """Scale and shift what leaves each layer."""
 
         def change(key: str, x: Tensor) -> Tensor:
-            changed: Tensor = x * self.scale[key] + self.shift[key]
-            return changed
+            return x * self.scale[key] + self.shift[key]
 
         for key, layer in self._layers(vit):
             if key == "patch_embed" and hasattr(layer, "norm"):
@@ -165,8 +161,7 @@ class FineTuned(nn.Module):
 
     def forward(self, _backbone: nn.Module, x: Tensor) -> Tensor:
         """Features (B, D) of images (B, C, H, W) by the copy."""
-        features: Tensor = self.backbone(x)
-        return features
+        return self.backbone(x)
 
 
 ADAPTERS: Mapping[str, Callable[..., nn.Module]] = {

@@ -4,8 +4,6 @@ Draws from the Gaussians of all classes so far train a linear classifier once mo
 classes of the newest experience do not outweigh earlier ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A backbone and a head as one model, from images to logits."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from .forward import Forward
@@ -27,5 +25,4 @@ class BackboneWithHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, C) of images."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
+        return self.head(self.features(x))

@@ -1,7 +1,5 @@
 """Pretrained backbones by name: timm's, and a tiny ViT whose weights come with the package."""
 
-from __future__ import annotations
-
 import difflib
 import logging
 import sys
@@ -122,9 +120,7 @@ def check_backbone(
 ) -> tuple[str | None, dict[str, int]]:
     """Timm's name of a backbone, None for ``"embedded"``, and timm's argument for another size.
 
-    Raises:
-        FileNotFoundError: as :func:`create_backbone`, before anything is fetched or read.
-        ValueError: likewise.
+    Errors are those of :func:`create_backbone`, before anything is fetched or read.
     """
     if weights is not None and not Path(weights).is_file():
         raise FileNotFoundError(

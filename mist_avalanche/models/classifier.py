@@ -4,8 +4,6 @@ The features are the classifier's input; the backbone is every parameter that is
 classifier's. Nothing else in the package decides what is backbone, bias or normalisation.
 """
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -78,8 +76,7 @@ class FeatureExtractor:
                 f"The module {self.classifier!r} gets no features (B, D) in a forward pass. Give "
                 "MISTPlugin(classifier=NAME) another module."
             )
-        features: Tensor = seen[-1].flatten(1)
-        return features
+        return seen[-1].flatten(1)
 
 
 def always_selected(model: nn.Module) -> set[int]:
@@ -143,7 +140,9 @@ def find_classifier(model: nn.Module, x: Tensor, name: str | None = None) -> str
     final = _modules_of_output(model, x)
     growing = [n for n in final if isinstance(modules[n], DynamicModule)]
     growing = [n for n in growing if FeatureExtractor(model, n).everything()]  # a part of it
-    layers = [n for n in final if _is_layer(modules[n])] or (linear if len(linear) == 1 else [])
+    # linear layers, and look-alikes such as cosine classifiers: one matrix
+    layers = [n for n in final if getattr(getattr(modules[n], "weight", None), "ndim", 0) == 2]
+    layers = layers or (linear if len(linear) == 1 else [])
     if growing or layers:
         return max(growing or layers, key=len)  # the innermost of nested ones
     raise ValueError(
@@ -173,24 +172,13 @@ def _modules_of_output(model: nn.Module, x: Tensor) -> list[str]:
     return [name for name, out in outputs.items() if out is output]
 
 
-def _is_layer(module: nn.Module) -> bool:
-    """Linear layers, and look-alikes such as cosine classifiers: one matrix."""
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim == 2
-
-
 # ---- A backbone that still has its classifier ----------------------------------------------------
 
 
 def without_classifier(model: nn.Module, strategy: str) -> nn.Module:
-    """The model without the classifier that it may still have; there is a warning if it had one.
+    """The model without the classifier that it may still have, with a warning if it had one.
 
-    Args:
-        model: images to features, or to logits.
-        strategy: its name, for messages.
-
-    Raises:
-        ValueError: the model depends on task labels, or has a classifier that grows.
+    ``strategy`` is named in messages. A classifier that grows is a ValueError.
     """
     if any(isinstance(module, DynamicModule) for module in model.modules()):
         raise ValueError(

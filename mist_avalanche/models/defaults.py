@@ -1,7 +1,5 @@
 """Defaults of a backbone, by its name or family: the one place for them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any

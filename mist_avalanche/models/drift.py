@@ -3,8 +3,6 @@
 Ours, beyond the paper.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +25,7 @@ class AffineMap:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Moved features (n, D), in their own dtype."""
-        moved: Tensor = features.to(self.weight.dtype) @ self.weight + self.bias
-        return moved.to(features.dtype)
+        return (features.to(self.weight.dtype) @ self.weight + self.bias).to(features.dtype)
 
     def of_sums(self, totals: Tensor, counts: Tensor) -> Tensor:
         """Moved sums (C, D) of ``counts`` (C,) features each: Σ(x W + b) = (Σx) W + n b."""

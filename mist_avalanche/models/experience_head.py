@@ -1,15 +1,12 @@
 """SLCA's linear classifier, of which an experience trains the rows of its own classes."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbone_with_head import UNSEEN
 from .heads import StatisticsHead
 
 
@@ -22,6 +19,9 @@ class ExperienceLinear(StatisticsHead):
     from the rows themselves. ``counts`` are experiences that trained a class.
     """
 
+    class_axes: Mapping[str, int] = dict.fromkeys(
+        ("weight", "bias", "aligned_weight", "aligned_bias"), 0
+    )
     weight: Tensor  # (C, D)
     bias: Tensor  # (C,)
     aligned_weight: Tensor  # those of evaluation
@@ -34,14 +34,6 @@ class ExperienceLinear(StatisticsHead):
             self.register_buffer(f"{prefix}bias", torch.zeros(0))
         self.part: Any = None  # nn.Linear with the rows that are trained
         self._classes: list[int] = []  # of these rows
-
-    def grow(self, n_classes: int) -> None:
-        """Make room for labels below ``n_classes``; never shrinks."""
-        super().grow(n_classes)
-        more = len(self.counts) - len(self.bias)
-        self.weight, self.bias = F.pad(self.weight, (0, 0, 0, more)), F.pad(self.bias, (0, more))
-        self.aligned_weight = F.pad(self.aligned_weight, (0, 0, 0, more))
-        self.aligned_bias = F.pad(self.aligned_bias, (0, more))
 
     @torch.no_grad()
     def begin(self, classes: Sequence[int], n_features: int) -> None:
@@ -66,11 +58,11 @@ class ExperienceLinear(StatisticsHead):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C) of features (B, D); -1000 for classes that were never trained."""
-        logits = features.new_full((len(features), len(self.counts)), UNSEEN)
-        if self.seen.any():
-            known = F.linear(features, self.aligned_weight, self.aligned_bias)
-            logits = self._mask_unseen(known)
+        logits = super().forward(features)
         if self.part is not None:
             classes = torch.tensor(self._classes, device=features.device)
             logits = logits.index_copy(1, classes, self.part(features))
         return logits
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return F.linear(features, self.aligned_weight, self.aligned_bias)

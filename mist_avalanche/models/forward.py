@@ -1,7 +1,5 @@
 """Images to features: in which precision, how many at a time, compiled or not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -77,8 +75,7 @@ def _compile(source: Source) -> Source:
     nothing is compiled again where the classifier grows, and names of parameters stay as they are.
     """
     if not isinstance(source, FeatureExtractor):
-        compiled: Source = torch.compile(source)
-        return compiled
+        return torch.compile(source)
     seen: list[Tensor] = []
     stand_in, model = nn.Identity(), torch.compile(source.model)
     stand_in.register_forward_hook(lambda _module, _inputs, features: seen.append(features))

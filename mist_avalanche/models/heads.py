@@ -4,8 +4,8 @@ They keep sums and counts over all images seen, so that results do not depend on
 batched, and a class that returns adds to its statistics.
 """
 
-from __future__ import annotations
-
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,9 +20,10 @@ from .memory import FeatureMemory, GrowingBuffers
 from .ridge import BLOCK, choose_ridge, ridge_for_few, solve_ridge, too_few
 
 
-class StatisticsHead(GrowingBuffers, DynamicModule):
+class StatisticsHead(GrowingBuffers, DynamicModule, ABC):
     """A head of buffers that grow with the classes: counts, and those of a subclass."""
 
+    class_axes: Mapping[str, int] = {}  # of a subclass's buffers, which axis has the classes
     counts: Tensor  # (C,)
 
     def __init__(self) -> None:
@@ -36,7 +37,11 @@ class StatisticsHead(GrowingBuffers, DynamicModule):
 
     def grow(self, n_classes: int) -> None:
         """Make room for labels below ``n_classes``; never shrinks."""
-        self.counts = F.pad(self.counts, (0, max(0, n_classes - len(self.counts))))
+        more = max(0, n_classes - len(self.counts))
+        for name, axis in {"counts": 0, **self.class_axes}.items():
+            buffer = getattr(self, name)
+            later_axes = (0, 0) * (buffer.ndim - 1 - axis)  # F.pad begins with the last
+            setattr(self, name, F.pad(buffer, (*later_axes, 0, more)))
 
     def adaptation(self, experience: Any) -> None:
         """Make room for the labels of an experience; Avalanche calls this in evaluation too."""
@@ -53,14 +58,21 @@ class StatisticsHead(GrowingBuffers, DynamicModule):
         self.grow(int(labels.max()) + 1)
         self.counts.index_add_(0, labels, torch.ones_like(labels))
 
-    def _mask_unseen(self, logits: Tensor) -> Tensor:
-        """Logits (B, C), -1000 for classes without data."""
-        return logits.masked_fill(~self.seen, UNSEEN)
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C) of features (B, ...); -1000 for classes without data."""
+        if not self.seen.any():
+            return features.new_full((len(features), len(self.counts)), UNSEEN)
+        return self._logits(features).masked_fill(~self.seen, UNSEEN)
+
+    @abstractmethod
+    def _logits(self, features: Tensor) -> Tensor:
+        """Logits (B, C), once there are data; those of other classes do not matter."""
 
 
 class PrototypeHead(StatisticsHead):
     """Cosine similarity to the mean feature of each class (SimpleCIL, arXiv 2303.07338)."""
 
+    class_axes: Mapping[str, int] = {"sums": 0}
     sums: Tensor  # (C, D)
 
     def __init__(self) -> None:
@@ -72,18 +84,9 @@ class PrototypeHead(StatisticsHead):
         """Class means (C, D), not normalised; zero where a class has no data."""
         return self.sums / self.counts.clamp(min=1).unsqueeze(1)
 
-    def grow(self, n_classes: int) -> None:
-        """Make room for labels below ``n_classes``; never shrinks."""
-        super().grow(n_classes)
-        self.sums = F.pad(self.sums, (0, 0, 0, len(self.counts) - len(self.sums)))
-
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Add features (B, D) of labels (B,).
-
-        Raises:
-            FloatingPointError: a feature is not finite; nothing was added.
-        """
+        """Add features (B, D) of labels (B,), or FloatingPointError where one is not finite."""
         self._count(features, labels)
         if self.sums.shape[1] == 0:
             self.sums = self.sums.new_zeros(len(self.counts), features.shape[1])
@@ -94,13 +97,11 @@ class PrototypeHead(StatisticsHead):
         """Move the prototypes as a map moves the features."""
         self.sums = drift.of_sums(self.sums, self.counts)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Cosine logits (B, C) in [-1, 1] of features (B, D); -1000 for classes without data."""
-        if not self.seen.any():
-            return features.new_full((len(features), len(self.counts)), UNSEEN)
+    def _logits(self, features: Tensor) -> Tensor:
+        """Cosines, in [-1, 1]."""
         f = features.to(torch.promote_types(features.dtype, torch.float32))
         prototypes = self.prototypes.to(f.dtype)
-        return self._mask_unseen(F.normalize(f, dim=1) @ F.normalize(prototypes, dim=1).T)
+        return F.normalize(f, dim=1) @ F.normalize(prototypes, dim=1).T
 
 
 class RidgeHead(StatisticsHead):
@@ -116,6 +117,7 @@ class RidgeHead(StatisticsHead):
         memory: stores past features, so that :meth:`move` can compute G and Q again.
     """
 
+    class_axes: Mapping[str, int] = {"cross": 1, "weight": 1}
     projection: Tensor  # W (D, M) in float32; empty when M is 0
     gram: Tensor  # G (M, M)
     cross: Tensor  # Q (M, C)
@@ -137,12 +139,6 @@ class RidgeHead(StatisticsHead):
             self.register_buffer(name, torch.zeros(0, 0, dtype=dtype))
         self.register_buffer("ridge", torch.ones((), dtype=torch.float64))
 
-    def grow(self, n_classes: int) -> None:
-        """Make room for labels below ``n_classes``; never shrinks."""
-        super().grow(n_classes)
-        more = len(self.counts) - self.cross.shape[1]
-        self.cross, self.weight = F.pad(self.cross, (0, more)), F.pad(self.weight, (0, more))
-
     def expand(self, features: Tensor) -> Tensor:
         """Random features h = relu(f W) (B, M) of features (B, D)."""
         f = features.to(torch.promote_types(features.dtype, torch.float32))
@@ -152,11 +148,7 @@ class RidgeHead(StatisticsHead):
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Add features (B, D) of labels (B,) to G and Q; :meth:`solve` follows.
-
-        Raises:
-            FloatingPointError: a feature is not finite; nothing was added.
-        """
+        """Add features (B, D) of labels (B,) to G and Q; :meth:`solve` follows."""
         self._count(features, labels)
         if self.memory is not None:
             self.memory.add(features, labels)
@@ -225,9 +217,6 @@ class RidgeHead(StatisticsHead):
         self.cross.zero_()
         self._add(*self.memory.recall())
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits (B, C) of features (B, D); -1000 for classes without data."""
-        if not self.seen.any():
-            return features.new_full((len(features), len(self.counts)), UNSEEN)
+    def _logits(self, features: Tensor) -> Tensor:
         h = self.expand(features)
-        return self._mask_unseen(h @ self.weight.to(h.dtype))
+        return h @ self.weight.to(h.dtype)

@@ -1,7 +1,5 @@
 """A linear classifier that is trained, and grows with the classes that it is trained on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

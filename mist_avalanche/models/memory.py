@@ -1,7 +1,5 @@
 """What is stored of past images: buffers that grow with the data, and a memory of features."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

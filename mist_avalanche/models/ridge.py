@@ -13,8 +13,6 @@ Differences from the reference code
     * The solve is a Cholesky factorisation, and a ridge below the rounding of G is raised to it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -119,5 +117,4 @@ def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
             break
         ridge *= 10
     half = torch.linalg.solve_triangular(factor, cross, upper=False)  # without a copy of L
-    weights: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
-    return weights.contiguous()
+    return torch.linalg.solve_triangular(factor.mT, half, upper=True).contiguous()

@@ -1,13 +1,12 @@
 """EASE's model: prototypes in the subspaces of all adapters (arXiv 2403.12030, section 4)."""
 
-from __future__ import annotations
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .adapters import AdaptedBackbone
-from .backbone_with_head import UNSEEN
 from .heads import StatisticsHead
 
 COMPLEMENTS = ("all", "newest")
@@ -32,6 +31,7 @@ class SubspaceHead(StatisticsHead):
             only those in the newest subspace.
     """
 
+    class_axes: Mapping[str, int] = {"images": 1, "sums": 1, "prototypes": 1}
     images: Tensor  # (S, C) number of images of each class, by block
     sums: Tensor  # (S, C, D) of their features
     prototypes: Tensor  # (S, C, D)
@@ -56,26 +56,16 @@ class SubspaceHead(StatisticsHead):
         """Make room for labels below ``n_classes``; never shrinks."""
         super().grow(n_classes)
         self.own = F.pad(self.own, (0, len(self.counts) - len(self.own)), value=-1)
-        self._make_room(len(self.images), self.sums.shape[2])
-
-    def _make_room(self, blocks: int, width: int) -> None:
-        """Pad with zeros to (S, C, D)."""
-        old_blocks, old_classes, old_width = self.sums.shape
-        more = (0, len(self.counts) - old_classes, 0, blocks - old_blocks)
-        self.images = F.pad(self.images, more)
-        self.sums = F.pad(self.sums, (0, width - old_width, *more))
-        self.prototypes = F.pad(self.prototypes, (0, width - old_width, *more))
 
     @torch.no_grad()
     def add_subspace(self, features: Tensor, labels: Tensor) -> None:
-        """Add an experience, by its features (n, S, D) in all blocks, the new one included.
-
-        Raises:
-            FloatingPointError: a feature is not finite; nothing was added.
-        """
+        """Add an experience, by its finite features (n, S, D) in all blocks, the new one too."""
         self._count(features, labels)
         blocks, width = features.shape[1:]
-        self._make_room(blocks, width)
+        more = (0, 0, 0, blocks - len(self.images))
+        self.images = F.pad(self.images, more)
+        wider = (0, width - self.sums.shape[2], *more)
+        self.sums, self.prototypes = F.pad(self.sums, wider), F.pad(self.prototypes, wider)
         self.sums.index_add_(1, labels, features.transpose(0, 1).to(self.sums.dtype))
         self.images.index_add_(1, labels, torch.ones_like(labels).expand(blocks, -1))
         present = torch.unique(labels)
@@ -106,18 +96,14 @@ class SubspaceHead(StatisticsHead):
             w[0] = self.beta
         return w
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits (B, C) of features (B, S, D); -1000 for classes without data."""
-        if not self.seen.any():
-            return features.new_full((len(features), len(self.counts)), UNSEEN)
+    def _logits(self, features: Tensor) -> Tensor:
+        """Of features (B, S, D)."""
         prototypes = self.prototypes.to(features.dtype)
         if self.alpha is None:
             features, prototypes = features.flatten(1), prototypes.transpose(0, 1).flatten(1)
-            logits = F.normalize(features, dim=1) @ F.normalize(prototypes, dim=1).T
-        else:
-            f, p = F.normalize(features, dim=2), F.normalize(prototypes, dim=2)
-            logits = torch.einsum("bsd,scd,sc->bc", f, p, self._weights(self.alpha).to(f.dtype))
-        return self._mask_unseen(logits)
+            return F.normalize(features, dim=1) @ F.normalize(prototypes, dim=1).T
+        f, p = F.normalize(features, dim=2), F.normalize(prototypes, dim=2)
+        return torch.einsum("bsd,scd,sc->bc", f, p, self._weights(self.alpha).to(f.dtype))
 
 
 class SubspaceViT(AdaptedBackbone):

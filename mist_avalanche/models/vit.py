@@ -1,7 +1,5 @@
 """timm's plain VisionTransformer, to which prompts and adapters are attached by hooks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, cast

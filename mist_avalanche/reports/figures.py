@@ -1,7 +1,5 @@
 """Figures of runs, as wide as a paper's column."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,12 +40,7 @@ class Drawing(NamedTuple):
 def write_figures(methods: Methods, folder: Path) -> list[Drawing]:
     """Write every figure as PNG and PDF into ``figures`` in a folder.
 
-    Args:
-        methods: label to the results of its seeds.
-        folder: in which ``figures`` is made.
-
-    Returns:
-        The figures, for :func:`~mist_avalanche.reports.write_page`.
+    They are returned for :func:`~mist_avalanche.reports.write_page`.
     """
     drawn = drawings(methods)
     (folder / "figures").mkdir(parents=True, exist_ok=True)

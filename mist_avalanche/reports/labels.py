@@ -1,7 +1,5 @@
 """Labels of methods, such as ``simplecil+mist``, and the names that people read."""
 
-from __future__ import annotations
-
 from ..method.ablations import ABLATIONS
 from ..strategies.registry import STRATEGIES
 

@@ -1,7 +1,5 @@
 """One HTML page with the tables and figures of a comparison, which needs no other file."""
 
-from __future__ import annotations
-
 import html
 import io
 import json
@@ -67,6 +65,8 @@ def write_page(
     first = next(iter(methods.values()))[0]
     settings = {label: runs[0]["config"] for label, runs in methods.items()}
     made = {"methods": settings, "inputs": first["inputs"], "environment": environment(methods)}
+    sentences = [f"{display_name(label)}: {note}" for label, note in notes.items()]
+    items = "".join(f"<li>{html.escape(sentence)}" for sentence in sentences)
     page = f"""<!doctype html>
 <html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>
 <meta name=viewport content="width=device-width, initial-scale=1"><style>{_CSS}</style>
@@ -74,7 +74,7 @@ def write_page(
 <p class=lead>{html.escape(lead(methods))}
 {"".join(f"<p class=lead><strong>{html.escape(line)}</strong>" for line in failed)}
 <div class=wide>{table(methods, "html")}</div>
-{_list(notes)}
+<ul>{items}</ul>
 <p class=small>{html.escape(described(methods))} {_METRICS}
 <h2>Costs</h2>
 <div class=wide>{cost_table(methods, "html")}</div>
@@ -89,15 +89,6 @@ def write_page(
 """
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")
-
-
-def _list(sentences: Mapping[str, str]) -> str:
-    """Sentences about methods, by label."""
-    items = [
-        f"<li>{html.escape(display_name(label))}: {html.escape(sentence)}"
-        for label, sentence in sentences.items()
-    ]
-    return f"<ul>{''.join(items)}</ul>" if items else ""
 
 
 @mpl.rc_context(STYLE)

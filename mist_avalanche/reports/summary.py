@@ -1,7 +1,5 @@
 """What runs say, in numbers and in a sentence."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias

@@ -1,7 +1,5 @@
 """Tables with one row per method: accuracy and costs, as text, Markdown, LaTeX, HTML, CSV, JSON."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re
@@ -33,7 +31,6 @@ _LATEX = {
     "Δ": r"$\Delta$",
     "↓": r"$\downarrow$",
 }
-_HEADS = {"forgetting": "forgetting ↓"}
 
 
 def table(methods: Methods, style: str = "simple") -> str:
@@ -57,7 +54,7 @@ def table(methods: Methods, style: str = "simple") -> str:
             found = mean_and_std(runs)[metric]
             mean = f"**{found['mean']:.1f}**" if label in winners else f"{found['mean']:.1f}"
             cells.append(mean if found["std"] is None else f"{mean} ± {found['std']:.1f}")
-        shown[_HEADS.get(metric, metric)] = cells
+        shown["forgetting ↓" if metric == "forgetting" else metric] = cells
         if metric == "A_T" and (found_gains := {gain.label: gain.mean for gain in gains(methods)}):
             shown["Δ"] = [f"{found_gains[m]:+.1f}" if m in found_gains else "" for m in methods]
     return _format(methods, shown, style)
@@ -89,15 +86,7 @@ def write_tables(methods: Methods, folder: Path, name: str) -> Path:
     """Write ``NAME.md`` and ``.tex`` (accuracy), ``NAME-costs.md`` and ``.tex``, and all numbers.
 
     ``NAME.csv`` and ``NAME.json`` hold every metric (in percent) and every cost (seconds, bytes, a
-    share of 1), unrounded.
-
-    Args:
-        methods: label to the results of its seeds.
-        folder: of the files.
-        name: of the files, without suffix.
-
-    Returns:
-        The path of the Markdown table of accuracy.
+    share of 1), unrounded. The path of ``NAME.md`` is returned.
     """
     numbers = {}
     for label, runs in methods.items():
@@ -131,7 +120,7 @@ def _format(methods: Methods, columns: Mapping[str, Sequence[str]], style: str) 
     cells = zip(methods.items(), zip(*columns.values(), strict=True), strict=True)
     rows = [[display_name(label), len(runs), *row] for (label, runs), row in cells]
     order = sorted(range(len(rows)), key=lambda i: hosts.index(hosts[i]))
-    text: str = tabulate(
+    text = tabulate(
         [rows[i] for i in order],
         ["method", "seeds", *columns],
         tablefmt="latex_booktabs" if style == "latex" else style,

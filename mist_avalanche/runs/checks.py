@@ -1,7 +1,5 @@
 """Checks before a run: unknown names, values out of range, combinations that cannot work."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Collection, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Settings files for ``--config``: a results.json, or a file of the reference implementation."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping

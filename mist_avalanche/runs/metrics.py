@@ -1,7 +1,5 @@
 """The four metrics of a class-incremental run, from its matrix of correct predictions (pure)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

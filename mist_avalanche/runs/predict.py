@@ -1,7 +1,5 @@
 """The classifier of a finished run: kept as its last checkpoint, loaded again to be used."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -51,8 +49,7 @@ class Classifier:
     def logits(self, images: Tensor) -> Tensor:
         """Logits (B, C) of prepared images (B, 3, H, H)."""
         with in_mode(self.model, training=False):
-            found: Tensor = self.model(images)
-        return found[:, : len(self.class_names)]
+            return self.model(images)[:, : len(self.class_names)]
 
     def predict(
         self, files: Sequence[str | Path], k: int = 5, batch_size: int = 64

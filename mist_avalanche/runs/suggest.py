@@ -1,8 +1,5 @@
 """A learning rate for one's own backbone and images, from the first experience alone."""
 
-from __future__ import annotations
-
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -69,8 +66,8 @@ def suggest(
         )
     trials: list[Trial] = []
     frozen = torch.zeros(0)
-    hidden = not (progress and sys.stderr.isatty())
-    for lr in tqdm((None, *lrs), "learning rates", disable=hidden, leave=False):
+    disable = None if progress else True  # None: where there is no terminal
+    for lr in tqdm((None, *lrs), "learning rates", disable=disable, leave=False):
         mist_args = {**config.mist_args, "lr": lr, "tune_on": "first"}
         tried = replace(config, mist=lr is not None, mist_args=mist_args)
         seeds = range(config.seed, config.seed + n_splits)
@@ -98,19 +95,17 @@ def split_classes(targets: Tensor, seed: int) -> tuple[list[Tensor], Tensor]:
     generator = torch.Generator().manual_seed(seed)
     classes = torch.unique(targets)
     order = classes[torch.randperm(len(classes), generator=generator)]
-    halves, held_out = [], []
-    for half in (order[: len(order) // 2], order[len(order) // 2 :]):
-        kept = []
-        for y in half.tolist():
-            rows = (targets == y).nonzero().flatten()
-            if len(rows) < 2:
-                raise ValueError(f"Class {y} has one image; at least two are needed.")
-            rows = rows[torch.randperm(len(rows), generator=generator)]
-            n = max(1, len(rows) // _HELD_OUT)
-            kept.append(rows[n:])
-            held_out.append(rows[:n])
-        halves.append(torch.cat(kept))
-    return halves, torch.cat(held_out)
+    kept, held_out = [], []
+    for y in order.tolist():
+        rows = (targets == y).nonzero().flatten()
+        if len(rows) < 2:
+            raise ValueError(f"Class {y} has one image; at least two are needed.")
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        n = max(1, len(rows) // _HELD_OUT)
+        kept.append(rows[n:])
+        held_out.append(rows[:n])
+    half = len(order) // 2
+    return [torch.cat(kept[:half]), torch.cat(kept[half:])], torch.cat(held_out)
 
 
 def _measure(config: RunConfig, dataset: Any, targets: Tensor) -> tuple[Tensor, Tensor]:

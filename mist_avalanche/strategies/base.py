@@ -147,8 +147,7 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
 
     def _make_empty_loss(self) -> Tensor:
         """Losses are summed in the model's dtype; Avalanche's sum is in float32."""
-        weights: Tensor = next(self.model.parameters())
-        return weights.new_zeros(1)
+        return next(self.model.parameters()).new_zeros(1)
 
     # ---- Features ----------------------------------------------------------------------------
 
@@ -226,21 +225,19 @@ def arguments_of(function: Any) -> dict[str, Any]:
     ``**common: Unpack[Common]`` says which these are; untyped ones are those of the parent class.
     One without a default has ``inspect.Parameter.empty``.
     """
-    names, defaults, passes_on = set[str](), dict[str, Any](), True
     inits = [function]
     if isinstance(function, type):
         inits = [vars(c)["__init__"] for c in function.mro() if "__init__" in vars(c)]
-    for init in inits:
-        parameters = inspect.signature(init).parameters.values()
-        named = (p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
-        own = {p.name: p.default for p in named}
-        defaults = {**own, **defaults}
-        if passes_on:
-            names |= own.keys()
-            passed_on = next((p for p in parameters if p.kind is p.VAR_KEYWORD), None)
-            typed = passed_on is not None and "Unpack" in str(passed_on.annotation)
-            if passed_on is not None and typed:
-                (common,) = get_args(get_type_hints(init)[passed_on.name])
-                names |= common.__annotations__.keys()
-            passes_on = passed_on is not None and not typed
+    signatures = [inspect.signature(init).parameters.values() for init in inits]
+    defaults = {p.name: p.default for parameters in reversed(signatures) for p in parameters}
+    names = set[str]()
+    for init, parameters in zip(inits, signatures, strict=True):
+        names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        passed_on = next((p for p in parameters if p.kind is p.VAR_KEYWORD), None)
+        if passed_on is None:
+            break
+        if "Unpack" in str(passed_on.annotation):
+            (common,) = get_args(get_type_hints(init)[passed_on.name])
+            names |= common.__annotations__.keys()
+            break
     return {name: defaults[name] for name in names - {"self"}}

@@ -7,9 +7,7 @@ backbone's pretraining, drawn hollow on blotted paper (studies/performance/basel
 Nothing was tuned on what is reported. A setting from elsewhere stands with its source.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -39,24 +37,10 @@ from .registry import register
 
 LR, MOMENTUM, BATCH_SIZE, MEMORY = 0.003, 0.9, 32, 200
 COMMON = {"train_mb_size": BATCH_SIZE, "train_epochs": 10, "eval_mb_size": 64}
-Head = Callable[[int, int], nn.Module]  # of the features' width and the number of classes
-
-
-def _growing(n_features: int, n_classes: int) -> nn.Module:
-    """A linear classifier that grows with the classes."""
-    classifier: nn.Module = IncrementalClassifier(n_features)
-    return classifier
-
-
-def _projection(n_features: int, n_classes: int) -> nn.Module:
-    """The projection of contrastive training."""
-    layers = nn.Linear(n_features, n_features), nn.ReLU(), nn.Linear(n_features, 128)
-    return nn.Sequential(*layers)
 
 
 def _build(
     strategy: type[SupervisedTemplate],
-    head: Head,
     settings: Mapping[str, Any],
     backbone: nn.Module,
     *,
@@ -71,11 +55,14 @@ def _build(
     check_rate("lr", lr, "(0, inf)")
     given: dict[str, Any] = {**COMMON, **settings, **arguments}
     if strategy is SCR:  # Mai et al., arXiv 2103.13885; letters are not mirrored
-        model = SCRModel(backbone, head(n_features, n_classes))
+        layers = nn.Linear(n_features, n_features), nn.ReLU(), nn.Linear(n_features, 128)
+        model = SCRModel(backbone, nn.Sequential(*layers))
         crop = v2.RandomResizedCrop(image_size, (0.2, 1.0))
         given["augmentations"] = v2.Compose([crop, v2.ColorJitter(0.4, 0.4, 0.4, 0.1)])
     else:
-        model = BackboneWithHead(backbone, head(n_features, n_classes))
+        of_all = strategy in (ER_ACE, DER)  # DER compares logits with those of earlier experiences
+        head = nn.Linear(n_features, n_classes) if of_all else IncrementalClassifier(n_features)
+        model = BackboneWithHead(backbone, head)
         given["criterion"] = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
     return strategy(model=model, optimizer=optimizer, **given)
@@ -86,14 +73,13 @@ def _register(
     title: str,
     strategy: type[SupervisedTemplate],
     settings: Mapping[str, Any] = MappingProxyType({}),
-    head: Head = _growing,
     **about: Any,
 ) -> None:
     """Register a strategy of Avalanche's with settings that differ from Avalanche's."""
     known = {**arguments_of(strategy), **COMMON, **settings, "lr": LR, "momentum": MOMENTUM}
     not_settings = ("optimizer", "augmentations")
     about["arguments"] = {name: known[name] for name in known if name not in not_settings}
-    build = partial(_build, strategy, head, settings)
+    build = partial(_build, strategy, settings)
     register(name, title=title, is_baseline=True, **about)(build)
 
 
@@ -145,10 +131,9 @@ _register(
 )
 _of_lwf = {"alpha": 1.0, "temperature": 2.0}
 _register("lwf", "LwF", LwF, _of_lwf, paper="arXiv 1606.09282", copies=1, stores="the last model")
-# A classifier of all classes: DER compares logits with those of earlier experiences.
-_register("er_ace", "ER-ACE", ER_ACE, _of_er, nn.Linear, paper="arXiv 2104.05025", stores="images")
-_register("der", "DER", DER, _of_er, nn.Linear, paper="arXiv 2004.07211", stores="images, logits")
+_register("er_ace", "ER-ACE", ER_ACE, _of_er, paper="arXiv 2104.05025", stores="images")
+_register("der", "DER", DER, _of_er, paper="arXiv 2004.07211", stores="images, logits")
 _of_scr = {"mem_size": MEMORY, "batch_size_mem": 100}
-_register("scr", "SCR", SCR, _of_scr, _projection, paper="arXiv 2103.13885", stores="images")
+_register("scr", "SCR", SCR, _of_scr, paper="arXiv 2103.13885", stores="images")
 _register("cumulative", "Cumulative", Cumulative, upper_bound=True, stores="all images")
 _register("joint", "Joint", _Joint, upper_bound=True, stores="all images")

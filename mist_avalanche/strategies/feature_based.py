@@ -16,6 +16,7 @@ from ..models.backbone_with_head import BackboneWithHead
 from ..models.drift import fit_drift, rotations_and_flips
 from ..utils import state_hash
 from .base import Common, FeatureBatches, PretrainedStrategy
+from .first_session import adapt
 
 
 class FeatureCommon(Common, total=False):
@@ -80,8 +81,6 @@ class FeatureStrategy(PretrainedStrategy):
     def first_session(self, num_workers: int = 0, shuffle: bool = True, **kwargs: Any) -> None:
         """Adapt the backbone to the first experience, before anything is fitted."""
         if self.session:
-            from .first_session import adapt
-
             adapter = adapt(
                 self.backbone,
                 self.experience,
@@ -182,5 +181,4 @@ class FeatureStrategy(PretrainedStrategy):
 
     def forward(self) -> Tensor:
         """Logits (B, C) of the current features."""
-        logits: Tensor = self.head(self.mb_x)
-        return logits
+        return self.head(self.mb_x)

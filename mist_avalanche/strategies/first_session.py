@@ -4,8 +4,6 @@ As APER (arXiv 2303.07338) and RanPAC (arXiv 2307.02251) do it: an adapter, or a
 backbone, is trained with a cosine classifier, which is thrown away.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Literal

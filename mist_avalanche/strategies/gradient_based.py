@@ -1,7 +1,5 @@
 """Strategies that train on every experience, each time with a new optimizer."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from typing import Any
@@ -99,15 +97,21 @@ class GradientStrategy(PretrainedStrategy):
         self._scheduler = LambdaLR(self.optimizer, self.schedule)
 
     def forward(self) -> Tensor:
-        """Logits (B, C) of the mini-batch, in training those of the experience's classes."""
-        logits: Tensor = self.logits(self.mb_x)
+        """Logits (B, C) of the mini-batch, in training -inf for classes of other experiences.
+
+        Labels that a plugin has put into the batch, such as replayed ones, take part as well.
+        """
+        logits = self.logits(self.mb_x)
         if not self.is_training:
             return logits
-        return mask_other_classes(logits, self._classes, self.mb_y)
+        others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+        others[self._classes] = False
+        others[self.mb_y] = False
+        return logits.masked_fill(others, -math.inf)
 
     def criterion(self) -> Tensor:
         """Cross-entropy, in training plus :meth:`extra_loss`."""
-        loss: Tensor = super().criterion()
+        loss = super().criterion()
         return loss + self.extra_loss() if self.is_training else loss
 
     def _after_training_epoch(self, **kwargs: Any) -> None:
@@ -119,17 +123,6 @@ class GradientStrategy(PretrainedStrategy):
         self.after_experience(self.experience.dataset.eval(), num_workers)
         super()._after_training_exp(num_workers=num_workers, **kwargs)
         self.optimizer = self._scheduler = None
-
-
-def mask_other_classes(logits: Tensor, classes: list[int], labels: Tensor) -> Tensor:
-    """Logits (B, C) with -inf for all classes but those of the experience.
-
-    Labels that a plugin has put into the batch, such as replayed ones, take part as well.
-    """
-    others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
-    others[classes] = False
-    others[labels] = False
-    return logits.masked_fill(others, -math.inf)
 
 
 def cosine_schedule(epoch: int, epochs: int) -> float:

@@ -1,7 +1,5 @@
 """What L2P, DualPrompt and CODA-Prompt share: on a frozen ViT, prompts and a classifier train."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

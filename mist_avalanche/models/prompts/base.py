@@ -1,7 +1,5 @@
 """What a prompt module is: queries to prompts, growing with the experiences."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

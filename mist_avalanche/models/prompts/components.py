@@ -1,7 +1,5 @@
 """CODA-Prompt's components with attention (Smith et al., arXiv 2211.13218)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 
@@ -22,14 +20,8 @@ class ComponentPrompts(PromptModule):
     experiences; the first half of p is the key prefix, the second the value prefix. New components
     start orthogonal to all others (``orthogonal_rows``).
 
-    Args:
-        n_features: D.
-        per_experience: components that an experience adds.
-        length: L, rows of a component.
-        blocks: blocks with prefixes.
-        orthogonality: μ of the loss μ Σ_blocks (pen(K) + pen(A) + pen(P)), where pen(Z) is the mean
-            of (Z Zᵀ - I)².
-        seed: of the start.
+    The loss is μ Σ_blocks (pen(K) + pen(A) + pen(P)), where pen(Z) is the mean of (Z Zᵀ - I)².
+    ``orthogonality`` is μ; see :class:`~mist_avalanche.strategies.CODAPrompt`.
     """
 
     def __init__(

@@ -1,7 +1,5 @@
 """DualPrompt's general and expert prefixes (Wang et al., arXiv 2204.04799)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -19,12 +17,7 @@ class GeneralExpertPrompts(PromptModule):
     key. A new expert starts as a copy of the last one; its key, the first expert and the general
     prefixes start from U(-1, 1). On a block with both, the general prefix comes first.
 
-    Args:
-        n_features: D.
-        general_length, expert_length: Lg and Le.
-        general_blocks, expert_blocks: blocks with general and with expert prefixes.
-        key_loss_weight: λ.
-        seed: of the start.
+    ``key_loss_weight`` is λ; see :class:`~mist_avalanche.strategies.DualPrompt`.
     """
 
     def __init__(

@@ -1,7 +1,5 @@
 """L2P's pool of prompt tokens (Wang et al., arXiv 2112.08654)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -14,12 +12,8 @@ class PromptPool(PromptModule):
 
     The loss is -λ Σ_chosen s, averaged over images. All experiences share the pool.
 
-    Args:
-        n_features: D.
-        size, length, top_k: M, Lp and N.
-        key_loss_weight: λ.
-        batchwise: in training, all images of a batch take the N prompts that most of them chose.
-        seed: of the start, from U(-1, 1).
+    Prompts and keys start from U(-1, 1). ``size``, ``length`` and ``top_k`` are M, Lp and N, and
+    ``key_loss_weight`` is λ; see :class:`~mist_avalanche.strategies.L2P`.
     """
 
     def __init__(

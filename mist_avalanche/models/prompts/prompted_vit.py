@@ -41,8 +41,7 @@ class PromptedViT(BackboneWithHead):
 
     def forward(self, x: Tensor, query: Tensor | None = None) -> Tensor:
         """Logits (B, C) of images; their queries (B, D) are computed where they are not given."""
-        logits: Tensor = self.head(self.features(x, query))
-        return logits
+        return self.head(self.features(x, query))
 
     @torch.no_grad()
     def query(self, x: Tensor) -> Tensor:
@@ -62,8 +61,7 @@ class PromptedViT(BackboneWithHead):
         tokens = run_with(_hooks(vit, output), vit.forward_features, x)
         first = vit.num_prefix_tokens
         last = first + output.tokens.shape[1]
-        features: Tensor = vit.fc_norm(tokens[:, first:last].mean(1))
-        return features
+        return vit.fc_norm(tokens[:, first:last].mean(1))
 
     def train(self, mode: bool = True) -> PromptedViT:
         """As in torch, but the ViT stays in evaluation mode."""
@@ -79,15 +77,12 @@ class PromptedViT(BackboneWithHead):
 def _hooks(vit: Any, output: PromptOutput) -> Hooks:
     """Attach prompts to a ViT until the handles are removed."""
     if output.tokens is not None:
-        insert = partial(_insert_tokens, output.tokens, vit.num_prefix_tokens)
-        yield after(vit.norm_pre, insert)
+        tokens, first = output.tokens, vit.num_prefix_tokens  # behind the class token, if any
+        yield after(
+            vit.norm_pre, lambda x: torch.cat([x[:, :first], tokens.to(x.dtype), x[:, first:]], 1)
+        )
     for block, (keys, values) in output.prefixes.items():
         yield from _prefix_hooks(vit.blocks[block].attn, keys, values)
-
-
-def _insert_tokens(tokens: Tensor, first: int, x: Tensor) -> Tensor:
-    """Tokens (B, L, D) between the class token, if any, and the patches of x (B, n, D)."""
-    return torch.cat([x[:, :first], tokens.to(x.dtype), x[:, first:]], dim=1)
 
 
 def _prefix_hooks(attn: Any, keys: Tensor, values: Tensor) -> Hooks:
