@@ -1,7 +1,5 @@
 """MIST as an Avalanche plugin: which of the method's steps happens in which hook."""
 
-from __future__ import annotations
-
 import warnings
 import weakref
 from collections.abc import Mapping
@@ -132,7 +130,7 @@ class MISTPlugin(SupervisedPlugin):
     @classmethod
     def for_backbone(
         cls, name: str, *, drift_compensation: bool = False, **changes: Any
-    ) -> MISTPlugin:
+    ) -> "MISTPlugin":
         """The plugin with the tuning defaults of a backbone.
 
         Args:

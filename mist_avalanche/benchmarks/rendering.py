@@ -4,8 +4,6 @@ The outlines come from DejaVu, the fonts that ship with matplotlib, so that no d
 Everything after the outline is batched tensor arithmetic driven by one ``torch.Generator``.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -54,7 +52,7 @@ class Style:
     noise: float = 0.05
     texture: float = 0.0  # like noise, but in blots of four pixels of 32
 
-    def towards(self, other: Style, share: float) -> Style:
+    def towards(self, other: "Style", share: float) -> "Style":
         """A part of the way to another style: 0 is this one, 1 the other."""
         names = [f.name for f in fields(Style)]
         return Style(**{n: _between(getattr(self, n), getattr(other, n), share) for n in names})

@@ -5,8 +5,6 @@ An error is one line and exit code 1. Ctrl-C, or SIGTERM, stops all runs and giv
 subcommand is imported, so help does not wait for torch.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import shlex

@@ -1,7 +1,5 @@
 """``mist-avalanche ablate``: what each part of MIST contributes (the paper's Table 2)."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """``mist-avalanche compare``: several strategies, with and without MIST."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -44,7 +42,7 @@ def execute(args: argparse.Namespace) -> None:
     run_and_report(on_grid(methods, dict(args.grid or {})), args, "comparison")
 
 
-def method(name: str, base: RunConfig) -> RunConfig:
+def method(name: str, base: "RunConfig") -> "RunConfig":
     """The settings of a method such as ``ranpac+mist+drift``."""
     place, colon, last = name.rpartition(":")  # a path may have a plus sign
     strategy, *additions = last.split("+")
@@ -58,7 +56,7 @@ def method(name: str, base: RunConfig) -> RunConfig:
     )
 
 
-def on_grid(methods: Sequence[RunConfig], grid: Mapping[str, Any]) -> list[RunConfig]:
+def on_grid(methods: Sequence["RunConfig"], grid: Mapping[str, Any]) -> list["RunConfig"]:
     """Every method with every combination of the values that it takes, which its name says."""
     from ..strategies.registry import find
 

@@ -1,7 +1,5 @@
 """``mist-avalanche data list | get | check``."""
 
-from __future__ import annotations
-
 import argparse
 
 NAMES = ("cifar100", "cub200", "imagenet-r", "imagenet-a", "cars196")

@@ -1,7 +1,5 @@
 """``mist-avalanche delta extract | apply``: what tuning changed, as a small file."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What run, compare and ablate do with their methods: show the plan, run them, report."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import shlex

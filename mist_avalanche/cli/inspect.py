@@ -1,7 +1,5 @@
 """``mist-avalanche inspect``: where MIST may change the backbone, in one finished run."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

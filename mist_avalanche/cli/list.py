@@ -1,7 +1,5 @@
 """``mist-avalanche list``: the strategies."""
 
-from __future__ import annotations
-
 import argparse
 
 

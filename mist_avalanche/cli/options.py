@@ -1,7 +1,5 @@
 """Options that several subcommands share. Nothing here imports torch before it runs."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Mapping
@@ -172,7 +170,7 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def config_of(args: argparse.Namespace) -> RunConfig:
+def config_of(args: argparse.Namespace) -> "RunConfig":
     """The settings that were given, the others as by default."""
     from ..runs import RunConfig
 

@@ -1,7 +1,5 @@
 """``mist-avalanche predict``: classify images with a finished run."""
 
-from __future__ import annotations
-
 import argparse
 import json
 

@@ -1,7 +1,5 @@
 """``mist-avalanche run``: one strategy."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """``mist-avalanche suggest``: learning rates tried on training images of the first experience."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 

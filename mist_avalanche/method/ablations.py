@@ -1,7 +1,5 @@
 """The ablations of the paper's Table 2: MIST with one part replaced at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """Parameters as views of one vector, so that one kernel reads or writes all of them."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """While a strategy trains, nothing but the kept entries of the backbone moves."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -14,8 +14,6 @@ Differences from the published code:
 ``dynamics="reference"`` restores the first, second and fourth.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The options of MIST, and the range of each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Which entries of the backbone may move: the selection of an experience, and those before it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -61,7 +59,7 @@ def select(
     *,
     within_budget: bool = True,
     ranking: str = "per_tensor",
-) -> Selection:
+) -> "Selection":
     """Select the most sensitive entries.
 
     Args:
@@ -145,7 +143,7 @@ class Selection:
         """Selected / total."""
         return self.selected / self.total
 
-    def overlap(self, other: Selection) -> float:
+    def overlap(self, other: "Selection") -> float:
         """Share of these entries that another selection of the same backbone has too."""
         both = (mask & other.masks[name] for name, mask in self.masks.items())
         return sum(int(mask.sum()) for mask in both) / max(1, self.selected)
@@ -166,7 +164,7 @@ class Selection:
         return {"masks": self.masks, "always": sorted(self.always)}
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> Selection:
+    def from_state_dict(cls, state: Mapping[str, Any]) -> "Selection":
         """The selection of a :meth:`state_dict`."""
         return cls(state["masks"], state["always"])
 

@@ -1,7 +1,5 @@
 """SGD that moves a few selected entries per step, as a ``torch.optim.Optimizer``."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from itertools import repeat

@@ -1,7 +1,5 @@
 """The card of a delta: a README.md as hubs of models show it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the settings of a run stand for: its device, benchmark, MISTPlugin and strategy."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import json

@@ -5,8 +5,6 @@ while it writes keeps the checkpoint before. On a CPU a resumed run ends with th
 that was never stopped, given the same versions and number of threads.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Mapping

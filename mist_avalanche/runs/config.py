@@ -1,7 +1,5 @@
 """The settings of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -71,7 +69,7 @@ class RunConfig:
     name: str | None = None
 
     @classmethod
-    def from_results(cls, results: Mapping[str, Any]) -> RunConfig:
+    def from_results(cls, results: Mapping[str, Any]) -> "RunConfig":
         """The settings of a run, from the content of its results.json."""
         return cls(**{name: v for name, v in results["config"].items() if name != "split"})
 

@@ -4,8 +4,6 @@ A launcher takes settings and folders of runs, and what to do with each. It retu
 order, None for those that failed; their folders have ``error.txt``.
 """
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import subprocess

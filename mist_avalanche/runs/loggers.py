@@ -1,7 +1,5 @@
 """Where a run sends its metrics: Avalanche's loggers, by name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec

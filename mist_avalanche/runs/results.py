@@ -3,8 +3,6 @@
 ``docs/results-json.md`` describes every key.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -1,7 +1,5 @@
 """One class-incremental run: train and evaluate on every experience, then write results.json."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import os

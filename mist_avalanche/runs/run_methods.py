@@ -1,7 +1,5 @@
 """Many runs: methods and seeds. One that fails leaves the others going."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """APER: adapt to the first experience, and merge with the plain backbone (arXiv 2303.07338)."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from torch import Tensor, nn

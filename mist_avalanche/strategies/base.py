@@ -1,11 +1,9 @@
 """What all strategies here share: a pretrained backbone with a head, cached features, a state."""
 
-from __future__ import annotations
-
 import inspect
 from abc import ABC
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_origin, get_type_hints
 
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
@@ -207,7 +205,7 @@ class FeatureCache(dict[tuple[int, Hashable], tuple[Any, Features]]):
 
     backbone = b""  # hash of the backbone that they come from
 
-    def __deepcopy__(self, memo: Any) -> FeatureCache:
+    def __deepcopy__(self, memo: Any) -> "FeatureCache":
         return FeatureCache()
 
 
@@ -236,7 +234,7 @@ def arguments_of(function: Any) -> dict[str, Any]:
         passed_on = next((p for p in parameters if p.kind is p.VAR_KEYWORD), None)
         if passed_on is None:
             break
-        if "Unpack" in str(passed_on.annotation):
+        if "Unpack" in f"{passed_on.annotation} {get_origin(passed_on.annotation)}":
             (common,) = get_args(get_type_hints(init)[passed_on.name])
             names |= common.__annotations__.keys()
             break

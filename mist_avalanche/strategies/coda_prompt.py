@@ -1,7 +1,5 @@
 """CODA-Prompt: decomposed attention-based prompts (Smith et al., arXiv 2211.13218)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """DualPrompt: general and expert prefixes (Wang et al., arXiv 2204.04799)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import nn

@@ -1,7 +1,5 @@
 """EASE: expandable subspace ensemble (Zhou et al., arXiv 2403.12030)."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Strategies without gradients: a classifier computed from features of a frozen backbone."""
 
-from __future__ import annotations
-
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -16,7 +14,6 @@ from ..models.backbone_with_head import BackboneWithHead
 from ..models.drift import fit_drift, rotations_and_flips
 from ..utils import state_hash
 from .base import Common, FeatureBatches, PretrainedStrategy
-from .first_session import adapt
 
 
 class FeatureCommon(Common, total=False):
@@ -81,6 +78,8 @@ class FeatureStrategy(PretrainedStrategy):
     def first_session(self, num_workers: int = 0, shuffle: bool = True, **kwargs: Any) -> None:
         """Adapt the backbone to the first experience, before anything is fitted."""
         if self.session:
+            from .first_session import adapt
+
             adapter = adapt(
                 self.backbone,
                 self.experience,

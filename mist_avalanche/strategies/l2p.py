@@ -1,7 +1,5 @@
 """L2P: Learning to Prompt (Wang et al., arXiv 2112.08654)."""
 
-from __future__ import annotations
-
 from torch import nn
 from typing_extensions import Unpack
 

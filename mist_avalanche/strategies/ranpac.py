@@ -1,7 +1,5 @@
 """RanPAC: ridge regression on random features (McDonnell et al., arXiv 2307.02251)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
@@ -10,13 +8,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ..models.adapters import AdaptedBackbone
 from ..models.backbone_with_head import BackboneWithHead
 from ..models.heads import RidgeHead
 from ..models.memory import FeatureMemory
 from ..utils import check_choice, check_integer, derive_seed
 from .feature_based import FeatureCommon, FeatureStrategy
-from .first_session import AdapterName, new_adapter, session_settings
 from .registry import register
 
 
@@ -51,7 +47,8 @@ class RanPAC(FeatureStrategy):
         *,
         model: nn.Module,
         n_random_features: int = 10000,
-        first_session: AdapterName | None = None,
+        first_session: Literal["adapter", "ssf", "vpt_deep", "vpt_shallow", "finetune"]
+        | None = None,
         first_session_args: Mapping[str, Any] | None = None,
         seed: int = 0,
         dtype: Literal["float64", "float32"] = "float64",
@@ -67,6 +64,9 @@ class RanPAC(FeatureStrategy):
         )
         with_head = BackboneWithHead(model, head)
         if first_session is not None:
+            from ..models.adapters import AdaptedBackbone
+            from .first_session import new_adapter, session_settings
+
             if not drift_compensation:
                 self.tune_on = "first"  # the adapter belongs to the backbone of its time
             self.model_to_tune = with_head  # without the adapter

@@ -9,8 +9,6 @@ One of your own needs no registration: the command takes ``package.module:Class`
 ``./file.py:Class``.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import sys

@@ -1,7 +1,5 @@
 """SimpleCIL: class means of frozen features (Zhou et al., arXiv 2303.07338)."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from typing_extensions import Unpack
 

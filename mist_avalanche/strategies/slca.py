@@ -1,7 +1,5 @@
 """SLCA: slow learner with classifier alignment (Zhang et al., arXiv 2303.05118)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

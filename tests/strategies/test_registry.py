@@ -1,8 +1,18 @@
+import importlib
+
 import pytest
 
 from mist_avalanche.models import create_backbone
 from mist_avalanche.strategies import RanPAC
-from mist_avalanche.strategies.registry import COMPARED, STRATEGIES, arguments_of, build, find
+from mist_avalanche.strategies.registry import (
+    COMPARED,
+    STRATEGIES,
+    StrategyInfo,
+    arguments_of,
+    build,
+    find,
+    load,
+)
 
 OWN = """
 from mist_avalanche.models import BackboneWithHead, PrototypeHead
@@ -65,3 +75,21 @@ def test_a_strategy_in_the_working_directory(name, tmp_path, monkeypatch, benchm
     assert strategy.head.seen.all()
     with pytest.raises(TypeError, match="momentm"):
         build(info, create_backbone(), **about, momentm=0.1)
+
+
+@pytest.mark.parametrize("postponed", ["", "from __future__ import annotations"])
+@pytest.mark.parametrize("module", ["typing", "typing_extensions"])
+def test_typed_arguments_of_ones_own(tmp_path, module, postponed):
+    if not hasattr(importlib.import_module(module), "Unpack"):
+        pytest.skip("typing has no Unpack yet")
+    (tmp_path / "own.py").write_text(f"""{postponed}
+from {module} import Unpack
+from mist_avalanche.strategies import SimpleCIL
+from mist_avalanche.strategies.feature_based import FeatureCommon
+
+class Own(SimpleCIL):
+    def __init__(self, *, model, width: int = 3, **common: Unpack[FeatureCommon]) -> None:
+        super().__init__(model=model, **common)
+""")
+    known = arguments_of(StrategyInfo("own", "Own", load(f"{tmp_path / 'own.py'}:Own")))
+    assert known == {"width": 3, **arguments_of(find("simplecil"))}

@@ -7,8 +7,6 @@ input make room, their rows of ``qkv``'s output become [0 | P_K | P_V], and thei
 dropped. So timm's own attention computes, fused or not, and prefixes pass through no projection.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
@@ -63,7 +61,7 @@ class PromptedViT(BackboneWithHead):
         last = first + output.tokens.shape[1]
         return vit.fc_norm(tokens[:, first:last].mean(1))
 
-    def train(self, mode: bool = True) -> PromptedViT:
+    def train(self, mode: bool = True) -> "PromptedViT":
         """As in torch, but the ViT stays in evaluation mode."""
         super().train(mode)
         self.backbone.eval()
