@@ -69,11 +69,11 @@ def center_crop(image_size: int = 224, statistics: Statistics | None = None) -> 
 
 
 def cars_crops(image_size: int = 224, statistics: Statistics | None = None) -> v2.Compose:
-    """For training on Cars: resized to 300 × 300 pixels (at 224), and a random crop."""
+    """For training on Cars: resized to 300 × 300 pixels (at 224), bicubic; a crop, flipped."""
     side = round(image_size * 300 / 224)
-    resize = v2.Resize((side, side), antialias=True)
-    crop = v2.RandomCrop(image_size)
-    return v2.Compose([resize, crop, v2.PILToTensor(), *_scaled(statistics)])
+    resize = v2.Resize((side, side), InterpolationMode.BICUBIC, antialias=True)
+    crop, flip = v2.RandomCrop(image_size), v2.RandomHorizontalFlip()
+    return v2.Compose([resize, crop, flip, v2.PILToTensor(), *_scaled(statistics)])
 
 
 def whole_image(image_size: int, statistics: Statistics | None = None) -> v2.Compose:

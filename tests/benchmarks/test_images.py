@@ -7,7 +7,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import to_tensor
 
 from mist_avalanche.benchmarks.images import read_image
-from mist_avalanche.benchmarks.transforms import IMAGENET, prepare, statistics_for
+from mist_avalanche.benchmarks.transforms import IMAGENET, cars_crops, prepare, statistics_for
 
 
 def test_images_are_rgb_as_torchvision_reads_them(tmp_path):
@@ -49,6 +49,21 @@ def test_prepare_makes_what_a_benchmark_tests_on(tmp_path):
         x = prepare(name, 16)(tmp_path / "image.png")
         scaled = prepare(name, 16, IMAGENET)(tmp_path / "image.png")
         torch.testing.assert_close(scaled, (x - mean) / std)
+
+
+def test_training_crops_of_cars():
+    noise = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    whole = to_tensor(image.resize((21, 21), Image.Resampling.BICUBIC))  # 16 * 300 / 224
+    crops = [whole[:, y : y + 16, x : x + 16] for y in range(6) for x in range(6)]
+    possible = [crop.flip(2) for crop in crops] + crops
+    torch.manual_seed(0)
+    found = set()
+    for _ in range(40):
+        made = cars_crops(16)(image)
+        found |= {i for i, crop in enumerate(possible) if torch.allclose(made, crop)}
+    assert len(found) > 20
+    assert {i // 36 for i in found} == {0, 1}
 
 
 def test_statistics_of_the_settings():
