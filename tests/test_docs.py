@@ -99,6 +99,7 @@ def test_every_page_is_in_the_site():
     assert {p.relative_to(docs).with_suffix("").as_posix() for p in pages} - {"index"} <= {*listed}
 
 
+@pytest.mark.slow
 def test_the_site_s_table_of_strategies_is_made_from_the_registry():
     pytest.importorskip("sphinx")
     assert "```{strategy-table}" in (ROOT / "docs" / "strategies.md").read_text()
