@@ -3,7 +3,7 @@
 import inspect
 from abc import ABC
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, get_args, get_type_hints
 
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
@@ -81,13 +81,15 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
     model: Any
     dataloader: Any
 
-    def __new__(cls, **kwargs: Any) -> Any:
-        """Remember the arguments, which a :class:`~mist_avalanche.runs.Checkpoint` compares."""
-        strategy = super().__new__(cls)
-        plain = (bool, int, float, str)
-        own = {k: v for k, v in kwargs.items() if k not in Common.__annotations__}
-        strategy.arguments = {k: v for k, v in own.items() if isinstance(v, plain)}
-        return strategy
+    if not TYPE_CHECKING:  # to checkers it would hide the arguments of __init__
+
+        def __new__(cls, **kwargs: Any) -> Any:
+            """Remember the arguments, which a :class:`~mist_avalanche.runs.Checkpoint` compares."""
+            strategy = super().__new__(cls)
+            own = {k: v for k, v in kwargs.items() if k not in Common.__annotations__}
+            plain = (bool, int, float, str)
+            strategy.arguments = {k: v for k, v in own.items() if isinstance(v, plain)}
+            return strategy
 
     def __init__(
         self,
@@ -234,7 +236,8 @@ def arguments_of(function: Any) -> dict[str, Any]:
         passed_on = next((p for p in parameters if p.kind is p.VAR_KEYWORD), None)
         if passed_on is None:
             break
-        if "Unpack" in f"{passed_on.annotation} {get_origin(passed_on.annotation)}":
+        annotation = passed_on.annotation  # in typing's own, its origin has the name
+        if "Unpack" in f"{annotation} {getattr(annotation, '__origin__', None)}":
             (common,) = get_args(get_type_hints(init)[passed_on.name])
             names |= common.__annotations__.keys()
             break
