@@ -52,12 +52,12 @@ def main():
     add_experiment(parser)
     parser.add_argument("--settings", type=Path, metavar="FILE.json", help="of each strategy")
     args = parser.parse_args()
-    if args.config:
-        args = with_options_file(args, parser, sys.argv[1:])
-    args.command_line = shlex.join(["python", *sys.argv])
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mist_avalanche").setLevel(logging.INFO)
     try:
+        if args.config:
+            args = with_options_file(args, parser, sys.argv[1:])
+        args.command_line = shlex.join(["python", *sys.argv])
         run_and_report([*methods_of(config_of(args), read_settings(args.settings))], args, "paper")
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         sys.exit(f"paper_table.py: {error}")
