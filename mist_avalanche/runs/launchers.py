@@ -6,6 +6,7 @@ order, None for those that failed; their folders have ``error.txt``.
 
 import logging
 import multiprocessing
+import os
 import subprocess
 import time
 import traceback
@@ -199,7 +200,8 @@ class _Job:
         self.compute, self.level = compute, level
 
     def __call__(self, config: RunConfig, folder: Path) -> None:
-        _start_worker(self.level)
+        cores = os.environ.get("SLURM_CPUS_PER_TASK")  # of which not every cluster lets torch know
+        _start_worker(self.level, int(cores) if cores else None)
         _attempt((config, folder), partial(self.compute, config, folder))
 
     def checkpoint(self, *arguments: Any) -> Any:

@@ -24,6 +24,9 @@ from mist_avalanche.strategies import SimpleCIL
 submitit = pytest.importorskip("submitit")
 
 
+START = partial(run, resume=True, progress=False)
+
+
 class Queue:
     """Slurm and submitit in this process: jobs wait, run, or are killed."""
 
@@ -95,6 +98,13 @@ def test_jobs_of_submitit_give_the_numbers_of_local_runs(tmp_path, monkeypatch):
     assert run_methods(methods, resume=True, launcher=gather) == [[job]]
 
 
+def test_a_job_takes_the_cores_that_it_has(tmp_path, quick, monkeypatch):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    with mock.patch("torch.set_num_threads") as threads:
+        assert slurm(Queue())([(config(), tmp_path)], START)[0]["metrics"]["A_T"] > 50
+    threads.assert_called_once_with(3)
+
+
 def test_a_preempted_job_goes_on(tmp_path):
     queue = Queue(holds=True)
     launcher = slurm(queue)
@@ -102,9 +112,6 @@ def test_a_preempted_job_goes_on(tmp_path):
     (job,) = queue.calls.values()
     again = job.func.checkpoint(*job.args)
     assert (again.function, again.args) == (job.func, job.args)
-
-
-START = partial(run, resume=True, progress=False)
 
 
 def test_a_killed_job_is_submitted_again_once(tmp_path, quick, caplog):
