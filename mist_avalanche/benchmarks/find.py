@@ -78,7 +78,9 @@ def find(
                 _warn_once(f"{found.root}: {note}.")
             return found
     wanted = f"the {split} split of {dataset.title}" if split else dataset.title
-    message = f"No copy of {wanted} in {str(where)!r}. It needs {dataset.how_to_get}."
+    names = sorted(path.name for path in where.iterdir())[:5] if where.is_dir() else []
+    there = ", ".join(names) or "nothing"
+    message = f"No copy of {wanted} in {str(where)!r} ({there}). It needs {dataset.how_to_get}."
     if dataset.folder_names:
         message += f" If it is a part of {dataset.title}, name the folder {dataset.name!r}."
     if url:

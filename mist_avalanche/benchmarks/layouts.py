@@ -200,6 +200,7 @@ def _read_tiny_imagenet(root: Path) -> Split | None:
     if not table.is_file():
         return None
     train, notes = list_classes(root / "train")
+    notes = [note for note in notes if "lie in folders" not in note]  # which is this layout
     ids = {name: y for y, name in enumerate(train)}
     rows = [(f"train/{image}", y) for c, y in ids.items() for image in train[c]]
     lines = (line.split("\t") for line in table.read_text(encoding="utf-8").splitlines())

@@ -20,7 +20,7 @@ def test_names_of_folders_count_whatever_their_punctuation(tmp_path):
     for name in ("inaturalist", "imagenet-r-mine", ".imagenet-r"):
         train_test(tmp_path / name, photos())
     before = tree(tmp_path)
-    with pytest.raises(FileNotFoundError, match="No copy of ImageNet-R"):
+    with pytest.raises(FileNotFoundError, match=r"No copy of ImageNet-R in '.*' \(.imagenet-r, "):
         find(SplitImageNetR, tmp_path)
     with pytest.raises(FileNotFoundError, match="name the folder 'imagenet-r'"):
         find(SplitImageNetR, tmp_path / "inaturalist")  # it has 6 classes, not 200

@@ -118,7 +118,7 @@ def test_a_third_part_with_other_classes_is_left_out_and_said(tmp_path, caplog):
     assert "val is not used" in caplog.text
 
 
-def test_tiny_imagenet(tmp_path):
+def test_tiny_imagenet(tmp_path, caplog):
     root = tmp_path / "tiny-imagenet-200"
     for name in ("n01", "n02"):
         pets(root / "train" / name, ["images"])
@@ -129,6 +129,7 @@ def test_tiny_imagenet(tmp_path):
     table = root / "val" / "val_annotations.txt"
     table.write_text("\n".join(rows))
     assert read(root) == ([10, 4], ["n01", "n02"])
+    assert "lie in folders" not in caplog.text
     table.unlink()
     with pytest.raises(ValueError, match=r"no class in common; arrange .* or give '.*train'"):
         read(root)
