@@ -67,13 +67,14 @@ def run_and_report(
     if args.plan:
         write_commands(runs, Path(args.plan))
         return
-    launcher = launcher_of(args, output)
-    jobs = default_jobs(methods[0].device) if args.jobs is None and launcher is None else args.jobs
+    launcher, jobs = launcher_of(args, output), args.jobs
+    if jobs is None:
+        jobs = 1 if launcher else default_jobs(methods[0].device)
     found = run_methods(
         places,
         args.seeds,
         vary_order=args.vary_order,
-        jobs=1 if jobs is None else jobs,
+        jobs=jobs,
         resume=resume,
         overwrite=args.overwrite,
         progress=not args.quiet,

@@ -67,6 +67,7 @@ def write_page(
     made = {"methods": settings, "inputs": first["inputs"], "environment": environment(methods)}
     sentences = [f"{display_name(label)}: {note}" for label, note in notes.items()]
     items = "".join(f"<li>{html.escape(sentence)}" for sentence in sentences)
+    about = f"<ul>{items}</ul>" if items else ""
     page = f"""<!doctype html>
 <html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>
 <meta name=viewport content="width=device-width, initial-scale=1"><style>{_CSS}</style>
@@ -74,7 +75,7 @@ def write_page(
 <p class=lead>{html.escape(lead(methods))}
 {"".join(f"<p class=lead><strong>{html.escape(line)}</strong>" for line in failed)}
 <div class=wide>{table(methods, "html")}</div>
-<ul>{items}</ul>
+{about}
 <p class=small>{html.escape(described(methods))} {_METRICS}
 <h2>Costs</h2>
 <div class=wide>{cost_table(methods, "html")}</div>

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ..utils import check_integer, hide_avalanche_warnings
+from ..utils import hide_avalanche_warnings
 from .checkpoint import refuse_other_settings
 from .config import RunConfig
 from .results import (
@@ -47,7 +47,7 @@ _ENDED = {
 
 def local(runs: Sequence[Run], compute: Compute, *, jobs: int = 1) -> list[Results | None]:
     """Here, one after the other or side by side in processes; Ctrl-C ends all of them."""
-    if (jobs := min(check_integer("jobs", jobs, 1), len(runs))) < 2:
+    if (jobs := min(jobs, len(runs))) < 2:
         return [_attempt(one, partial(compute, *one)) for one in runs]
     spawn = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // jobs)

@@ -55,6 +55,7 @@ def run_methods(
         RuntimeError: every run failed; the message is the error of the first.
     """
     check_integer("n_seeds", n_seeds, 1)
+    check_integer("jobs", jobs, 1)
     check_loggers(loggers)
     configs = check_runs([config for config, _ in methods])
     runs = [
@@ -64,16 +65,22 @@ def run_methods(
     ]
     for _, folder in (*methods, *runs):
         refuse_to_replace(folder, resume=resume, overwrite=overwrite)
-    if not resume:
+    if launcher and overwrite:  # before jobs that may be queued again, and go on then
         for _, folder in runs:
             clear(folder)
     known: dict[str, dict[str, str]] = {}
     there = [finished_results(*one, known) if resume else None for one in runs]
     todo = [one for one, results in zip(runs, there, strict=True) if results is None]
 
-    bars = progress and 1 in (jobs, len(todo))
+    compute = partial(
+        run,
+        resume=resume or launcher is not None,
+        overwrite=overwrite,
+        progress=progress and 1 in (jobs, len(todo)),
+        loggers=loggers,
+    )
     launch = launcher or partial(local, jobs=jobs)
-    made = iter(launch(todo, partial(run, resume=True, progress=bars, loggers=loggers)))
+    made = iter(launch(todo, compute))
     results = [next(made) if one is None else one for one in there]
     if not any(results):
         raise RuntimeError(f"{runs[0][1]} {why_missing(runs[0][1])}")

@@ -81,7 +81,17 @@ def test_nothing_starts_where_one_run_cannot(tmp_path, monkeypatch):
     for n_seeds, jobs, named in ((0, 1, "n_seeds"), (1, 0, "jobs")):
         with pytest.raises(ValueError, match=named):
             run_methods(methods, n_seeds, jobs=jobs, overwrite=True)
+    assert (methods[1][1] / "results.json").exists()  # nothing is removed before the checks
     assert 1 <= default_jobs("cpu") <= 8
+
+
+def test_overwriting_removes_a_run_when_its_turn_comes(tmp_path):
+    methods = [(config(), tmp_path / name) for name in "ab"]
+    run_methods(methods)
+    stopped = mock.patch.object(SimpleCIL, "fit", side_effect=KeyboardInterrupt)
+    with stopped, pytest.raises(KeyboardInterrupt):
+        run_methods(methods, overwrite=True)
+    assert [why_missing(folder) for _, folder in methods] == ["is not finished", None]
 
 
 def test_stopping_ends_the_workers(tmp_path, monkeypatch):
