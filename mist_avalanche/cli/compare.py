@@ -17,9 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_experiment(parser)
     parser.add_argument(
         "--strategies",
-        help="comma-separated; '+mist' adds MISTPlugin, '+drift' drift compensation; your own as "
-        "package.module:Class or ./file.py:Class; default: simplecil and ranpac with and without "
-        "MIST, and Avalanche's naive, replay, ewc, lwf, er_ace, der, scr, streaming_lda, joint",
+        help="comma-separated; '+mist' adds MISTPlugin, '+joined' the features before tuning, "
+        "'+drift' drift compensation; your own as package.module:Class or ./file.py:Class; by "
+        "default simplecil and ranpac with and without MIST, and Avalanche's naive, replay, ewc, "
+        "lwf, er_ace, der, scr, streaming_lda, joint",
     )
     parser.add_argument(
         "--grid",
@@ -46,11 +47,14 @@ def method(name: str, base: "RunConfig") -> "RunConfig":
     """The settings of a method such as ``ranpac+mist+drift``."""
     place, colon, last = name.rpartition(":")  # a path may have a plus sign
     strategy, *additions = last.split("+")
-    if unknown := {*additions} - {"mist", "drift"}:
-        raise ValueError(f"Unknown addition '+{min(unknown)}' in {name!r}. Use '+mist', '+drift'.")
+    if unknown := {*additions} - {"mist", "joined", "drift"}:
+        known = "'+mist', '+joined', '+drift'"
+        raise ValueError(f"Unknown addition '+{min(unknown)}' in {name!r}. Use {known}.")
+    joined = {"joined": True} if "joined" in additions else {}
     return replace(
         base,
         strategy=place + colon + strategy,
+        strategy_args={**base.strategy_args, **joined},
         mist="mist" in additions,
         drift_compensation="drift" in additions,
     )

@@ -5,6 +5,7 @@ from ..strategies.registry import STRATEGIES
 
 _ADDITIONS = {
     "mist": "MIST",
+    "joined": "joined features",
     "drift": "drift compensation",
     **{name: f"MIST ({ablation.title})" for name, ablation in ABLATIONS.items()},
 }

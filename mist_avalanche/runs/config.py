@@ -76,8 +76,13 @@ class RunConfig:
     @property
     def label(self) -> str:
         """Name of the method in tables and folders, such as ``ranpac+mist+drift``."""
-        mist, drift = "+mist" * self.mist, "+drift" * self.drift_compensation
-        return self.name or f"{find(self.strategy).name}{mist}{drift}"
+        additions = {
+            "mist": self.mist,
+            "joined": self.strategy_args.get("joined"),
+            "drift": self.drift_compensation,
+        }
+        names = [find(self.strategy).name, *(name for name, added in additions.items() if added)]
+        return self.name or "+".join(names)
 
     @property
     def inputs(self) -> dict[str, Any]:

@@ -111,7 +111,8 @@ def _parameters(
     copies = find(config.strategy).copies * sum(p.numel() for p in model.parameters())
     changed = (now[name].cpu() != p for name, p in pretrained.named_parameters())
     updated = sum(int(entries.sum()) for entries in changed)
-    trained = sum(n for name, n in others.items() if not (computed and name.startswith("head.")))
+    untrained = ("pretrained.", *(["head."] * computed))
+    trained = sum(n for name, n in others.items() if not name.startswith(untrained))
     return {
         "total": sum(p.numel() for p in model.parameters()),
         "backbone": sum(p.numel() for p in now.values()),

@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 
 from ..models.backbone_with_head import BackboneWithHead
 from ..models.drift import fit_drift, rotations_and_flips
+from ..models.heads import PrototypeHead
 from ..utils import state_hash
 from .base import Common, FeatureBatches, PretrainedStrategy
 
@@ -24,11 +25,14 @@ class FeatureCommon(Common, total=False):
         drift_compensation: where a plugin tunes the backbone again, move what is stored of earlier
             classes by the affine map, fitted on eight views of the current training images, from
             their features before to those after.
+        joined: classify by the features of the backbone as it was given and as it is tuned, side by
+            side, each of norm 1. Two backbones are run and kept.
         compile: use ``torch.compile`` for the backbone.
     """
 
     train_mb_size: int
     drift_compensation: bool
+    joined: bool
     compile: bool
 
 
@@ -42,10 +46,10 @@ class FeatureStrategy(PretrainedStrategy):
 
     Args:
         model: backbone and head; the head has ``seen``, and ``move(drift)`` if it can follow.
-        train_mb_size, drift_compensation, compile, common: see :class:`FeatureCommon`.
+        train_mb_size, drift_compensation, joined, compile, common: see :class:`FeatureCommon`.
 
     Raises:
-        ValueError: ``compile`` with a first session.
+        ValueError: ``compile`` or ``joined`` with a first session.
         FloatingPointError: the backbone gives NaN or Inf.
     """
 
@@ -58,13 +62,19 @@ class FeatureStrategy(PretrainedStrategy):
         model: BackboneWithHead,
         train_mb_size: int = 64,
         drift_compensation: bool = False,
+        joined: bool = False,
         compile: bool = False,
         **common: Unpack[Common],
     ) -> None:
         if compile and self.session:
             raise ValueError("torch.compile does not see a first session's adapter. Omit one.")
+        if joined and self.session:
+            raise ValueError("A first session has features of its own. Omit it or `joined`.")
         super().__init__(model=model, train_mb_size=train_mb_size, train_epochs=1, **common)
         self.model.run_backbone.compile = compile
+        if joined:
+            self.model_to_tune = BackboneWithHead(self.backbone, PrototypeHead())
+            self.model.join()
         self.drift_compensation = drift_compensation
         self._images: Any = None  # batches of the experience's training images
         self._fitted_on = ""  # hash of the backbone that the last features came from

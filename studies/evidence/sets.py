@@ -26,15 +26,20 @@ TITLES = {
     "cars": "cars (98 classes)",
     "omniglot": "handwriting (Omniglot)",
 }
-_RESIZE = v2.Resize(256, interpolation=InterpolationMode.BICUBIC, antialias=True)
-_CENTER = v2.Compose([_RESIZE, v2.CenterCrop(SIZE), v2.PILToTensor()])
 _NORMALIZE = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(*IMAGENET)])
-_MIRRORED = v2.RandomHorizontalFlip()
-TRAIN = {
-    "photographs": v2.Compose([v2.RandomResizedCrop(SIZE, scale=(0.05, 1.0)), _MIRRORED]),
-    "cars": v2.Compose([v2.Resize((300, 300), antialias=True), v2.RandomCrop(SIZE)]),
-    "omniglot": v2.Compose([slight_affine(), v2.Resize((SIZE, SIZE), antialias=True)]),
-}
+_BICUBIC = InterpolationMode.BICUBIC
+
+
+def _random_crop(name: str, size: int) -> v2.Compose:
+    """The training transform of a set, at ``size`` pixels, on decoded images."""
+    if name == "omniglot":
+        return v2.Compose([slight_affine(), v2.Resize((size, size), antialias=True)])
+    if name == "cars":
+        side = round(size * 300 / 224)
+        crop = [v2.Resize((side, side), _BICUBIC, antialias=True), v2.RandomCrop(size)]
+    else:
+        crop = [v2.RandomResizedCrop(size, scale=(0.05, 1.0))]
+    return v2.Compose([*crop, v2.RandomHorizontalFlip()])
 
 
 @dataclass
@@ -43,7 +48,7 @@ class Part:
 
     pixels: np.ndarray  # all images, flat, uint8
     shapes: np.ndarray  # (n, 2) height and width
-    crops: np.ndarray  # (n, 3, SIZE, SIZE) uint8
+    crops: np.ndarray  # (n, 3, size, size) uint8
     targets: np.ndarray  # (n,)
 
     def __post_init__(self) -> None:
@@ -56,9 +61,9 @@ class Part:
         return Image.fromarray(np.asarray(flat.reshape(height, width, 3)))
 
 
-def prepare(name: str, data: Path, cache: Path) -> None:
-    """Write a set's parts to ``cache``, unless they are there."""
-    if (cache / name / "names.txt").exists():
+def prepare(name: str, data: Path, cache: Path, size: int = SIZE) -> None:
+    """Write a set's parts, with crops of ``size`` pixels, to ``cache``, unless they are there."""
+    if (cache / name / f"test-crops-{size}.npy").exists():
         return
     (cache / name).mkdir(parents=True, exist_ok=True)
     found: dict[str, list[tuple[Image.Image, str]]] = {"train": [], "test": []}
@@ -78,22 +83,24 @@ def prepare(name: str, data: Path, cache: Path) -> None:
         names = sorted({label for _, label in found["train"]})
     for part, rows in found.items():
         ids = {label: i for i, label in enumerate(names)}
-        whole = v2.Compose([v2.Resize((SIZE, SIZE), antialias=True), v2.PILToTensor()])
-        crop = whole if name == "omniglot" else _CENTER
+        resize = v2.Resize(round(size * 256 / 224), interpolation=_BICUBIC, antialias=True)
+        crop = v2.Compose([resize, v2.CenterCrop(size), v2.PILToTensor()])
+        if name == "omniglot":
+            crop = v2.Compose([v2.Resize((size, size), antialias=True), v2.PILToTensor()])
         arrays = {
             "pixels": np.concatenate([np.asarray(image).ravel() for image, _ in rows]),
             "shapes": np.array([[image.height, image.width] for image, _ in rows]),
-            "crops": np.stack([crop(image).numpy() for image, _ in rows]),
             "targets": np.array([ids[label] for _, label in rows]),
+            f"crops-{size}": np.stack([crop(image).numpy() for image, _ in rows]),
         }
         for key, array in arrays.items():
             np.save(cache / name / f"{part}-{key}.npy", array)
     (cache / name / "names.txt").write_text("\n".join(names))
 
 
-def load(name: str, cache: Path) -> tuple[Part, Part, list[str]]:
+def load(name: str, cache: Path, size: int = SIZE) -> tuple[Part, Part, list[str]]:
     """Training images, test images and names of the classes of a set."""
-    keys = ("pixels", "shapes", "crops", "targets")
+    keys = ("pixels", "shapes", f"crops-{size}", "targets")
     train, test = (
         Part(*(np.load(cache / name / f"{part}-{key}.npy", mmap_mode="r") for key in keys))
         for part in ("train", "test")
@@ -115,8 +122,8 @@ class _Rows(Dataset):
 
 
 class _Random:
-    def __init__(self, name: str) -> None:
-        self.crop = TRAIN.get(name, TRAIN["photographs"])
+    def __init__(self, name: str, size: int) -> None:
+        self.crop = _random_crop(name, size)
 
     def __call__(self, item: tuple[Part, int]) -> torch.Tensor:
         part, row = item
@@ -128,18 +135,18 @@ def _center(item: tuple[Part, int]) -> torch.Tensor:
     return _NORMALIZE(torch.from_numpy(np.array(part.crops[row])))
 
 
-def benchmark(name: str, cache: Path, order: int, n_experiences: int = 10):
+def benchmark(name: str, cache: Path, order: int, n_experiences: int = 10, size: int = SIZE):
     """All classes of a set in their order; the field's own split."""
-    train, test, names = load(name, cache)
+    train, test, names = load(name, cache, size)
     parts = [_Rows(p, np.arange(len(p.targets)), np.asarray(p.targets)) for p in (train, test)]
     return _stream(name, parts, names, n_experiences, order)
 
 
-def held_out(name: str, cache: Path, order: int, seed: int, n_experiences: int):
+def held_out(name: str, cache: Path, order: int, seed: int, n_experiences: int, size: int = SIZE):
     """From training images alone, a fifth of each class held out: the first tenth of the classes,
     or all of them, in ten experiences.
     """
-    train, _, names = load(name, cache)
+    train, _, names = load(name, cache, size)
     targets = np.asarray(train.targets)
     chosen = np.random.RandomState(order).permutation(len(names))
     if n_experiences < 10:
@@ -166,6 +173,6 @@ def _stream(name, parts, names, n_experiences, order):
         n_experiences,
         class_names=names,
         seed=order,
-        train_transform=_Random(name),
+        train_transform=_Random(name, parts[0].part.crops.shape[-1]),
         eval_transform=_center,
     )

@@ -121,14 +121,15 @@ def test_the_file_in_the_guide(tmp_path, capsys):
 
 
 def test_every_combination_is_a_method():
-    methods = [method(name, RunConfig()) for name in ("ranpac", "ranpac+mist+drift", "slca")]
+    names = ("ranpac", "ranpac+mist+joined+drift", "slca")
+    methods = [method(name, RunConfig()) for name in names]
     grid = {"mist.lr": [0.1, 1e20], "ranpac.seed": [1, 2], "mist.view": "a/b"}
     found = on_grid(methods, grid)
     labels = [config.label for config in found]
     assert labels[:2] == ["ranpac@seed=1", "ranpac@seed=2"]
-    assert labels[2] == "ranpac@seed=1+mist@lr=0.1,view=a-b+drift"
-    assert labels[5] == "ranpac@seed=2+mist@lr=1e20,view=a-b+drift"
+    assert labels[2] == "ranpac@seed=1+mist@lr=0.1,view=a-b+joined+drift"
+    assert labels[5] == "ranpac@seed=2+mist@lr=1e20,view=a-b+joined+drift"
     assert labels[6:] == ["slca"]
     assert found[5].mist_args == {"lr": 1e20, "view": "a/b"}
-    assert found[5].strategy_args == {"seed": 2}
+    assert found[5].strategy_args == {"joined": True, "seed": 2}
     assert found[6].strategy_args == {}

@@ -26,6 +26,7 @@ def benchmark():
     [
         ("simplecil", {}),
         ("ranpac", {"n_random_features": 300}),
+        ("simplecil", {"joined": True}),
         ("naive", {"train_epochs": 1}),
         ("der", {"train_epochs": 1}),
         ("l2p", {"train_epochs": 1}),

@@ -24,6 +24,9 @@ RUNS = {
     "simplecil+mist+drift": config(mist=True, drift_compensation=True),
     "ranpac+mist": config("ranpac", mist=True, strategy_args=FEW),
     "ranpac+mist+drift": config("ranpac", mist=True, drift_compensation=True, strategy_args=FEW),
+    "ranpac+mist+joined+drift": config(
+        "ranpac", mist=True, drift_compensation=True, strategy_args={**FEW, "joined": True}
+    ),
     "slca": config("slca", strategy_args=SLCA),
     "slca+mist": config("slca", mist=True, strategy_args=SLCA),
     "l2p+mist": config("l2p", mist=True, strategy_args={"train_epochs": 2}),

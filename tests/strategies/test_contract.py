@@ -23,6 +23,7 @@ from mist_avalanche import MISTPlugin, strategies
 STRATEGIES = {
     "simplecil": (strategies.SimpleCIL, {}),
     "ranpac": (strategies.RanPAC, {"n_random_features": 64}),
+    "joined": (strategies.RanPAC, {"n_random_features": 64, "joined": True}),
     "l2p": (strategies.L2P, {"size": 4, "length": 2, "top_k": 2, "lr": 0.03}),
     "dualprompt": (strategies.DualPrompt, {"general_length": 2, "expert_length": 2, "lr": 0.03}),
     "codaprompt": (strategies.CODAPrompt, {"per_experience": 2, "length": 2, "lr": 0.03}),
@@ -33,7 +34,11 @@ STRATEGIES = {
     ),
     "ease": (strategies.EASE, {"bottleneck": 4, "lr": 0.2}),
 }
-WITHOUT_TRAINING = ("simplecil", "ranpac")  # these have neither epochs nor batches of training
+WITHOUT_TRAINING = (
+    "simplecil",
+    "ranpac",
+    "joined",
+)  # these have neither epochs nor batches of training
 # With a single class, cross-entropy over the classes of the experience is always 0: old classes
 # stay known, but nothing is learned about the new one.
 LEARNS_BY_CONTRAST = ("l2p", "dualprompt", "codaprompt", "slca")
@@ -45,6 +50,7 @@ EVERYTHING = ("",)
 STAYS = {
     "simplecil": EVERYTHING,
     "ranpac": ("backbone.", "head.counts", "head.cross"),  # G and the solution are of all classes
+    "joined": ("backbone.", "pretrained.", "head.counts", "head.cross"),
     "l2p": ("backbone.", "head."),  # experiences share the pool of prompts
     "dualprompt": ("backbone.", "head."),  # and the general prompts
     "codaprompt": EVERYTHING,
