@@ -8,13 +8,16 @@ from statistics import mean
 from typing import Any
 
 from jobs import BACKBONE, Job
-from sets import TITLES
+from sets import SIZE, TITLES
+from states import Tuning
 
 from mist_avalanche.models import backbone_defaults
 
 EPOCHS = 10
 DEFAULT_LR = backbone_defaults(BACKBONE).mist["lr"]
 LRS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (1e-4, 1e-3, 3e-3, 1e-2)
+SMALL = 112  # pixels
 DENSE = {"select_rate": 1.0, "drop_rate": 0.0}
 DENSE_LRS = (3e-5, 1e-4, 3e-4, 1e-3)
 SEEDS = (0, 1, 2)
@@ -178,7 +181,40 @@ def beyond(results: Results) -> list[Job]:
     return [*found, *(Job("cars", "frozen", None, seed, held_out=10) for seed in SEEDS)]
 
 
-STAGES: dict[str, Callable[[Results], list[Job]]] = {
+def later(lr: float) -> dict[str, Any]:
+    """Arguments of MIST before every experience, as where drift is compensated."""
+    epochs = backbone_defaults(BACKBONE).mist_with_drift["later_epochs"]
+    return first(lr, tune_on="every", later_epochs=epochs)
+
+
+def rates(results: Results) -> list[Tuning]:
+    """Learning rates before every experience, at 112 pixels; the default rate on near sets too."""
+    found = [Tuning(name, SMALL) for name in TITLES]
+    for name in ("cars", "omniglot", "cub", "cifar"):
+        lrs = RATES if name in ("cars", "omniglot") else (DEFAULT_LR,)
+        found += [Tuning(name, SMALL, later(lr), seed) for seed in SEEDS[:2] for lr in lrs]
+    return found
+
+
+def held_out(results: Results) -> list[Tuning]:
+    """Before every experience and joined features, on held-out training images at 112 pixels."""
+    found = [Tuning(n, SMALL, None, s, held_out=True) for n in TITLES for s in SEEDS[:2]]
+    found += [Tuning("cars", SMALL, later(lr), 0, held_out=True) for lr in (1e-2, DEFAULT_LR)]
+    return found + [
+        Tuning(name, SMALL, first(lr), seed, held_out=True)
+        for lr in (1e-2, DEFAULT_LR)
+        for seed in SEEDS[:2]
+        for name in ("omniglot", "cub", "cifar")
+    ]
+
+
+def joined(results: Results) -> list[Tuning]:
+    """Joined features of a backbone that is tuned once, at 224 pixels."""
+    found = [Tuning(name, SIZE) for name in TITLES]
+    return found + [Tuning(name, SIZE, first(1e-2), seed) for seed in SEEDS for name in TITLES]
+
+
+STAGES: dict[str, Callable[[Results], list[Any]]] = {
     "choice": choice,
     "main": main,
     "default": default,
@@ -188,4 +224,7 @@ STAGES: dict[str, Callable[[Results], list[Job]]] = {
     "choice of lora": choice_lora,
     "plain": plain_baselines,
     "beyond": beyond,
+    "held out": held_out,
+    "rates": rates,
+    "joined": joined,
 }

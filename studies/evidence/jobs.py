@@ -48,6 +48,8 @@ class Job:
         tried: options of :mod:`tried`.
     """
 
+    size = sets.SIZE
+
     set: str
     method: str
     mist: dict[str, Any] | None = field(default=None, hash=False)

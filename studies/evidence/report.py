@@ -13,7 +13,9 @@ from scipy.stats import t as student
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from sets import TITLES
+from grid import SMALL
+from sets import SIZE, TITLES
+from states import BLENDS
 
 STRATEGIES = {"simplecil": "SimpleCIL", "ranpac": "RanPAC"}
 Row = dict[str, Any]
@@ -180,6 +182,61 @@ def beyond(rows: Iterable[Row]) -> list[str]:
     return table(["option", *STRATEGIES.values()], ordered)
 
 
+def by_rate(rows: Iterable[Row]) -> list[str]:
+    """A_T of statistics left stale, moved and computed again, by learning rate; one per seed."""
+    found: dict[tuple[str, float], dict[int, Row]] = defaultdict(dict)
+    frozen: dict[str, Row] = {}
+    for row in rows:
+        if row["size"] == SMALL and not row["held_out"]:
+            if row["mist"] is None:
+                frozen[row["set"]] = row["A_T"]["frozen"]
+            elif row["mist"]["tune_on"] == "every":
+                found[row["set"], row["mist"]["lr"]][row["seed"]] = row["A_T"]
+    lines = []
+    for strategy, label in STRATEGIES.items():
+        for (name, lr), seeds in sorted(found.items()):
+            start = mean(_draws(frozen[name][strategy])) if name in frozen else None
+            cells = [
+                ", ".join(f"{mean(_draws(seeds[s][kind][strategy])):.1f}" for s in sorted(seeds))
+                for kind in ("first", "every", "drift", "refit")
+            ]
+            shown = "" if start is None else f"{start:.1f}"
+            lines.append([TITLES[name].split(" (")[0], label, f"{lr:g}", shown, *cells])
+    heads = ["data", "strategy", "learning rate", "frozen", "first", "every", "moved", "refit"]
+    return table(heads, lines)
+
+
+def side_by_side(rows: Iterable[Row], *, held_out: bool, size: int) -> list[str]:
+    """A_T of frozen, tuned, joined features and of weights between frozen and tuned."""
+    kinds = ["first", "joined", *(f"blend {share}" for share in BLENDS)][: 5 if held_out else 2]
+    plain: dict[tuple[str, int], Row] = {}
+    found: dict[tuple[str, float], dict[int, Row]] = defaultdict(dict)
+    for row in rows:
+        if row["size"] == size and row["held_out"] == held_out:
+            if row["mist"] is None:
+                plain[row["set"], row["seed"]] = row["A_T"]["frozen"]
+            elif "joined" in row["A_T"]:
+                found[row["set"], row["mist"]["lr"]][row["seed"]] = row["A_T"]
+    lines = []
+    for (name, lr), seeds in sorted(found.items()):
+        for strategy, label in STRATEGIES.items():
+            base = {s: mean(_draws(plain[name, s * held_out][strategy])) for s in sorted(seeds)}
+            cells = [TITLES[name].split(" (")[0], label, f"{lr:g}", f"{mean(base.values()):.1f}"]
+            for kind in kinds:
+                gains = [
+                    mean(_draws(seeds[s][kind][strategy])) - base[s]
+                    for s in base
+                    if kind in seeds[s]
+                ]
+                cells.append(interval(gains))
+            lines.append(cells)
+    return table(["data", "strategy", "learning rate", "frozen", "tuned", *kinds[1:]], lines)
+
+
+def _draws(value: Any) -> list[float]:
+    return value if isinstance(value, list) else [value]
+
+
 def _gain(runs: Runs, method: str, name: str, strategy: str) -> str:
     return interval(runs.gains(method, name, strategy)) or "not measured"
 
@@ -242,7 +299,7 @@ def picture(runs: Runs, file: Path) -> None:
     plt.close(figure)
 
 
-def write(rows: list[Row], document: Path) -> None:
+def write(rows: list[Row], states: list[Row], document: Path) -> None:
     """The page and its picture: ``evidence.md`` with the tables where it names them."""
     runs = Runs(rows)
     picture(runs, document.with_suffix(".png"))
@@ -257,6 +314,9 @@ def write(rows: list[Row], document: Path) -> None:
         "probes": probes(runs, rows),
         "choices": choices(rows),
         "beyond": beyond(rows),
+        "by rate": by_rate(states),
+        "joined": side_by_side(states, held_out=False, size=SIZE),
+        "joined, held out": side_by_side(states, held_out=True, size=SMALL),
     }.items():
         text = text.replace(f"[{mark}]\n", "\n".join(lines) + "\n")
     document.write_text(text)

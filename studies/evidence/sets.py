@@ -61,7 +61,7 @@ class Part:
         return Image.fromarray(np.asarray(flat.reshape(height, width, 3)))
 
 
-def prepare(name: str, data: Path, cache: Path, size: int = SIZE) -> None:
+def prepare(data: Path, cache: Path, name: str, size: int) -> None:
     """Write a set's parts, with crops of ``size`` pixels, to ``cache``, unless they are there."""
     if (cache / name / f"test-crops-{size}.npy").exists():
         return
