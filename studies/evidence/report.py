@@ -206,6 +206,33 @@ def by_rate(rows: Iterable[Row]) -> list[str]:
     return table(heads, lines)
 
 
+def maps(rows: Iterable[Row]) -> list[str]:
+    """A_T by how stored features were moved, on held-out training images; one column per rate."""
+    found = {
+        row["mist"]["lr"]: row["A_T"] for row in rows if row["held_out"] and "refit" in row["A_T"]
+    }
+    kinds = {
+        "tuned once": "first",
+        "not moved": "every",
+        "mean shift": "mean shift",
+        "shift of near images (SDC)": "near shift",
+        "affine, one view": "affine, one view",
+        "affine, 8 views (this package)": "drift",
+        "kernel regression, 8 views": "curved",
+        "computed again": "refit",
+    }
+    lines = []
+    for label, kind in kinds.items():
+        cells = [
+            f"{mean(_draws(found[lr][kind][strategy])):.1f}"
+            for lr in sorted(found)
+            for strategy in STRATEGIES
+        ]
+        lines.append([label, *cells])
+    heads = [f"{label}, {lr:g}" for lr in sorted(found) for label in STRATEGIES.values()]
+    return table(["statistics", *heads], lines)
+
+
 def side_by_side(rows: Iterable[Row], *, held_out: bool, size: int) -> list[str]:
     """A_T of frozen, tuned, joined features and of weights between frozen and tuned."""
     kinds = ["first", "joined", *(f"blend {share}" for share in BLENDS)][: 5 if held_out else 2]
@@ -315,6 +342,7 @@ def write(rows: list[Row], states: list[Row], document: Path) -> None:
         "choices": choices(rows),
         "beyond": beyond(rows),
         "by rate": by_rate(states),
+        "maps": maps(states),
         "joined": side_by_side(states, held_out=False, size=SIZE),
         "joined, held out": side_by_side(states, held_out=True, size=SMALL),
     }.items():

@@ -12,6 +12,7 @@ import json
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -149,15 +150,63 @@ def extract(backbone: nn.Module, experience: Any, device: str, *, views: bool = 
     return torch.cat(rows)
 
 
-def followed(found: Features) -> Tensor:
-    """The stale features, moved by the package's map before each later experience."""
+# ---- Statistics that follow the features ---------------------------------------------------------
+
+Map = Callable[[Tensor], Tensor]
+
+
+def package(old: Tensor, new: Tensor, t: int) -> Map:
+    """What the package does."""
+    return fit_drift(old, new, torch.Generator().manual_seed(t))
+
+
+def one_view(old: Tensor, new: Tensor, t: int) -> Map:
+    """The same from the images as they are."""
+    return package(old[:, :1], new[:, :1], t)
+
+
+def mean_shift(old: Tensor, new: Tensor, t: int) -> Map:
+    """All features move alike."""
+    shift = (new - old)[:, 0].mean(0)
+    return lambda x: x + shift
+
+
+def near_shift(old: Tensor, new: Tensor, t: int) -> Map:
+    """Features move as near ones do (SDC, arXiv 2004.00440), σ 0.3 of the median distance."""
+    x, shifts = old[:, 0], (new - old)[:, 0]
+    width = 0.3 * torch.pdist(x).median()
+    near: Map = lambda q: torch.softmax(-torch.cdist(q, x).square() / (2 * width**2), 1)  # noqa: E731
+    return lambda q: q + near(q) @ shifts
+
+
+def curved(old: Tensor, new: Tensor, t: int) -> Map:
+    """Kernel ridge regression of the displacement, Gaussian of the median distance, all views."""
+    x, y = (f.flatten(0, 1).double() for f in (old, new - old))
+    width, mean_ = torch.pdist(x[:2000]).median(), y.mean(0)
+    kernel: Map = lambda q: torch.exp(-torch.cdist(q, x).square() / (2 * width**2))  # noqa: E731
+    weights = torch.linalg.solve(kernel(x) + 0.1 * torch.eye(len(x)), y - mean_)
+    return lambda q: q + (kernel(q.double()) @ weights + mean_).float()
+
+
+MAPS = {
+    "mean shift": mean_shift,
+    "near shift": near_shift,
+    "affine, one view": one_view,
+    "curved": curved,
+}
+
+
+def followed(found: Features, fit: Callable[[Tensor, Tensor, int], Map] = package) -> Tensor:
+    """The stale features, moved before each later experience by a map that ``fit`` makes."""
     sizes = found["sizes"].tolist()
     moved = found["stale"][: sizes[0]]
     for t in range(1, len(sizes)):
-        generator = torch.Generator().manual_seed(t)
-        drift = fit_drift(found[f"before {t}"], found[f"after {t}"], generator)
-        moved = torch.cat([drift(moved), found["stale"][len(moved) : len(moved) + sizes[t]]])
+        move = fit(found[f"before {t}"], found[f"after {t}"], t)
+        moved = torch.cat([move(moved), found["stale"][len(moved) : len(moved) + sizes[t]]])
     return moved
+
+
+# ---- What classifiers make of them ---------------------------------------------------------------
 
 
 def simplecil(train: Tensor, test: Tensor, found: Features) -> float:
@@ -189,7 +238,7 @@ def joined(*parts: Tensor) -> Tensor:
     return torch.cat([nn.functional.normalize(part, dim=1) for part in parts], 1)
 
 
-def variants(found: Features, frozen: Features) -> dict[str, tuple[Tensor, Tensor]]:
+def variants(found: Features, frozen: Features, *, maps: bool) -> dict[str, tuple[Tensor, Tensor]]:
     """Training and test features of what is compared, by its name."""
     f, g = frozen["train"], frozen["test"]
     if "train first" not in found:
@@ -207,6 +256,8 @@ def variants(found: Features, frozen: Features) -> dict[str, tuple[Tensor, Tenso
             "refit": (found["train"], test),
             "drift, joined": (joined(f, moved), joined(g, test)),
         }
+        if maps:
+            cases |= {name: (followed(found, fit), test) for name, fit in MAPS.items()}
     return cases
 
 
@@ -222,7 +273,7 @@ def work(job: Tuning, weights: Path, cache: Path, device: str, precision: str) -
         row = {**asdict(job), "extracted": round(time.perf_counter() - start)}
         row["A_T"] = {
             name: {"simplecil": simplecil(*xs, found), "ranpac": ranpac(*xs, found)}
-            for name, xs in variants(found, frozen).items()
+            for name, xs in variants(found, frozen, maps=job.held_out).items()
         }
     except Exception:
         return {"failed": traceback.format_exc()}
