@@ -38,7 +38,7 @@ def test_what_is_registered():
 
 
 def test_settings_of_the_command():
-    common = {"train_mb_size", "eval_mb_size", "eval_every", "cache"}
+    common = {"train_mb_size", "eval_mb_size", "eval_every", "cache", "joined"}
     assert {*arguments_of(find("simplecil"))} == common
     assert {"n_random_features", "first_session", "seed"} <= arguments_of(find("ranpac")).keys()
     assert "train_epochs" not in arguments_of(find("streaming_lda"))
