@@ -6,6 +6,7 @@ from .coda_prompt import CODAPrompt as CODAPrompt
 from .dualprompt import DualPrompt as DualPrompt
 from .ease import EASE as EASE
 from .feature_based import FeatureStrategy as FeatureStrategy
+from .fecam import FeCAM as FeCAM
 from .gradient_based import GradientStrategy as GradientStrategy
 from .l2p import L2P as L2P
 from .ranpac import RanPAC as RanPAC
@@ -20,6 +21,7 @@ __all__ = [
     "SLCA",
     "CODAPrompt",
     "DualPrompt",
+    "FeCAM",
     "FeatureStrategy",
     "GradientStrategy",
     "RanPAC",
