@@ -3,6 +3,7 @@
 from . import baselines as baselines
 from .aper import APER as APER
 from .coda_prompt import CODAPrompt as CODAPrompt
+from .cofima import CoFiMA as CoFiMA
 from .dualprompt import DualPrompt as DualPrompt
 from .ease import EASE as EASE
 from .feature_based import FeatureStrategy as FeatureStrategy
@@ -20,6 +21,7 @@ __all__ = [
     "L2P",
     "SLCA",
     "CODAPrompt",
+    "CoFiMA",
     "DualPrompt",
     "FeCAM",
     "FeatureStrategy",

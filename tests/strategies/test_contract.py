@@ -32,12 +32,16 @@ STRATEGIES = {
         strategies.SLCA,
         {"lr": 0.03, "backbone_lr": 1e-3, "samples_per_class": 16, "align_epochs": 2},
     ),
+    "cofima": (
+        strategies.CoFiMA,
+        {"lr": 0.03, "backbone_lr": 1e-3, "samples_per_class": 16, "align_epochs": 2},
+    ),
     "ease": (strategies.EASE, {"bottleneck": 4, "lr": 0.2}),
     "fecam": (strategies.FeCAM, {}),
 }
 # these have neither epochs nor batches of training
 WITHOUT_TRAINING = ("simplecil", "ranpac", "joined", "fecam")
-MOVE_THE_BACKBONE = ("slca",)
+MOVE_THE_BACKBONE = ("slca", "cofima")
 # With a single class, cross-entropy over the classes of the experience is always 0: old classes
 # stay known, but nothing is learned about the new one.
 LEARNS_BY_CONTRAST = ("l2p", "dualprompt", "codaprompt", *MOVE_THE_BACKBONE)
@@ -55,6 +59,7 @@ STAYS = {
     "codaprompt": EVERYTHING,
     "aper": EVERYTHING,
     "slca": ("head.",),  # the backbone trains
+    "cofima": ("head.",),
     "ease": EVERYTHING,
     "fecam": EVERYTHING,
 }
