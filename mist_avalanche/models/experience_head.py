@@ -50,7 +50,9 @@ class ExperienceLinear(StatisticsHead):
 
     @torch.no_grad()
     def end(self) -> None:
-        """The rows are trained; evaluation uses them and all others as they are."""
+        """The rows are trained, unless they were before; evaluation uses all as they are."""
+        if self.part is None:
+            return
         self.weight[self._classes], self.bias[self._classes] = self.part.weight, self.part.bias
         self.counts[self._classes] += 1
         self.part = None

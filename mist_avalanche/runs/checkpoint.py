@@ -21,8 +21,8 @@ from .build import digests_of
 
 FORMAT = 6
 NAME = "checkpoint.pt"
-# RanPAC needs these to learn more classes, not to predict; they are large
-FOR_TRAINING = ("head.gram", "head.cross", "head.memory.")
+# RanPAC and FeCAM need these to learn more classes, not to predict; they are large
+FOR_TRAINING = ("head.gram", "head.cross", "head.memory.", "head.scatter")
 _UNREADABLE = (RuntimeError, EOFError, KeyError, ValueError, TypeError, UnpicklingError)
 
 

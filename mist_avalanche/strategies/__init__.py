@@ -3,9 +3,11 @@
 from . import baselines as baselines
 from .aper import APER as APER
 from .coda_prompt import CODAPrompt as CODAPrompt
+from .cofima import CoFiMA as CoFiMA
 from .dualprompt import DualPrompt as DualPrompt
 from .ease import EASE as EASE
 from .feature_based import FeatureStrategy as FeatureStrategy
+from .fecam import FeCAM as FeCAM
 from .gradient_based import GradientStrategy as GradientStrategy
 from .l2p import L2P as L2P
 from .ranpac import RanPAC as RanPAC
@@ -19,7 +21,9 @@ __all__ = [
     "L2P",
     "SLCA",
     "CODAPrompt",
+    "CoFiMA",
     "DualPrompt",
+    "FeCAM",
     "FeatureStrategy",
     "GradientStrategy",
     "RanPAC",

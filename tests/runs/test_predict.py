@@ -31,8 +31,10 @@ def benchmark():
         ("der", {"train_epochs": 1}),
         ("l2p", {"train_epochs": 1}),
         ("slca", {"train_epochs": 1, "samples_per_class": 8}),
+        ("cofima", {"train_epochs": 1, "samples_per_class": 8}),
         ("ease", {"train_epochs": 1}),
         ("aper", {"train_epochs": 1}),
+        ("fecam", {}),
     ],
 )
 def test_a_finished_run_gives_its_classifier_back(strategy, settings, benchmark, tmp_path):

@@ -29,6 +29,8 @@ RUNS = {
     ),
     "slca": config("slca", strategy_args=SLCA),
     "slca+mist": config("slca", mist=True, strategy_args=SLCA),
+    "cofima+mist": config("cofima", mist=True, strategy_args=SLCA),
+    "fecam+mist": config("fecam", mist=True),
     "l2p+mist": config("l2p", mist=True, strategy_args={"train_epochs": 2}),
     "naive+mist": config("naive", mist=True, strategy_args={"train_epochs": 1}),
 }

@@ -1,4 +1,4 @@
-"""What L2P, DualPrompt, CODA-Prompt, SLCA and EASE hold beyond the contract of all strategies."""
+"""What strategies that train on every experience hold beyond the contract of all strategies."""
 
 import copy
 from unittest import mock
@@ -15,13 +15,15 @@ from timm.models.vision_transformer import VisionTransformer
 
 from mist_avalanche import MISTPlugin
 from mist_avalanche.models.experience_head import ExperienceLinear
-from mist_avalanche.strategies import EASE, L2P, SLCA, CODAPrompt, DualPrompt
+from mist_avalanche.strategies import EASE, L2P, SLCA, CODAPrompt, CoFiMA, DualPrompt
 
+_OF_SLCA = {"lr": 0.02, "backbone_lr": 1e-3, "samples_per_class": 8, "align_epochs": 2}
 STRATEGIES = {
     "l2p": (L2P, {"size": 4, "length": 2, "top_k": 2, "lr": 0.02}),
     "dualprompt": (DualPrompt, {"general_length": 2, "expert_length": 2, "lr": 0.02}),
     "codaprompt": (CODAPrompt, {"per_experience": 2, "length": 4, "lr": 0.02}),
-    "slca": (SLCA, {"lr": 0.02, "backbone_lr": 1e-3, "samples_per_class": 8, "align_epochs": 2}),
+    "slca": (SLCA, _OF_SLCA),
+    "cofima": (CoFiMA, _OF_SLCA),
     "ease": (EASE, {"lr": 0.2, "bottleneck": 4}),
 }
 NAMES = pytest.mark.parametrize("name", STRATEGIES)
@@ -110,6 +112,7 @@ def test_what_is_refused(name):
         "dualprompt": {"key_loss_weight": -1, "expert_blocks": (3,)},
         "codaprompt": {"length": 3, "blocks": ()},
         "slca": {"milestones": (2,), "weight_decay": -1},
+        "cofima": {"new_weight": 1.5, "fisher_clip": 0},
         "ease": {"alpha": -1, "bottleneck": 0, "complement": "none"},
     }[name]
     for argument, value in wrong.items():
@@ -121,7 +124,7 @@ def test_what_is_refused(name):
     parts = split_online_stream(benchmark.train_stream, 4)
     with pytest.raises(ValueError, match="Train on the benchmark's own train_stream"):
         train(make(name), next(iter(parts)))
-    if name != "slca":
+    if name not in ("slca", "cofima"):
         with pytest.raises(ValueError, match=r"ResNet has none\. Use a backbone"):
             make(name, model=timm.create_model("resnet18", num_classes=0))
         with pytest.raises(ValueError, match=r"cannot follow .*tune_on='first'"):
