@@ -12,12 +12,14 @@ from .ranpac import RanPAC as RanPAC
 from .registry import register as register
 from .simplecil import SimpleCIL as SimpleCIL
 from .slca import SLCA as SLCA
+from .ssiat import SSIAT as SSIAT
 
 __all__ = [
     "APER",
     "EASE",
     "L2P",
     "SLCA",
+    "SSIAT",
     "CODAPrompt",
     "DualPrompt",
     "FeatureStrategy",

@@ -15,13 +15,13 @@ ROOT = os.environ.get("HOSTS_REFERENCE_DIR") or Path(__file__).parent / "golden"
 DIRECTORY = Path(ROOT) / "tuned"
 
 
-def arrays(name):
-    with np.load(DIRECTORY / f"{name}.npz") as read:
+def arrays(name, directory=DIRECTORY):
+    with np.load(directory / f"{name}.npz") as read:
         return {key: torch.from_numpy(read[key]) for key in read.files}
 
 
-def settings_of(name):
-    return json.loads((DIRECTORY / "golden.json").read_text())[f"{name}.npz"]["settings"]
+def settings_of(name, directory=DIRECTORY):
+    return json.loads((directory / "golden.json").read_text())[f"{name}.npz"]["settings"]
 
 
 COMMON = arrays("common")
@@ -43,9 +43,9 @@ def mirrored(x):
     return x.flip(-1)
 
 
-def experiences(sizes):
+def experiences(sizes, common=COMMON):
     """Images in the order of training, mirrored by the training transform alone."""
-    x, y = COMMON["train_images"][COMMON["order"]], COMMON["train_labels"][COMMON["order"]]
+    x, y = common["train_images"][common["order"]], common["train_labels"][common["order"]]
     groups = TransformGroups({"train": (mirrored, None), "eval": (None, None)})
     made, first = [], 0
     for n in sizes:
@@ -56,8 +56,15 @@ def experiences(sizes):
     return benchmark_from_datasets(train=made).train_stream
 
 
-def seen_test_images(n_classes):
-    return pixels(COMMON["test_images"][COMMON["test_labels"] < n_classes])
+def seen_test_images(n_classes, common=COMMON):
+    return pixels(common["test_images"][common["test_labels"] < n_classes])
+
+
+def named(adapter):
+    """An adapter's parameters by the names of the files."""
+    for name, parameter in adapter.named_parameters():
+        part, block, kind = name.split(".")
+        yield f"blocks.{block}.{part}.{kind}", parameter
 
 
 class Comparison:
