@@ -8,6 +8,7 @@ from .ease import EASE as EASE
 from .feature_based import FeatureStrategy as FeatureStrategy
 from .gradient_based import GradientStrategy as GradientStrategy
 from .l2p import L2P as L2P
+from .mos import MOS as MOS
 from .ranpac import RanPAC as RanPAC
 from .registry import register as register
 from .simplecil import SimpleCIL as SimpleCIL
@@ -18,6 +19,7 @@ __all__ = [
     "APER",
     "EASE",
     "L2P",
+    "MOS",
     "SLCA",
     "SSIAT",
     "CODAPrompt",
