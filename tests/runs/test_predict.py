@@ -32,6 +32,8 @@ def benchmark():
         ("l2p", {"train_epochs": 1}),
         ("slca", {"train_epochs": 1, "samples_per_class": 8}),
         ("ease", {"train_epochs": 1}),
+        ("ssiat", {"first_epochs": 1, "train_epochs": 1, "samples_per_class": 8}),
+        ("mos", {"train_epochs": 1, "align_epochs": 1}),
         ("aper", {"train_epochs": 1}),
     ],
 )
