@@ -1,7 +1,7 @@
 """Classifier alignment with one Gaussian per class (SLCA, arXiv 2303.05118, section 3.3).
 
-Draws from the Gaussians of all classes so far train a linear classifier once more, so that the
-classes of the newest experience do not outweigh earlier ones.
+Draws from the Gaussians of all classes so far train a linear or cosine classifier once more, so
+that the classes of the newest experience do not outweigh earlier ones.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,11 +19,12 @@ EPSILON = 1e-7  # added to the norm of an experience's logits
 class ClassGaussians:
     """Mean and covariance of the features of each class, on the CPU.
 
-    A covariance has the divisor n - 1, is computed in float64, and gets 1e-4 on its diagonal, which
-    is all that a class with one image has.
+    A covariance has the divisor n - 1, is computed in float64, and gets ``diagonal`` on its
+    diagonal, which is all that a class with one image has. Means are scaled by ``oldest`` to 1.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, diagonal: float = DIAGONAL, oldest: float = OLDEST) -> None:
+        self.diagonal, self.oldest = diagonal, oldest
         self.counts: dict[int, int] = {}  # images by label
         self.experiences: dict[int, int] = {}  # the last one, from 0, that had the class
         self.means: dict[int, Tensor] = {}  # μ (D,), in float32 or better
@@ -56,7 +57,7 @@ class ClassGaussians:
             )
         dtype = torch.promote_types(features.dtype, torch.float32)
         features, labels = features.cpu().double(), labels.cpu()
-        diagonal = DIAGONAL * torch.eye(features.shape[1], dtype=features.dtype)
+        diagonal = self.diagonal * torch.eye(features.shape[1], dtype=features.dtype)
         experience = self.n_experiences
         for y in torch.unique(labels).tolist():
             own = features[labels == y]
@@ -76,11 +77,11 @@ class ClassGaussians:
     def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Features (C n, D) on the CPU, n from N(k μ, L Lᵀ) of each class in order.
 
-        k = 0.9 + 0.1 (t + 1) / (T + 1) for a class of experience t in 0, …, T.
+        k = o + (1 - o) (t + 1) / (T + 1) for a class of experience t in 0, …, T; o is ``oldest``.
         """
         rows = []
         for y in self.classes:
-            k = OLDEST + (1 - OLDEST) * (self.experiences[y] + 1) / self.n_experiences
+            k = self.oldest + (1 - self.oldest) * (self.experiences[y] + 1) / self.n_experiences
             mean = self.means[y]
             noise = torch.randn(n, len(mean), dtype=mean.dtype, generator=generator)
             rows.append(k * mean + noise @ self.factors[y].T)
@@ -88,12 +89,12 @@ class ClassGaussians:
 
     def state_dict(self) -> dict[str, Any]:
         """All of it; tensors are not copied."""
-        return {name: {**value} for name, value in vars(self).items()}
+        return {name: {**value} for name, value in vars(self).items() if isinstance(value, dict)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become what a :meth:`state_dict` was of."""
-        for name in vars(self):
-            setattr(self, name, {**state[name]})
+        for name, value in state.items():
+            setattr(self, name, {**value})
 
 
 def normalized_logits(logits: Tensor, experiences: Tensor, temperature: float) -> Tensor:
@@ -120,10 +121,11 @@ def align(
     samples: int = 256,
     lr: float = 0.01,
     weight_decay: float = 5e-4,
-    temperature: float = 0.1,
+    temperature: float | None = 0.1,
+    scale: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
-    """Train a linear classifier on draws from the Gaussians, in place.
+    """Train a classifier on draws from the Gaussians, in place.
 
     An epoch has new draws, shuffled, and as many steps as there are classes, of SGD with momentum
     0.9 and a cosine schedule per epoch. Classes without a Gaussian keep their rows.
@@ -136,7 +138,8 @@ def align(
         samples: draws per class and epoch, and draws per step.
         lr: of SGD, at first.
         weight_decay: of SGD.
-        temperature: τ of :func:`normalized_logits`.
+        temperature: τ of :func:`normalized_logits`; None for logits as they are.
+        scale: s of logits s · cos(x, w), as they are, without bias; None for linear logits.
         generator: of the draws, on the CPU; None for torch's own.
 
     Yields:
@@ -154,7 +157,12 @@ def align(
         order = torch.randperm(len(drawn), generator=generator)
         for rows in torch.split(order, samples):
             x, y = drawn[rows].to(w), labels[rows].to(w.device)
-            logits = normalized_logits(F.linear(x, w, b), experiences, temperature)
+            if scale is not None:
+                logits = scale * F.normalize(x, dim=1) @ F.normalize(w, dim=1).T
+            elif temperature is None:
+                logits = F.linear(x, w, b)
+            else:
+                logits = normalized_logits(F.linear(x, w, b), experiences, temperature)
             loss = F.cross_entropy(logits, y)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -1,6 +1,6 @@
-"""How tuning moved the features, as an affine map that moves what was stored before it (pure).
+"""How the features moved, to move what was stored before (pure).
 
-Ours, beyond the paper.
+The affine map is ours, beyond the paper; the shift of class means is SSIAT's (arXiv 2403.19979).
 """
 
 from dataclasses import dataclass
@@ -53,6 +53,17 @@ def fit_drift(before: Tensor, after: Tensor, generator: torch.Generator | None =
         problem = (lambda x: x), old.shape[1], centred, displacement  # H is the features
         weight = weight + solve_ridge(*sums(*problem), choose_ridge(*problem))
     return AffineMap(weight, mean + shift - mean @ weight)
+
+
+def weighted_shift(means: Tensor, before: Tensor, after: Tensor, sigma: float = 4.0) -> Tensor:
+    """How far the features near each of the means (C, D) moved: shifts (C, D) in their dtype.
+
+    That of a mean μ is Σ_i w_i (after_i - before_i), with features (n, D) of the same n images in
+    the same order and w_i = exp(-‖before_i - μ‖² / 2σ²) + 1e-5, divided by their sum.
+    """
+    x, moved = before.double(), (after - before).double()
+    weights = torch.exp(-torch.cdist(means.to(x), x).square() / (2 * sigma**2)) + 1e-5  # (C, n)
+    return (weights / weights.sum(1, keepdim=True) @ moved).to(means)
 
 
 def rotations_and_flips(x: Tensor) -> list[Tensor]:

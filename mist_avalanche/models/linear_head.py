@@ -1,4 +1,4 @@
-"""A linear classifier that is trained, and grows with the classes that it is trained on."""
+"""Linear and cosine classifiers that are trained, and grow with the classes trained on."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -56,9 +56,12 @@ class GrowingLinear(IncrementalClassifier):
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Logits (B, C) of features (B, D); -1000 for classes without data."""
-        logits: Tensor = super().forward(x)
+        logits = self._logits(x).masked_fill(self.active_units == 0, self.mask_value)
         more = max(0, self._n_logits - logits.shape[1])
         return F.pad(logits, (0, more), value=self.mask_value)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return self.classifier(x)
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -68,3 +71,10 @@ class GrowingLinear(IncrementalClassifier):
         self.classifier = nn.Linear(old.in_features, n).to(old.weight)
         self.active_units = self.active_units.new_zeros(n)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class GrowingCosine(GrowingLinear):
+    """Logits cos(f, W_c); the bias stays as it is and is not used."""
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1) @ F.normalize(self.classifier.weight, dim=1).T

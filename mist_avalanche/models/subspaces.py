@@ -1,4 +1,4 @@
-"""EASE's model: prototypes in the subspaces of all adapters (arXiv 2403.12030, section 4)."""
+"""Models with a subspace per adapter: those of EASE (arXiv 2403.12030) and MOS (2412.09441)."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .adapters import AdaptedBackbone
-from .heads import StatisticsHead
+from .heads import PrototypeHead, StatisticsHead
+from .linear_head import GrowingLinear
+from .memory import GrowingBuffers
 
 COMPLEMENTS = ("all", "newest")
 
@@ -104,6 +106,43 @@ class SubspaceHead(StatisticsHead):
             return F.normalize(features, dim=1) @ F.normalize(prototypes, dim=1).T
         f, p = F.normalize(features, dim=2), F.normalize(prototypes, dim=2)
         return torch.einsum("bsd,scd,sc->bc", f, p, self._weights(self.alpha).to(f.dtype))
+
+
+class RetrievalHead(GrowingBuffers):
+    """Classifies an image in one of S subspaces, of which each class has one.
+
+    The first is that of the class with the highest cosine to its mean, all in subspace 0. In each
+    round z are linear logits there, and the next is that of the highest; z stays once it stays.
+    Logits are log(softmax(z) + softmax(S cos)), with z of the last round.
+    """
+
+    own: Tensor  # (C,) the subspace of each class
+
+    def __init__(self, linear: GrowingLinear, rounds: int = 4) -> None:
+        super().__init__()
+        self.linear, self.first, self.rounds = linear, PrototypeHead(), rounds
+        self.register_buffer("own", torch.zeros(0, dtype=torch.int64))
+
+    @torch.no_grad()
+    def add(self, features: Tensor, labels: Tensor) -> None:
+        """Add an experience, features (n, S, D); its labels (n,) belong to the last subspace."""
+        self.first.update(features[:, 0], labels)
+        self.own = F.pad(self.own, (0, len(self.first.counts) - len(self.own)))
+        self.own[labels] = features.shape[1] - 1
+
+    def retrieve(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and z, both (B, C), of features (B, S, D)."""
+        z = cosines = self.first(features[:, 0])
+        rows = torch.arange(len(z), device=z.device)
+        own = F.pad(self.own, (0, cosines.shape[1] - len(self.own)))  # classes without data
+        for _ in range(self.rounds):
+            z = self.linear(features[rows, own[z.argmax(1)]])
+        return cosines[:, : z.shape[1]], z
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C) of features (B, S, D); -1000 or less for classes without data."""
+        cosines, z = self.retrieve(features)
+        return z.log_softmax(1).logaddexp((features.shape[1] * cosines).log_softmax(1))
 
 
 class SubspaceViT(AdaptedBackbone):

@@ -13,6 +13,7 @@ from ..benchmarks.transforms import prepare
 from ..method.objective import TEMPERATURE
 from ..models.backbone_with_head import BackboneWithHead
 from ..models.heads import PrototypeHead
+from ..models.linear_head import GrowingCosine
 from ..models.subspaces import SubspaceHead
 from ..utils import check_integer, in_mode
 from . import checkpoint
@@ -61,7 +62,8 @@ class Classifier:
             OSError: a file does not exist.
         """
         check_integer("k", k, 1)
-        cosines = isinstance(getattr(self.model, "head", None), PrototypeHead | SubspaceHead)
+        of_cosines = PrototypeHead | SubspaceHead | GrowingCosine
+        cosines = isinstance(getattr(self.model, "head", None), of_cosines)
         device = next(self.model.parameters()).device
         predictions = []
         for start in range(0, len(files), batch_size):

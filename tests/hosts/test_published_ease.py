@@ -11,6 +11,7 @@ from tuned_reference import (
     Comparison,
     arrays,
     experiences,
+    named,
     pixels,
     seen_test_images,
     settings_of,
@@ -22,13 +23,6 @@ from mist_avalanche.strategies import EASE
 S = settings_of("ease")
 PUBLISHED = arrays("ease")
 LAST = len(S["task_sizes"]) - 1
-
-
-def named(adapter):
-    """An adapter's parameters by the names of the files."""
-    for name, parameter in adapter.named_parameters():
-        part, block, kind = name.split(".")
-        yield f"blocks.{block}.{part}.{kind}", parameter
 
 
 class Recorder(SupervisedPlugin):

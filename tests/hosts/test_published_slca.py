@@ -8,7 +8,7 @@ from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from tuned_reference import Comparison, arrays, experiences, seen_test_images, settings_of, vit
 
 from mist_avalanche.models import alignment
-from mist_avalanche.strategies import SLCA, slca
+from mist_avalanche.strategies import SLCA, gaussian_based
 from mist_avalanche.strategies.gradient_based import cosine_schedule
 
 S = settings_of("slca")
@@ -84,7 +84,7 @@ def test_slca(monkeypatch):
 
     monkeypatch.setattr(alignment.torch, "randn", noise)
     monkeypatch.setattr(alignment.torch, "randperm", order)
-    drawn, align = alignment.ClassGaussians.draw, slca.align
+    drawn, align = alignment.ClassGaussians.draw, gaussian_based.align
 
     def draw(self, n, generator=None):
         drawing["class"] = 0
@@ -105,7 +105,7 @@ def test_slca(monkeypatch):
         compare(f"{t}/losses", torch.stack(losses))
 
     monkeypatch.setattr(alignment.ClassGaussians, "draw", draw)
-    monkeypatch.setattr(slca, "align", observed)
+    monkeypatch.setattr(gaussian_based, "align", observed)
     strategy = SLCA(
         model=model,
         lr=S["lr"],

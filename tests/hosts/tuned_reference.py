@@ -60,6 +60,13 @@ def seen_test_images(n_classes, common=COMMON):
     return pixels(common["test_images"][common["test_labels"] < n_classes])
 
 
+def named(adapter):
+    """An adapter's parameters by the names of the files."""
+    for name, parameter in adapter.named_parameters():
+        part, block, kind = name.split(".")
+        yield f"blocks.{block}.{part}.{kind}", parameter
+
+
 class Comparison:
     """Compares with the arrays of a file, and counts."""
 

@@ -33,6 +33,8 @@ def benchmark():
         ("slca", {"train_epochs": 1, "samples_per_class": 8}),
         ("cofima", {"train_epochs": 1, "samples_per_class": 8}),
         ("ease", {"train_epochs": 1}),
+        ("ssiat", {"first_epochs": 1, "train_epochs": 1, "samples_per_class": 8}),
+        ("mos", {"train_epochs": 1, "align_epochs": 1}),
         ("aper", {"train_epochs": 1}),
         ("fecam", {}),
     ],

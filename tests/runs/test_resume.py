@@ -31,6 +31,8 @@ RUNS = {
     "slca+mist": config("slca", mist=True, strategy_args=SLCA),
     "cofima+mist": config("cofima", mist=True, strategy_args=SLCA),
     "fecam+mist": config("fecam", mist=True),
+    "ssiat+mist": config("ssiat", mist=True, strategy_args={**SLCA, "first_epochs": 1}),
+    "mos": config("mos", strategy_args={**SLCA, "align_epochs": 2}),
     "l2p+mist": config("l2p", mist=True, strategy_args={"train_epochs": 2}),
     "naive+mist": config("naive", mist=True, strategy_args={"train_epochs": 1}),
 }

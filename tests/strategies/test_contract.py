@@ -28,6 +28,11 @@ STRATEGIES = {
     "dualprompt": (strategies.DualPrompt, {"general_length": 2, "expert_length": 2, "lr": 0.03}),
     "codaprompt": (strategies.CODAPrompt, {"per_experience": 2, "length": 2, "lr": 0.03}),
     "aper": (strategies.APER, {"bottleneck": 4, "lr": 0.1}),
+    "ssiat": (
+        strategies.SSIAT,
+        {"bottleneck": 4, "first_epochs": 4, "lr": 0.1, "align_lr": 0.03, "samples_per_class": 16},
+    ),
+    "mos": (strategies.MOS, {"bottleneck": 4, "lr": 0.2, "align_epochs": 4}),
     "slca": (
         strategies.SLCA,
         {"lr": 0.03, "backbone_lr": 1e-3, "samples_per_class": 16, "align_epochs": 2},
@@ -58,6 +63,8 @@ STAYS = {
     "dualprompt": ("backbone.", "head."),  # and the general prompts
     "codaprompt": EVERYTHING,
     "aper": EVERYTHING,
+    "ssiat": ("backbone.",),  # the adapter trains on, and all rows are aligned
+    "mos": ("backbone.", "adapters.", "head.first.", "head.own"),
     "slca": ("head.",),  # the backbone trains
     "cofima": ("head.",),
     "ease": EVERYTHING,

@@ -1,4 +1,4 @@
-"""What strategies that train on every experience hold beyond the contract of all strategies."""
+"""What strategies that train hold beyond the contract of all strategies."""
 
 import copy
 from unittest import mock
@@ -14,8 +14,9 @@ from conftest import make_benchmark
 from timm.models.vision_transformer import VisionTransformer
 
 from mist_avalanche import MISTPlugin
+from mist_avalanche.models.drift import weighted_shift
 from mist_avalanche.models.experience_head import ExperienceLinear
-from mist_avalanche.strategies import EASE, L2P, SLCA, CODAPrompt, CoFiMA, DualPrompt
+from mist_avalanche.strategies import EASE, L2P, MOS, SLCA, SSIAT, CODAPrompt, CoFiMA, DualPrompt
 
 _OF_SLCA = {"lr": 0.02, "backbone_lr": 1e-3, "samples_per_class": 8, "align_epochs": 2}
 STRATEGIES = {
@@ -25,6 +26,8 @@ STRATEGIES = {
     "slca": (SLCA, _OF_SLCA),
     "cofima": (CoFiMA, _OF_SLCA),
     "ease": (EASE, {"lr": 0.2, "bottleneck": 4}),
+    "ssiat": (SSIAT, {"lr": 0.1, "bottleneck": 4, "first_epochs": 2, "samples_per_class": 8}),
+    "mos": (MOS, {"lr": 0.1, "bottleneck": 4, "align_epochs": 2}),
 }
 NAMES = pytest.mark.parametrize("name", STRATEGIES)
 PROMPTS = pytest.mark.parametrize("name", ["l2p", "dualprompt", "codaprompt"])
@@ -114,6 +117,8 @@ def test_what_is_refused(name):
         "slca": {"milestones": (2,), "weight_decay": -1},
         "cofima": {"new_weight": 1.5, "fisher_clip": 0},
         "ease": {"alpha": -1, "bottleneck": 0, "complement": "none"},
+        "ssiat": {"first_epochs": 0, "scale": 0, "margin": -1, "drift_sigma": 0, "align_lr": 0},
+        "mos": {"merge": 1.5, "separation": -1, "rounds": 0, "samples_per_class": 0},
     }[name]
     for argument, value in wrong.items():
         with pytest.raises(ValueError, match=f"`{argument}`"):
@@ -127,6 +132,7 @@ def test_what_is_refused(name):
     if name not in ("slca", "cofima"):
         with pytest.raises(ValueError, match=r"ResNet has none\. Use a backbone"):
             make(name, model=timm.create_model("resnet18", num_classes=0))
+    if name not in ("slca", "cofima", "ssiat"):
         with pytest.raises(ValueError, match=r"cannot follow .*tune_on='first'"):
             train(make(name, [MISTPlugin(tune_on="every", **MIST)]), benchmark.train_stream[0])
 
@@ -271,3 +277,56 @@ def test_features_of_test_images_are_computed_once_per_subspace():
     plain = make("ease", cache=False)
     plain.load_state_dict(strategy.state_dict())
     assert cached[0] == cached[1] == plain.eval(benchmark.test_stream)
+
+
+# ---- SSIAT and MOS ------------------------------------------------------------------------------
+
+
+def test_old_means_follow_mist_and_the_adapter():
+    benchmark, mist = make_benchmark(4, 2, per_class=4), MISTPlugin(**MIST)
+    strategy, features = make("ssiat", [mist]), []
+    x = torch.stack([x for x, *_ in benchmark.train_stream[1].dataset.eval()])
+    for experience in benchmark.train_stream:
+        before, means = state(strategy), copy.deepcopy(strategy.gaussians.means)
+        train(strategy, experience)
+        with torch.no_grad():
+            features.append(strategy.model.eval().features(x))
+    assert len(mist.losses) == 2
+    now = state(strategy)
+    assert any(n.startswith("backbone.") and not torch.equal(v, now[n]) for n, v in before.items())
+    old = torch.stack([means[y] for y in (0, 1)])
+    moved = old + weighted_shift(old, *features)
+    torch.testing.assert_close(
+        torch.stack([strategy.gaussians.means[y] for y in (0, 1)]), moved, rtol=0, atol=1e-5
+    )
+    assert not torch.isclose(moved, old, atol=1e-3).all()
+
+
+def test_an_adapter_merges_with_all_earlier_ones():
+    benchmark = make_benchmark(6, 3, per_class=4)
+    for merge in (0.0, 1.0):
+        strategy = make("mos", merge=merge)
+        train(strategy, *benchmark.train_stream)
+        first, second, third = (dict(a.named_parameters()) for a in strategy.model.adapters)
+        for name, p in third.items():
+            mean = (first[name] + second[name]) / 2
+            assert torch.allclose(p, mean) == (merge == 1)
+
+
+def test_an_image_goes_from_subspace_to_subspace():
+    strategy, x = make("mos"), torch.rand(6, 3, 32, 32)
+    train(strategy, *make_benchmark(6, 3, per_class=4).train_stream)
+    head, found = strategy.model.eval().head, []
+    with torch.no_grad():
+        features = strategy.model.features(x)
+        for image in features:
+            cosines = head.first(image[:1])
+            z, a = None, int(head.own[cosines.argmax()])
+            for _ in range(4):
+                z = head.linear(image[a : a + 1])
+                if (chosen := int(head.own[z.argmax()])) == a:
+                    break
+                a = chosen
+            found.append(z.softmax(1) + (3 * cosines).softmax(1))
+        torch.testing.assert_close(strategy.model(x).exp(), torch.cat(found))
+    assert head.own.tolist() == [0, 0, 1, 1, 2, 2]
