@@ -18,7 +18,7 @@ class CoFiMA(SLCA):
 
     F_t is the mean over the training batches of experience t, after it is trained, of the squared
     gradient of the cross-entropy over all classes so far, at most ``fisher_clip``. The backbone is
-    :func:`fisher_average` of its states before (F_{t-1}) and after (F_t). Gaussians, alignment and
+    :func:`~.cofima.fisher_average` of its states before (F_{t-1}) and after (F_t). Gaussians, alignment and
     the next experience go on from the average; rows of the classifier are not averaged. The state
     before is that before a MISTPlugin tunes.
 

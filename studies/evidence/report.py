@@ -247,7 +247,10 @@ def side_by_side(rows: Iterable[Row], *, held_out: bool, size: int) -> list[str]
     lines = []
     for (name, lr), seeds in sorted(found.items()):
         for strategy, label in STRATEGIES.items():
-            base = {s: mean(_draws(plain[name, s * held_out][strategy])) for s in sorted(seeds)}
+            own = [s for s in sorted(seeds) if (name, s * held_out) in plain]
+            base = {s: mean(_draws(plain[name, s * held_out][strategy])) for s in own}
+            if not base:
+                continue
             cells = [TITLES[name].split(" (")[0], label, f"{lr:g}", f"{mean(base.values()):.1f}"]
             for kind in kinds:
                 gains = [
