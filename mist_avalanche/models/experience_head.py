@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .heads import StatisticsHead
+from .statistics_head import StatisticsHead
 
 
 class ExperienceLinear(StatisticsHead):

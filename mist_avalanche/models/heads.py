@@ -4,69 +4,16 @@ They keep sums and counts over all images seen, so that results do not depend on
 batched, and a class that returns adds to its statistics.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-from avalanche.models import DynamicModule
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..utils import classes_of
-from .backbone_with_head import UNSEEN
 from .drift import AffineMap
-from .memory import FeatureMemory, GrowingBuffers
+from .memory import FeatureMemory
 from .ridge import BLOCK, choose_ridge, ridge_for_few, solve_ridge, too_few
-
-
-class StatisticsHead(GrowingBuffers, DynamicModule, ABC):
-    """A head of buffers that grow with the classes: counts, and those of a subclass."""
-
-    class_axes: Mapping[str, int] = {}  # of a subclass's buffers, which axis has the classes
-    counts: Tensor  # (C,)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("counts", torch.zeros(0, dtype=torch.int64))
-
-    @property
-    def seen(self) -> Tensor:
-        """(C,) True for classes with data."""
-        return self.counts > 0
-
-    def grow(self, n_classes: int) -> None:
-        """Make room for labels below ``n_classes``; never shrinks."""
-        more = max(0, n_classes - len(self.counts))
-        for name, axis in {"counts": 0, **self.class_axes}.items():
-            buffer = getattr(self, name)
-            later_axes = (0, 0) * (buffer.ndim - 1 - axis)  # F.pad begins with the last
-            setattr(self, name, F.pad(buffer, (*later_axes, 0, more)))
-
-    def adaptation(self, experience: Any) -> None:
-        """Make room for the labels of an experience; Avalanche calls this in evaluation too."""
-        self.grow(max(classes_of(experience), default=-1) + 1)
-
-    def _count(self, features: Tensor, labels: Tensor) -> None:
-        """Make room for labels (B,) and count them; refuse features that are not finite."""
-        if int(labels.min()) < 0:
-            raise ValueError(f"Expected labels from 0 on, got {int(labels.min())}.")
-        if not torch.isfinite(features).all():
-            raise FloatingPointError(
-                "The backbone gives NaN or Inf features. Check its weights and the images."
-            )
-        self.grow(int(labels.max()) + 1)
-        self.counts.index_add_(0, labels, torch.ones_like(labels))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits (B, C) of features (B, ...); -1000 for classes without data."""
-        if not self.seen.any():
-            return features.new_full((len(features), len(self.counts)), UNSEEN)
-        return self._logits(features).masked_fill(~self.seen, UNSEEN)
-
-    @abstractmethod
-    def _logits(self, features: Tensor) -> Tensor:
-        """Logits (B, C), once there are data; those of other classes do not matter."""
+from .statistics_head import StatisticsHead
 
 
 class PrototypeHead(StatisticsHead):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .heads import StatisticsHead
+from .statistics_head import StatisticsHead
 
 
 class MahalanobisHead(StatisticsHead):

@@ -1,24 +1,10 @@
-"""What is stored of past images: buffers that grow with the data, and a memory of features."""
-
-from collections.abc import Mapping
-from typing import Any
+"""The features of past images, stored without their pixels."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .drift import AffineMap
-
-
-class GrowingBuffers(nn.Module):
-    """``load_state_dict`` takes the sizes of the saved buffers; dtypes and device stay its own."""
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        for name, buffer in self.named_buffers(recurse=False):
-            if prefix + name in state_dict:
-                setattr(self, name, buffer.new_zeros(state_dict[prefix + name].shape))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+from .statistics_head import GrowingBuffers
 
 
 class FeatureMemory(GrowingBuffers):

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .adapters import AdaptedBackbone
-from .heads import PrototypeHead, StatisticsHead
+from .heads import PrototypeHead
 from .linear_head import GrowingLinear
-from .memory import GrowingBuffers
+from .statistics_head import GrowingBuffers, StatisticsHead
 
 COMPLEMENTS = ("all", "newest")
 

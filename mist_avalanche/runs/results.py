@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .._version import __version__
 from ..models.experience_head import ExperienceLinear
-from ..models.heads import StatisticsHead
+from ..models.statistics_head import StatisticsHead
 from ..plugin import MISTPlugin
 from ..strategies.registry import find
 from ..utils import atomic_write

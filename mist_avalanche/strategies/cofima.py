@@ -18,9 +18,9 @@ class CoFiMA(SLCA):
 
     F_t is the mean over the training batches of experience t, after it is trained, of the squared
     gradient of the cross-entropy over all classes so far, at most ``fisher_clip``. The backbone is
-    :func:`~.cofima.fisher_average` of its states before (F_{t-1}) and after (F_t). Gaussians, alignment and
-    the next experience go on from the average; rows of the classifier are not averaged. The state
-    before is that before a MISTPlugin tunes.
+    :func:`~.cofima.fisher_average` of its states before (F_{t-1}) and after (F_t). Gaussians,
+    alignment and the next experience go on from the average; rows of the classifier are not
+    averaged. The state before is that before a MISTPlugin tunes.
 
     Args:
         model: the backbone, images to features (B, D).
