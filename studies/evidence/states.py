@@ -20,11 +20,11 @@ from typing import Any
 
 import sets
 import torch
-import tried
 from jobs import BACKBONE, RANDOM_FEATURES
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mist_avalanche import MISTPlugin
 from mist_avalanche.models import create_backbone
 from mist_avalanche.models.drift import fit_drift, rotations_and_flips
 from mist_avalanche.models.heads import PrototypeHead, RidgeHead
@@ -46,8 +46,6 @@ class Tuning:
         mist: arguments of MISTPlugin; None for the frozen backbone.
         seed: of tuning.
         held_out: measure held-out training images of all classes, a fifth of each.
-        keep: share of an experience's change of the weights that is kept; "mean" for the mean of
-            the states of all experiences.
         order: of the classes.
     """
 
@@ -56,7 +54,6 @@ class Tuning:
     mist: dict[str, Any] | None = field(default=None, hash=False)
     seed: int = 0
     held_out: bool = False
-    keep: float | str = 1.0
     order: int = 1993
 
     @property
@@ -109,7 +106,7 @@ def features(job: Tuning, weights: Path, cache: Path, device: str, precision: st
     if job.mist is not None:
         view: Any = {"flip": 0.0} if job.set == "omniglot" else None
         common = {"view": view, "verbose": False, "precision": precision, "seed": job.seed}
-        mist = tried.Averaged(keep=job.keep, **common, **job.mist)
+        mist = MISTPlugin(**common, **job.mist)
         strategy = SimpleCIL(model=backbone, plugins=[mist], device=device, evaluator=None)
         frozen = copy.deepcopy(backbone.state_dict())
         stale = []

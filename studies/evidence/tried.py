@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mist_avalanche import MISTPlugin
 from mist_avalanche.method import MIST, MISTOptions, SecondView
 
 
@@ -70,31 +68,6 @@ class Scheduled(MIST):
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
             optimizer.register_step_post_hook(lambda *_: schedule.step())
         return optimizer
-
-
-class Averaged(MISTPlugin):
-    """MIST that keeps a share of what an experience after the first changes.
-
-    Args:
-        keep: the share; "mean" keeps 1 / t, so that the weights are the mean of the states after
-            each of t experiences.
-        options: of MISTPlugin.
-    """
-
-    def __init__(self, *, keep: float | str = 1.0, **options: Any) -> None:
-        super().__init__(**options)
-        self.keep = keep
-
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Tune, and go part of the way."""
-        before = copy.deepcopy(strategy.model.backbone.state_dict())
-        super().before_training_exp(strategy, **kwargs)
-        t = strategy.clock.train_exp_counter
-        share = 1 / (t + 1) if self.keep == "mean" else float(self.keep)
-        if t and share < 1:
-            tuned = strategy.model.backbone.state_dict()
-            mixed = {name: torch.lerp(w, tuned[name], share) for name, w in before.items()}
-            strategy.model.backbone.load_state_dict(mixed)
 
 
 def _layer(name: str) -> int:
