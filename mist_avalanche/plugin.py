@@ -35,8 +35,8 @@ class MISTPlugin(SupervisedPlugin):
     In an online stream (``split_online_stream``) it scores and tunes once, on the first part with
     two classes and ``batch_size`` images; until then the backbone stays as it is, with a warning.
 
-    A strategy may have four attributes for the plugin: ``model_to_tune``, a model of backbone and
-    classifier alone, where its own model is more; ``tune_on``, when to tune unless the plugin is
+    A strategy may have four attributes for the plugin: ``backbone``, images to features, where its
+    model is more than that and a classifier; ``tune_on``, when to tune unless the plugin is
     told; ``follows_tuning``, False where the backbone must not be tuned before every experience;
     ``masks_steps``, False where the mask is not for the strategy's own training.
 

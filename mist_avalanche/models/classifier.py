@@ -5,6 +5,7 @@ classifier's. Nothing else in the package decides what is backbone, bias or norm
 """
 
 import warnings
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,12 +98,16 @@ def always_selected(model: nn.Module) -> set[int]:
 
 
 def feature_extractor(strategy: Any, classifier: str | None, seed: int) -> FeatureExtractor:
-    """What MISTPlugin scores and tunes: ``strategy.model_to_tune``, or the strategy's model.
+    """What MISTPlugin scores and tunes: ``strategy.backbone``, or else the strategy's model.
 
     ``classifier`` is the user's own answer, or None. ``seed`` is for the transform of the one image
     that is looked at. A ValueError says that no classifier is found.
     """
-    model: nn.Module = getattr(strategy, "model_to_tune", None) or strategy.model
+    backbone = getattr(strategy, "backbone", None)
+    if isinstance(backbone, nn.Module) and classifier is None:
+        parts = OrderedDict(backbone=backbone, head=nn.Identity())
+        return FeatureExtractor(nn.Sequential(parts), "head")
+    model: nn.Module = strategy.model
     model = getattr(model, "_orig_mod", model)  # of torch.compile, which would not see our hooks
     with isolated_rng(seed, strategy.device):
         x = strategy.experience.dataset.eval()[0][0].unsqueeze(0).to(strategy.device)

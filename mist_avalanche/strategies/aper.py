@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ..models.adapters import AdaptedBackbone
-from ..models.backbone_with_head import BackboneWithHead
 from ..models.heads import PrototypeHead
 from ..utils import check_integer
 from .base import Common
@@ -86,7 +85,6 @@ class APER(FeatureStrategy):
             train_mb_size=self.session["train_mb_size"],
             **common,
         )
-        self.model_to_tune = BackboneWithHead(model, PrototypeHead())  # without the adapter
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
         """Add features (n, 2 D) of labels (n,) to the class means."""

@@ -125,7 +125,7 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
 
     @property
     def backbone(self) -> Any:
-        """The pretrained backbone, images to features."""
+        """The pretrained backbone, images to features, which a MISTPlugin tunes."""
         return self.model.backbone
 
     @property

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ..models.adapters import Adapter, CosineHead
-from ..models.backbone_with_head import BackboneWithHead
-from ..models.heads import PrototypeHead
 from ..models.subspaces import COMPLEMENTS, SubspaceHead, SubspaceViT
 from ..utils import check_choice, check_integer, check_rate, derive_seed, isolated_rng
 from .base import Common, FeatureBatches
@@ -85,7 +83,6 @@ class EASE(GradientStrategy):
             train_epochs=train_epochs,
             **common,
         )
-        self.model_to_tune = BackboneWithHead(model, PrototypeHead())  # without adapters
 
     def before_training(self) -> None:
         """A new adapter of the frozen ViT, and a classifier for as long as it is trained.

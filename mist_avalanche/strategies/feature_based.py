@@ -12,7 +12,6 @@ from typing_extensions import Unpack
 
 from ..models.backbone_with_head import BackboneWithHead
 from ..models.drift import fit_drift, rotations_and_flips
-from ..models.heads import PrototypeHead
 from ..utils import state_hash
 from .base import Common, FeatureBatches, PretrainedStrategy
 
@@ -73,7 +72,6 @@ class FeatureStrategy(PretrainedStrategy):
         super().__init__(model=model, train_mb_size=train_mb_size, train_epochs=1, **common)
         self.model.run_backbone.compile = compile
         if joined:
-            self.model_to_tune = BackboneWithHead(self.backbone, PrototypeHead())
             self.model.join()
         self.drift_compensation = drift_compensation
         self._images: Any = None  # batches of the experience's training images

@@ -11,8 +11,6 @@ from typing_extensions import Unpack
 
 from ..models.adapters import Adapter
 from ..models.alignment import ClassGaussians
-from ..models.backbone_with_head import BackboneWithHead
-from ..models.heads import PrototypeHead
 from ..models.linear_head import GrowingLinear
 from ..models.subspaces import RetrievalHead, SubspaceViT
 from ..models.vit import vit_size
@@ -87,7 +85,6 @@ class MOS(GaussianStrategy):
             train_epochs=train_epochs,
             **common,
         )
-        self.model_to_tune = BackboneWithHead(model, PrototypeHead())  # without adapters
 
     def before_training(self) -> None:
         """A copy of the last adapter of the frozen ViT, or a new one."""

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.backbone_with_head import BackboneWithHead
 from ..models.linear_head import GrowingLinear
 from ..models.prompts.base import PromptModule
 from ..models.prompts.prompted_vit import PromptedViT
@@ -50,7 +49,6 @@ class PromptStrategy(GradientStrategy):
         like = next(model.parameters())
         head = GrowingLinear(prompts.n_features, self.head_std).to(like)
         super().__init__(model=PromptedViT(model, prompts.to(like), head), **common)
-        self.model_to_tune = BackboneWithHead(model, head)  # without prompts
         self._queries: Iterator[Tensor] = iter(())  # of the test images to come
 
     @property

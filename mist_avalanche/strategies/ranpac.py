@@ -69,7 +69,6 @@ class RanPAC(FeatureStrategy):
 
             if not drift_compensation:
                 self.tune_on = "first"  # the adapter belongs to the backbone of its time
-            self.model_to_tune = with_head  # without the adapter
             self.masks_steps = False  # "finetune" trains the whole backbone
             self.session = session_settings(first_session, **(first_session_args or {}))
             make = partial(new_adapter, **self.session)

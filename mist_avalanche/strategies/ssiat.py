@@ -10,9 +10,7 @@ from typing_extensions import Unpack
 
 from ..models.adapters import AdaptedBackbone, Adapter
 from ..models.alignment import ClassGaussians
-from ..models.backbone_with_head import BackboneWithHead
 from ..models.drift import weighted_shift
-from ..models.heads import PrototypeHead
 from ..models.linear_head import GrowingCosine
 from ..models.vit import vit_size
 from ..utils import check_integer, check_rate
@@ -70,7 +68,6 @@ class SSIAT(GaussianStrategy):
             train_epochs=train_epochs,
             **common,
         )
-        self.model_to_tune = BackboneWithHead(model, PrototypeHead())  # without the adapter
         self.model.use(self.model.new_adapter())
 
     def check_model_and_optimizer(self, num_workers: int = 0, **kwargs: Any) -> None:
