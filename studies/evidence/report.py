@@ -234,30 +234,36 @@ def maps(rows: Iterable[Row]) -> list[str]:
 
 
 def side_by_side(rows: Iterable[Row], *, held_out: bool, size: int) -> list[str]:
-    """A_T of frozen, tuned, joined features and of weights between frozen and tuned."""
-    kinds = ["first", "joined", *(f"blend {share}" for share in BLENDS)][: 5 if held_out else 2]
+    """A_T of frozen, tuned, joined features; of weights between frozen and tuned, or controls."""
+    kinds = ["first", "joined"]
+    controls = ["random mask, joined", "mirrored, joined", "twice M"]
+    kinds += [f"blend {share}" for share in BLENDS] if held_out else controls
     plain: dict[tuple[str, int], Row] = {}
+    random: dict[str, dict[int, Row]] = defaultdict(dict)
     found: dict[tuple[str, float], dict[int, Row]] = defaultdict(dict)
     for row in rows:
         if row["size"] == size and row["held_out"] == held_out:
             if row["mist"] is None:
-                plain[row["set"], row["seed"]] = row["A_T"]["frozen"]
+                plain[row["set"], row["seed"]] = row["A_T"]
+            elif "select_by" in row["mist"]:
+                random[row["set"]][row["seed"]] = {"random mask, joined": row["A_T"]["joined"]}
             elif "joined" in row["A_T"]:
                 found[row["set"], row["mist"]["lr"]][row["seed"]] = row["A_T"]
     lines = []
     for (name, lr), seeds in sorted(found.items()):
         for strategy, label in STRATEGIES.items():
-            own = [s for s in sorted(seeds) if (name, s * held_out) in plain]
-            base = {s: mean(_draws(plain[name, s * held_out][strategy])) for s in own}
-            if not base:
-                continue
+            # a frozen backbone has no seed, but the split of held-out images does
+            both = {
+                s: {**plain[name, s * held_out], **seeds[s], **random[name].get(s, {})}
+                for s in sorted(seeds)
+            }
+            base = {s: mean(_draws(row["frozen"][strategy])) for s, row in both.items()}
             cells = [TITLES[name].split(" (")[0], label, f"{lr:g}", f"{mean(base.values()):.1f}"]
             for kind in kinds:
-                gains = [
-                    mean(_draws(seeds[s][kind][strategy])) - base[s]
-                    for s in base
-                    if kind in seeds[s]
-                ]
+                having = [s for s in both if kind in both[s]]
+                if kind in controls[1:]:
+                    having = having[:1]
+                gains = [mean(_draws(both[s][kind][strategy])) - base[s] for s in having]
                 cells.append(interval(gains))
             lines.append(cells)
     return table(["data", "strategy", "learning rate", "frozen", "tuned", *kinds[1:]], lines)

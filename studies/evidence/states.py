@@ -12,7 +12,7 @@ import json
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -34,6 +34,12 @@ from mist_avalanche.utils import derive_seed
 DRAWS = range(5)  # of RanPAC's W
 BLENDS = (0.25, 0.5, 0.75)  # shares of the tuned weights between frozen and tuned
 Features = dict[str, Tensor]
+Views = Callable[[Tensor], Iterable[Tensor]]  # of a batch of images
+
+
+def as_it_is(x: Tensor) -> list[Tensor]:
+    """One view."""
+    return [x]
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,8 @@ def features(job: Tuning, weights: Path, cache: Path, device: str, precision: st
 
     Returns:
         ``train``, ``test`` of the last state, ``train first``, ``test first`` of that after the
-        first experience, ``stale`` of the training images under the state of their own time;
+        first experience, ``train mirrored``, ``test mirrored`` of mirrored images under the frozen
+        backbone, ``stale`` of the training images under the state of their own time;
         ``before 1``, ``after 1``, … (n, V, D) of the views of an experience's images around its
         tuning; ``train 0.5``, … of weights between frozen and tuned; labels ``y``, ``y test`` and
         ``sizes`` of the experiences.
@@ -98,9 +105,9 @@ def features(job: Tuning, weights: Path, cache: Path, device: str, precision: st
         "sizes": torch.tensor([len(e.dataset) for e in train]),
     }
 
-    def both(name: str = "") -> None:
+    def both(name: str = "", views: Views = as_it_is) -> None:
         for part, part_stream in (("train", train), ("test", test)):
-            rows = [extract(backbone, e, device) for e in part_stream]
+            rows = [extract(backbone, e, device, views) for e in part_stream]
             found[part + name] = torch.cat(rows)[:, 0]
 
     if job.mist is not None:
@@ -112,9 +119,9 @@ def features(job: Tuning, weights: Path, cache: Path, device: str, precision: st
         stale = []
         for t, e in enumerate(train):
             if t:
-                found[f"before {t}"] = extract(backbone, e, device, views=True)
+                found[f"before {t}"] = extract(backbone, e, device, rotations_and_flips)
             strategy.train(e)
-            after = extract(backbone, e, device, views=t > 0)
+            after = extract(backbone, e, device, rotations_and_flips if t else as_it_is)
             stale.append(after[:, 0])
             if t:
                 found[f"after {t}"] = after
@@ -131,19 +138,20 @@ def features(job: Tuning, weights: Path, cache: Path, device: str, precision: st
                 both(f" {share}")
     if job.mist is None or job.mist["tune_on"] == "every":
         both()
+    if job.mist is None and not job.held_out and job.size == sets.SIZE:
+        both(" mirrored", lambda x: [x.flip(3)])
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save(found, file)
     return found
 
 
 @torch.no_grad()
-def extract(backbone: nn.Module, experience: Any, device: str, *, views: bool = False) -> Tensor:
+def extract(backbone: nn.Module, experience: Any, device: str, views: Views = as_it_is) -> Tensor:
     """Features (n, V, D) of V views of an experience's images under the evaluation transform."""
     backbone.eval()
     rows = []
     for x, *_ in DataLoader(experience.dataset.eval(), 48):
-        seen = rotations_and_flips(x) if views else [x]
-        rows.append(torch.stack([backbone(v.to(device)).float().cpu() for v in seen], 1))
+        rows.append(torch.stack([backbone(v.to(device)).float().cpu() for v in views(x)], 1))
     return torch.cat(rows)
 
 
@@ -239,7 +247,11 @@ def variants(found: Features, frozen: Features, *, maps: bool) -> dict[str, tupl
     """Training and test features of what is compared, by its name."""
     f, g = frozen["train"], frozen["test"]
     if "train first" not in found:
-        return {"frozen": (f, g)}
+        cases = {"frozen": (f, g)}
+        if "train mirrored" in found:
+            other, other_test = found["train mirrored"], found["test mirrored"]
+            cases["mirrored, joined"] = joined(f, other), joined(g, other_test)
+        return cases
     first, first_test = found["train first"], found["test first"]
     cases = {"first": (first, first_test), "joined": (joined(f, first), joined(g, first_test))}
     for share in BLENDS:
@@ -272,6 +284,11 @@ def work(job: Tuning, weights: Path, cache: Path, device: str, precision: str) -
             name: {"simplecil": simplecil(*xs, found), "ranpac": ranpac(*xs, found)}
             for name, xs in variants(found, frozen, maps=job.held_out).items()
         }
+        if job.mist is None and "mirrored, joined" in row["A_T"]:
+            train, test = frozen["train"], frozen["test"]
+            wide = ranpac(train, test, found, m=2 * RANDOM_FEATURES)
+            same = row["A_T"]["frozen"]["simplecil"]
+            row["A_T"]["twice M"] = {"simplecil": same, "ranpac": wide}
     except Exception:
         return {"failed": traceback.format_exc()}
     where = torch.cuda.get_device_name() if device == "cuda" else "cpu"
