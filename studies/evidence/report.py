@@ -18,6 +18,21 @@ from sets import SIZE, TITLES
 from states import BLENDS
 
 STRATEGIES = {"simplecil": "SimpleCIL", "ranpac": "RanPAC"}
+PARTS = {
+    "mist first": "**MIST**",
+    "random mask": '`select_by="random"`',
+    "magnitude": '`select_by="magnitude"`',
+    "gradient": '`select_by="gradient"`',
+    "cross-entropy": '`objective="cross_entropy"`',
+    "ranked globally": '`ranking="global"`',
+    "reference dynamics": '`dynamics="reference"`',
+    "no dropping": "`drop_rate=0`",
+    "select_rate 0.01": "`select_rate=0.01`",
+    "select_rate 0.1": "`select_rate=0.1`",
+    "dense, own lr": "`select_rate=1`, `drop_rate=0`, 0.0003",
+    "tuned on cub": "tuned on birds",
+    "tuned on cifar": "tuned on small photographs",
+}
 Row = dict[str, Any]
 
 
@@ -61,7 +76,9 @@ def half_width(values: list[float]) -> float:
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Markdown."""
+    """Markdown, without columns that are empty."""
+    filled = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    header, rows = [header[i] for i in filled], [[row[i] for i in filled] for row in rows]
     lines = ["| " + " | ".join(header) + " |", "| --- |" + " ---: |" * (len(header) - 1)]
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
 
@@ -124,7 +141,7 @@ def parts(runs: Runs, names: list[str]) -> list[str]:
     rows = []
     for method in dict.fromkeys(methods):
         gains = [runs.gains(method, n, s) for n, s in columns]
-        rows.append([method, *(interval(g) for g in gains)])
+        rows.append([PARTS[method], *(interval(g) for g in gains)])
     rows.sort(key=lambda row: -float(row[1].split()[0].rstrip(",")))
     return table(_heads(columns), rows)
 
