@@ -189,7 +189,7 @@ def beyond(rows: Iterable[Row]) -> list[str]:
     plain = found.pop("mist, again", {})
     lines = []
     for method, seeds in found.items():
-        cells = [method]
+        cells = [method.replace("every,", "moved,")]
         for strategy in STRATEGIES:
             key = strategy + ("+drift" if strategy + "+drift" in seeds[min(seeds)] else "")
             gains = [seeds[s][key]["A_T"] - plain[s][strategy]["A_T"] for s in sorted(seeds)]
