@@ -28,10 +28,13 @@ th { text-align: left; }
 figure { margin: 0; } svg { width: 100%; height: auto; } svg text { fill: currentColor; }
 figcaption, .small { font-size: .9rem; opacity: .8; }
 pre, .wide { overflow-x: auto; } .command { white-space: pre-wrap; }
+.wide { background: linear-gradient(to left, Canvas, Canvas) right local,
+  linear-gradient(to left, #888a, #8880) right scroll; background-repeat: no-repeat;
+  background-size: 1.2rem 100%; } /* a shadow where a table goes on */
 """
 _METRICS = """A_T: accuracy on all classes after the last experience. A_bar: mean of the same after
 each experience. A_new: mean accuracy on the newest classes. Forgetting: best earlier accuracy on
-the classes of an experience minus the last. Δ: mean gain over the host without MIST. Mean ±
+the classes of an experience minus the last. Δ: mean gain over the strategy without MIST. Mean ±
 standard deviation over seeds, in percent. Bold: best mean of an accuracy; upper bounds (Joint,
 Cumulative) do not count."""
 _COSTS = """Means over seeds. CPU seconds: of all cores; GPU seconds: while the run had the GPU.

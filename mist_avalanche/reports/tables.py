@@ -36,7 +36,7 @@ _LATEX = {
 def table(methods: Methods, style: str = "simple") -> str:
     """Accuracy in percent, mean ± standard deviation over seeds; methods with one host together.
 
-    Beside A_T, Δ is the mean gain over the host without MIST.
+    Beside A_T, Δ is the mean gain over the strategy without MIST.
 
     Args:
         methods: label to the results of its seeds.
