@@ -1,4 +1,4 @@
-"""One HTML page with the tables and figures of a comparison, which needs no other file."""
+"""One self-contained HTML page with the tables and figures of a comparison."""
 
 import html
 import io
@@ -54,11 +54,11 @@ def write_page(
 
     Args:
         methods: label to the results of its seeds.
-        path: of the file.
+        path: path of the file.
         title: heading of the page.
-        command: the command line that made the runs.
+        command: the command line that produced the runs.
         notes: a sentence about some methods, by label.
-        failed: a sentence for each run that is missing.
+        failed: a sentence for each missing run.
         drawn: the figures that ``write_figures`` returned; None draws them.
     """
     figures = drawings(methods) if drawn is None else drawn
@@ -94,7 +94,7 @@ def write_page(
 
 @mpl.rc_context(STYLE)
 def _embedded(drawing: Drawing) -> str:
-    """A figure as SVG without a background, whose black is the page's text colour."""
+    """A figure as SVG without a background, with black replaced by the page's text colour."""
     out = io.StringIO()
     drawing.figure.savefig(out, format="svg", facecolor="none")
     svg = out.getvalue().replace("#000000", "currentColor")
