@@ -34,7 +34,7 @@ each experience. A_new: mean accuracy on the newest classes. Forgetting: best ea
 the classes of an experience minus the last. Δ: mean gain over the host without MIST. Mean ±
 standard deviation over seeds, in percent. Bold: best mean of an accuracy; upper bounds (Joint,
 Cumulative) do not count."""
-_COSTS = """Means over seeds. CPU seconds: of all cores; GPU seconds: while the run had the GPU.
+_COSTS = """Means over seeds. CPU seconds: sum over cores; GPU seconds: while the run had the GPU.
 Entries, in thousands: trained by gradient; added to the backbone for predictions; stored for later
 experiences, besides stored images. Updated: share of the backbone that differs from the pretrained
 one."""

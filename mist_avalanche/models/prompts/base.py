@@ -28,8 +28,8 @@ class PromptOutput:
 class PromptModule(nn.Module, ABC):
     """Maps queries to the prompts of a ViT of width D.
 
-    Growing parts are ``nn.ParameterList`` s with one parameter per experience, of which only the
-    last is trained. ``load_state_dict`` creates as many experiences as were saved.
+    Whatever grows is an ``nn.ParameterList`` with one parameter per experience, of which only the
+    last is trained. ``load_state_dict`` creates as many parameters as were saved.
 
     Args:
         n_features: D.
