@@ -153,7 +153,7 @@ class PromptTokens(AdaptingModule):
 
 
 class FineTuned(nn.Module):
-    """A copy of a backbone of any kind, with all parameters trainable."""
+    """A copy of a backbone of any kind, all parameters of which may be trained."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()

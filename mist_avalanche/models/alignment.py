@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 DIAGONAL = 1e-4  # added to every covariance
-OLDEST = 0.9  # scale of the oldest means; it increases to 1 for the newest experience
+OLDEST = 0.9  # lower bound of the scale of old means; the newest means are scaled by 1
 EPSILON = 1e-7  # added to the norm of an experience's logits
 
 
@@ -20,7 +20,7 @@ class ClassGaussians:
     """Mean and covariance of the features of each class, on the CPU.
 
     A covariance has the divisor n - 1 and is computed in float64; ``diagonal`` is added to its
-    diagonal. A class with one image has only this diagonal. Means are scaled by ``oldest`` to 1.
+    diagonal. A class with one image has only this diagonal. :meth:`draw` scales old means.
     """
 
     def __init__(self, *, diagonal: float = DIAGONAL, oldest: float = OLDEST) -> None:
