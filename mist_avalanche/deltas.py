@@ -1,12 +1,12 @@
 """Sparse deltas: what tuning changed in a backbone, as a small safetensors file.
 
-For every tensor that differs, the file holds ``NAME:index``, the flat positions of the entries that
-differ (int32), and ``NAME:xor``, the exclusive or of their bits before and after, as integers of
-the same width. One value per entry serves both directions, exactly:
+For every tensor that differs, the file contains ``NAME:index``, the flat indices of the entries
+that differ (int32), and ``NAME:xor``, the exclusive or of their bits before and after, as integers
+of the same width. One value per entry serves both directions exactly:
 
     adapted = base ^ xor        base = adapted ^ xor
 
-The metadata hold a fingerprint of every tensor, so a delta cannot be applied to another base.
+The metadata contain a fingerprint of every tensor, so a delta cannot be applied to another base.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def save_delta(adapted: Model, base: Model, path: str | Path) -> None:
-    """Write what differs between a model and its base, in parameters and saved buffers.
+    """Write the differences between a model and its base, in parameters and saved buffers.
 
     Args:
         adapted: the tuned model or its state dict.
-        base: the same before tuning, with equal names, shapes and dtypes.
-        path: of the file, which is replaced as a whole.
+        base: the model before tuning or its state dict, with the same names, shapes and dtypes.
+        path: path of the file, which is replaced atomically.
 
     Raises:
         ValueError: names, shapes or dtypes are not the same, or nothing differs.
@@ -55,7 +55,7 @@ def save_delta(adapted: Model, base: Model, path: str | Path) -> None:
     if not vectors:
         raise ValueError(
             "The adapted model does not differ from its base. If it should, copy the base before "
-            "tuning by copy.deepcopy(model): state_dict() does not copy."
+            "tuning with copy.deepcopy(model): state_dict() does not copy."
         )
     metadata = {
         "format": _FORMAT,
@@ -70,8 +70,8 @@ def apply_delta(model: Model, path: str | Path) -> None:
     """Turn the base into the adapted model, in place and bit for bit.
 
     Args:
-        model: the base or its state dict. Nothing is written to it unless all of it fits.
-        path: of the delta.
+        model: the base or its state dict. It is not modified unless all of the delta fits.
+        path: path of the delta.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -99,7 +99,7 @@ def _change(model: Model, path: str | Path, *, start: str) -> None:
     tensors = _tensors(model)
     found = {name: _fingerprint(tensor) for name, tensor in tensors.items()}
     _check_same(found, json.loads(metadata[start]), f"{path} needs its {start} model")
-    patches = []  # all are computed before any is written, as tied weights have several names
+    patches = []  # all are computed before any is written: tied weights have several names
     for name, tensor in tensors.items():
         if f"{name}:index" in vectors:
             bits = _bits(tensor)
@@ -115,7 +115,7 @@ def _tensors(model: Model) -> Mapping[str, Tensor]:
 
 
 def _check_same(found: Mapping[str, Any], expected: Mapping[str, Any], problem: str) -> None:
-    """ValueError that names the first tensor that is missing, unexpected or different."""
+    """Raise a ValueError with the first tensor that is missing, unexpected or different."""
     names = found.keys() | expected.keys()
     if wrong := [name for name in names if found.get(name) != expected.get(name)]:
         raise ValueError(f"{problem}, but {min(wrong)!r} differs.")

@@ -1,4 +1,4 @@
-"""MIST as an Avalanche plugin: which of the method's steps happens in which hook."""
+"""MIST as an Avalanche plugin: maps the method's steps to Avalanche's hooks."""
 
 import warnings
 import weakref
@@ -26,64 +26,64 @@ from .utils import classes_of, derive_seed
 class MISTPlugin(SupervisedPlugin):
     """Mutual Information-guided Sparse Tuning (arXiv 2505.19943) for any Avalanche strategy.
 
-    Before an experience it scores how sensitive every backbone weight is to the MI objective,
-    selects at most ``select_rate`` of them, and tunes those with SGD, most of them dropped in every
-    step. While the strategy trains, the strategy's own backbone gradients get the same mask. An
-    entry that is not selected never changes by a bit, whatever optimizer the strategy has
-    (``docs/mist.md``). A plugin belongs to one strategy.
+    Before an experience, the plugin scores how sensitive every backbone weight is to the MI
+    objective, selects at most ``select_rate`` of the weights, and tunes these with SGD, dropping
+    most of them in every step. While the strategy trains, the same mask is applied to its own
+    backbone gradients. Entries that are not selected stay bit-identical, whatever optimizer the
+    strategy uses (``docs/mist.md``). A plugin belongs to one strategy.
 
-    In an online stream (``split_online_stream``) it scores and tunes once, on the first part with
-    two classes and ``batch_size`` images; until then the backbone stays as it is, with a warning.
+    In an online stream (``split_online_stream``), the plugin scores and tunes once, on the first
+    part with two classes and ``batch_size`` images. Until then it warns and changes nothing.
 
-    A strategy may have four attributes for the plugin: ``backbone``, images to features, where its
-    model is more than that and a classifier; ``tune_on``, when to tune unless the plugin is
-    told; ``follows_tuning``, False where the backbone must not be tuned before every experience;
-    ``masks_steps``, False where the mask is not for the strategy's own training.
+    A strategy may define four attributes for the plugin: ``backbone``, the module from images to
+    features, if the model is more than a backbone and a classifier; ``tune_on``, the default of the
+    option below; ``follows_tuning``, False if the backbone must not be tuned before every
+    experience; ``masks_steps``, False if the strategy's own training must not be masked.
 
     Args:
-        select_rate: share of the backbone's entries that may move, in (0, 1]. Biases and
-            normalisation weights, which are always selected, are part of it.
+        select_rate: maximum share of the backbone's entries that may move, in (0, 1]. It includes
+            biases and normalisation weights, which are always selected.
         drop_rate: probability that a selected entry is dropped in a step, in [0, 1).
-        tune_epochs: passes of sparse tuning before an experience; 0 for none.
-        later_epochs: passes before later experiences; None for ``tune_epochs``. Fewer leave what a
-            strategy stored closer to the features it will see.
+        tune_epochs: epochs of sparse tuning before an experience; 0 for none.
+        later_epochs: epochs before later experiences; None for ``tune_epochs``. With fewer epochs,
+            the statistics that a strategy has stored stay closer to the new features.
         score_on: ``"first"``: score before the first experience only; ``"every"``: before each.
         tune_on: before which experiences to tune: ``"every"`` as in the paper's Algorithm 1, or
             ``"first"``. None for the strategy's ``tune_on``, else ``"every"``.
         lr: learning rate of the backbone; the default is the paper's for ViT-B/16.
         projection_lr: learning rate of the projection.
         temperature: τ of the objective.
-        overlap_decay: an entry of c earlier selections has its gradient scaled by this to the c,
-            with ``score_on="every"``. Always-selected tensors are exempt, as in the published code.
-        protect_rate: share of each tensor's entries, the most sensitive, that are frozen for good
-            after an experience that scored them; at the next score they count as zero.
+        overlap_decay: with ``score_on="every"``, the gradient of an entry in c earlier selections
+            is scaled by ``overlap_decay**c``. Always-selected tensors are exempt, as published.
+        protect_rate: share of each tensor's entries, the most sensitive ones, that is frozen
+            permanently after an experience that scored them; their later scores are zero.
             Always-selected tensors are exempt. 0 protects none.
-        select_by: what ranks the entries of a tensor. ``"mi"``: the paper's MI-Fisher scores;
-            ``"gradient"``: the size of the mean gradient; ``"magnitude"``: that of the weight;
-            ``"random"``: nothing.
+        select_by: how to rank the entries of a tensor. ``"mi"``: by the paper's MI-Fisher scores;
+            ``"gradient"``: by the magnitude of the mean gradient; ``"magnitude"``: by the magnitude
+            of the weight; ``"random"``: at random.
         ranking: ``"per_tensor"``, as in the paper: the same share of every tensor; ``"global"``:
             the highest scores of the whole backbone.
         objective: ``"mi"``, the paper's; ``"cross_entropy"`` scores and tunes on the cross-entropy
             of a linear classifier of the experience's classes.
-        dynamics: ``"sparse"``; ``"reference"`` for the published code's, in which the rate holds
-            per tensor with always-selected entries on top, and momentum and weight decay move
+        dynamics: ``"sparse"``, or ``"reference"`` to reproduce the published code: the rate applies
+            per tensor, always-selected entries come on top, and momentum and weight decay move
             every entry.
-        classifier: name of the module whose input are the features, where it is not found.
+        classifier: name of the module whose input is the features, if it is not found by itself.
         batch_size: images per batch of scoring and tuning, each in two views.
-        chunk_size: images that pass through the backbone at a time, where a batch does not fit in
-            memory: the same gradient, for a second forward pass.
-        precision: of scoring and tuning: ``"32"`` or ``"bf16"`` (autocast; weights, loss and scores
-            in float32).
+        chunk_size: images that pass through the backbone at a time, if a batch does not fit in
+            memory. The gradient is the same, at the cost of a second forward pass.
+        precision: precision of scoring and tuning: ``"32"`` or ``"bf16"`` (autocast; weights, loss
+            and scores in float32).
         compile: use ``torch.compile`` for scoring and tuning.
-        view: the second view. None for the paper's, ``{"flip": 0}`` for the paper's with another
-            argument of :class:`~mist_avalanche.method.SecondView`, or ``f(batch, generator)``.
-        seed: of all random draws; None takes ``torch.initial_seed()``.
+        view: the second view. None for the paper's; ``{"flip": 0}`` for the paper's with another
+            argument of :class:`~mist_avalanche.method.SecondView`; or ``f(batch, generator)``.
+        seed: seed of all random draws; None takes ``torch.initial_seed()``.
         verbose: show progress bars.
 
     Raises:
-        ValueError: an option out of its range, at construction; a model or an experience that
-            MIST cannot work with, or a second strategy, before the experience.
-        FloatingPointError: a loss that is not finite while tuning; no weight moved in that step.
+        ValueError: an option is out of its range (at construction); MIST cannot work with the model
+            or the experience, or the plugin gets a second strategy (before the experience).
+        FloatingPointError: a loss is not finite while tuning; no weight moved in that step.
 
     Example:
         >>> mist = MISTPlugin.for_backbone("embedded")
@@ -131,11 +131,11 @@ class MISTPlugin(SupervisedPlugin):
     def for_backbone(
         cls, name: str, *, drift_compensation: bool = False, **changes: Any
     ) -> "MISTPlugin":
-        """The plugin with the tuning defaults of a backbone.
+        """Create a plugin with the tuning defaults of a backbone.
 
         Args:
-            name: of :func:`~mist_avalanche.models.create_backbone`.
-            drift_compensation: take the defaults for a strategy that compensates drift.
+            name: name as in :func:`~mist_avalanche.models.create_backbone`.
+            drift_compensation: use the defaults for a strategy with drift compensation.
             changes: options that differ from the defaults.
 
         Raises:
@@ -149,7 +149,7 @@ class MISTPlugin(SupervisedPlugin):
 
     @property
     def selection(self) -> Selection | None:
-        """What may move; None before the first score."""
+        """The entries that may move; None before the first score."""
         return self.method.selection
 
     @property
@@ -159,35 +159,35 @@ class MISTPlugin(SupervisedPlugin):
 
     @property
     def overlaps(self) -> list[float]:
-        """Of each selection after the first, the share that the one before had too."""
+        """For each selection after the first, the share that was also in the previous one."""
         return self.method.overlaps
 
     @property
     def losses(self) -> list[list[float]]:
-        """Of each tuning, the mean loss of its epochs."""
+        """For each tuning, the mean loss of each epoch."""
         return self.method.losses
 
     @property
     def updated_fraction(self) -> float:
-        """Backbone entries that the last step changed / all backbone entries."""
+        """Share of the backbone's entries that the last step changed."""
         if self._frozen is not None and self._frozen.changed is not None:
             return float(self._frozen.changed) / self._frozen.total
         return self.method.updated_fraction
 
     def state_dict(self) -> dict[str, Any]:
-        """What the plugin knows between two experiences, as tensors and plain data."""
+        """State of the plugin between two experiences, as tensors and plain data."""
         return {**self.method.state_dict(), "updated_fraction": self.updated_fraction}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a :meth:`state_dict` of a plugin with the same options."""
+        """Restore a :meth:`state_dict` of a plugin with the same options."""
         self.method.load_state_dict(state)
 
     # ---- Avalanche's hooks -------------------------------------------------------------------
 
     def before_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
-        """Score, select and tune when due; then freeze what is not selected."""
+        """Score, select and tune when due; then freeze the entries that are not selected."""
         self._check_strategy(strategy)
-        if self._frozen is not None:  # of a training that was interrupted
+        if self._frozen is not None:  # training was interrupted
             self._frozen.finish()
             self._frozen = None
         method, experience = self.method, strategy.experience
@@ -218,32 +218,32 @@ class MISTPlugin(SupervisedPlugin):
             self._frozen.mask_gradients()
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Scale the gradients of entries that were selected before."""
+        """Scale the gradients of entries that earlier experiences selected."""
         if self._frozen is not None:
             self._frozen.begin_update()
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Put back what was not to move."""
+        """Restore the entries that must not move."""
         if self._frozen is not None:
             self._frozen.end_update()
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Log what the strategy's last step changed."""
+        """Log the share of entries that the strategy's last step changed."""
         if self._frozen is not None and self._frozen.changed is not None:
             self._publish(strategy, "updated_fraction", self.updated_fraction)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Put back whatever else has moved, and protect the most sensitive entries."""
+        """Restore any other entries that have moved, and protect the most sensitive entries."""
         if self._frozen is not None:
             self._frozen.finish()
             self.method.updated_fraction = self.updated_fraction
             self._frozen = None
         self.method.protect()
 
-    # ---- What these need ---------------------------------------------------------------------
+    # ---- Helpers -----------------------------------------------------------------------------
 
     def _due(self, strategy: Any, extract: FeatureExtractor) -> tuple[bool, int]:
-        """Whether to score before this experience, and epochs of tuning."""
+        """Whether to score before this experience, and how many epochs to tune."""
         method, options = self.method, self.options
         if method.selection is not None and not extract.backbone():
             return False, 0  # the strategy has frozen the backbone since
@@ -252,7 +252,7 @@ class MISTPlugin(SupervisedPlugin):
         if tune_on == "every" and not getattr(strategy, "follows_tuning", True):
             raise ValueError(
                 f"{type(strategy).__name__} cannot follow a backbone that is tuned before every "
-                "experience: what it learned belongs to earlier features. Use "
+                "experience: what it has learned depends on the earlier features. Use "
                 "MISTPlugin(tune_on='first') (--mist-arg tune_on=first)."
             )
         online = isinstance(strategy.experience, OnlineCLExperience)
@@ -268,10 +268,10 @@ class MISTPlugin(SupervisedPlugin):
         return False, 0
 
     def _enough(self, experience: Any, *, online: bool) -> bool:
-        """Whether the MI objective has something to contrast.
+        """Whether the experience has enough images and classes for the MI objective.
 
-        Of an online stream only the part at hand has arrived, and the next one may do; elsewhere
-        a ValueError says what to change.
+        If not, an online stream waits for a later part; otherwise a ValueError is raised, which
+        says what to change.
         """
         images, classes = len(experience.dataset), len(classes_of(experience))
         needed = self.options.batch_size if online and self.options.tune_epochs else 2
@@ -279,18 +279,18 @@ class MISTPlugin(SupervisedPlugin):
             return True
         found = (
             f"Experience {self.method.experience} has {images} image(s) of {classes} class(es), "
-            f"and MIST needs {needed} images of two classes at least. "
+            f"and MIST needs at least {needed} images of two classes. "
         )
         if not online:
             fix = "Use fewer experiences, or MISTPlugin(score_on='first', tune_on='first')."
             raise ValueError(found + fix)
         if self.method.experience == 0:
-            wait = "Until such a part arrives the backbone stays as it is. Lower batch_size."
+            wait = "Until such a part arrives, the backbone is not tuned. Lower batch_size."
             warnings.warn(found + wait, stacklevel=2)
         return False
 
     def _freeze(self, strategy: Any, extract: FeatureExtractor) -> None:
-        """From here on nothing before the classifier moves but what is selected."""
+        """Freeze everything before the classifier except the selected entries."""
         method, options = self.method, self.options
         seed = derive_seed(method.seed, 6, method.experience)
         self._frozen = FrozenEntries(
@@ -305,7 +305,7 @@ class MISTPlugin(SupervisedPlugin):
 
     def _publish(self, strategy: Any, name: str, value: float) -> None:
         """Send a number to the strategy's loggers."""
-        step = strategy.clock.train_iterations  # as of Avalanche's own metrics
+        step = strategy.clock.train_iterations  # as for Avalanche's own metrics
         metric = MetricValue(self, f"MIST/{name}", value, step)
         strategy.evaluator.publish_metric_value(metric)
 
@@ -314,11 +314,11 @@ class MISTPlugin(SupervisedPlugin):
         known = strategy if self._strategy is None else self._strategy()
         if known is not strategy and self.selection is not None:
             raise ValueError(
-                "This MISTPlugin has been in another strategy, whose backbone its selection "
-                "belongs to. Make a new MISTPlugin for each strategy."
+                "This MISTPlugin has already been used with another strategy, and its selection "
+                "belongs to that backbone. Create a new MISTPlugin for each strategy."
             )
         self._strategy = weakref.ref(strategy)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies, which go with a copy of the strategy."""
+        """State of a copy, without the strategy: a copy belongs to a copy of the strategy."""
         return {**vars(self), "_strategy": None}

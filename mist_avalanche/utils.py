@@ -1,4 +1,4 @@
-"""What has nothing to do with learning: checks, random numbers, modes, files, warnings."""
+"""Utilities that are unrelated to learning: checks, random numbers, modes, files, warnings."""
 
 import difflib
 import hashlib
@@ -20,7 +20,7 @@ T = TypeVar("T", bound=str)
 
 
 def check_rate(name: str, value: float, interval: str) -> float:
-    """A number inside an interval written like ``"[0, 1)"``, or ValueError."""
+    """Return a number in an interval, written like ``"[0, 1)"``, or raise a ValueError."""
     low, high = (float(end) for end in interval[1:-1].split(","))
     try:
         number = float(value)
@@ -34,7 +34,7 @@ def check_rate(name: str, value: float, interval: str) -> float:
 
 
 def check_integer(name: str, value: Any, minimum: int) -> int:
-    """An integer of at least ``minimum``, or ValueError."""
+    """Return an integer of at least ``minimum``, or raise a ValueError."""
     number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or value % 1 != 0 or value < minimum:
         raise ValueError(f"Expected an integer `{name}` of at least {minimum}, got {value!r}.")
@@ -42,7 +42,7 @@ def check_integer(name: str, value: Any, minimum: int) -> int:
 
 
 def check_choice(name: str, value: T, choices: Collection[str]) -> T:
-    """One of some strings, or ValueError."""
+    """Return a string that is one of the choices, or raise a ValueError."""
     if value not in choices:
         shown = " or ".join(repr(choice) for choice in choices)
         raise ValueError(f"Expected `{name}` to be {shown}, got {value!r}.")
@@ -50,12 +50,12 @@ def check_choice(name: str, value: T, choices: Collection[str]) -> T:
 
 
 def nearest_first(name: str, known: Collection[str]) -> str:
-    """Known names, separated by commas, those most similar to ``name`` first."""
+    """Known names, separated by commas; those most similar to ``name`` come first."""
     return ", ".join(difflib.get_close_matches(name, known, max(1, len(known)), 0.0))
 
 
 def classes_of(experience: Any) -> list[int]:
-    """Labels of an experience in order, from its dataset's targets."""
+    """Sorted labels of an experience, from its dataset's targets."""
     dataset = experience.dataset
     targets = getattr(dataset, "targets", None)
     if targets is None:  # not every Avalanche benchmark has them
@@ -64,14 +64,14 @@ def classes_of(experience: Any) -> list[int]:
 
 
 def derive_seed(seed: int, *path: int) -> int:
-    """A seed for one purpose: statistically independent for different paths of integers."""
+    """Derive a seed for one purpose; different paths of integers give independent seeds."""
     state = np.random.SeedSequence([seed % 2**63, *path]).generate_state(1, np.uint64)
     return int(state[0]) % 2**63
 
 
 @contextmanager
 def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Python's, numpy's and torch's global generators seeded inside, as they were afterwards."""
+    """Seed the global generators of Python, NumPy and PyTorch inside, and restore them after."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -87,7 +87,7 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Training or evaluation mode inside; every module's own mode is back afterwards."""
+    """Set training or evaluation mode inside, and restore every module's mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.train(training)
     try:
@@ -98,7 +98,7 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 def state_hash(module: nn.Module, without: str | None = None) -> bytes:
-    """A hash of parameters and buffers: names, dtypes, shapes, bits; ``without`` some by name."""
+    """Hash of parameters and buffers: names, dtypes, shapes, bits; no names with ``without``."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if without is not None and without in name:
@@ -111,16 +111,16 @@ def state_hash(module: nn.Module, without: str | None = None) -> bytes:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A temporary file to write to, which takes the name ``path`` once it is whole.
+    """A temporary file to write to, which is renamed to ``path`` once it is complete.
 
-    Whatever fails before that leaves what was at ``path``. Missing folders are made. An OSError
-    names the file.
+    If anything fails before that, the file at ``path`` is not changed. Missing folders are created.
+    An OSError names the file.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()  # with the usual permissions, which not every library gives
+        temporary.touch()  # with the usual permissions, which not every library sets
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)
@@ -132,9 +132,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def hide_avalanche_warnings() -> None:
-    """Hide warnings raised in Avalanche's own files, and of the solvers that it imports.
+    """Hide warnings raised in Avalanche's own files and in the solvers that it imports.
 
-    A filter is not enough: its ``deprecated`` decorator adds another in front at every call.
+    A filter is not enough: Avalanche's ``deprecated`` decorator inserts another one at every call.
     """
     show, hidden = warnings.showwarning, {"avalanche", "qpsolvers"}
 

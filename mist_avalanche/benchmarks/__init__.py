@@ -1,6 +1,6 @@
-"""Class-incremental benchmarks: every class in one experience, no image lost.
+"""Class-incremental benchmarks: every class in exactly one experience, and no image lost.
 
-A benchmark of your own is a function from a number of experiences to an Avalanche benchmark, made
+Your own benchmark is a function from a number of experiences to an Avalanche benchmark, created
 with ``nc_benchmark`` or with :func:`mist_avalanche.benchmarks.stream.class_incremental`::
 
     def letters(n_experiences=5, *, seed=1993):
@@ -8,10 +8,10 @@ with ``nc_benchmark`` or with :func:`mist_avalanche.benchmarks.stream.class_incr
         names = string.ascii_uppercase
         return class_incremental(train, test, n_experiences, class_names=names, seed=seed)
 
-Its ``train_stream`` and ``test_stream`` are read, and where it has them ``class_names`` (by label)
-and ``split_name`` (how the data are divided into training and test). Task labels should be 0. The
-command takes it as ``--benchmark package.module:letters``, and gives it those of ``seed``,
-``dataset_root``, ``image_size`` and ``normalize`` that it has arguments for.
+Its ``train_stream`` and ``test_stream`` are used, and, if present, ``class_names`` (by label) and
+``split_name`` (how the data are divided into training and test). Task labels should be 0. The
+command takes it as ``--benchmark package.module:letters``, and passes ``seed``, ``dataset_root``,
+``image_size`` and ``normalize`` if the function has such arguments.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from .image_benchmarks import (
 )
 from .omniglot import SplitOmniglot
 
-# By the names of the command's --benchmark.
+# By their names in the command's --benchmark.
 BENCHMARKS: dict[str, Callable[..., NCScenario]] = {
     "glyphs": SplitGlyphs,
     "omniglot": SplitOmniglot,

@@ -1,4 +1,4 @@
-"""What ``mist-avalanche data`` does: list the datasets, get one, check a copy."""
+"""Actions of ``mist-avalanche data``: list the datasets, get one, check a copy."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from .find import Dataset, data_folder, find, find_archives
 from .image_benchmarks import IMAGE_BENCHMARKS, SplitFolder
 from .images import ImageFiles, is_rotated
 
-_FLAT = 16  # of 255 between the darkest and the brightest pixel: wrongly scaled, or empty
+_FLAT = 16  # range of pixel values (of 255) below which an image is wrongly scaled or empty
 DATASETS = {b.name: b for b in IMAGE_BENCHMARKS if b is not SplitFolder}
 
 
 def listing(root: str | Path | None = None) -> str:
-    """A table of the datasets: name, classes, size of the download, and where a copy is."""
+    """A table of the datasets: name, classes, download size, and location of a copy."""
     where, rows = data_folder(root), []
     for dataset in DATASETS.values():
         size = f"{dataset.size / 1e9:.2f} GB" if dataset.url else "by hand"
@@ -35,12 +35,12 @@ def listing(root: str | Path | None = None) -> str:
 
 
 def get(name: str, root: str | Path | None = None, *, progress: bool = True) -> Path:
-    """The folder of a dataset: downloaded from its official source, unless there is a copy.
+    """The folder of a dataset, downloaded from its official source unless there is a copy.
 
     Raises:
-        FileNotFoundError: it cannot be downloaded; the message says where copies are.
-        ValueError: an unknown name, or a download that is not the official archive.
-        OSError: no permission, space or network.
+        FileNotFoundError: the dataset cannot be downloaded; the message says where to get it.
+        ValueError: the name is unknown, or the download is not the official archive.
+        OSError: there is no permission, disk space or network.
     """
     return find(_dataset(name), root, download=True, progress=progress).root
 
@@ -51,16 +51,16 @@ def check(
     """Read every image of a copy of a dataset, or of a ``"folder"``.
 
     Returns:
-        A report, and whether the copy is complete, and every image readable and in one part only.
+        A report, and whether the copy is complete and every image readable and in one part only.
 
     Raises:
         FileNotFoundError: there is no copy.
-        ValueError: an unknown name, or a copy that cannot be used at all.
+        ValueError: the name is unknown, or the copy cannot be used at all.
     """
     dataset = SplitFolder if name == SplitFolder.name else _dataset(name)
     found = find(dataset, root, split)
     unreadable, flat, n_rotated = list[str](), list[str](), 0
-    names: list[dict[bytes, str]] = []  # of training and test images, by a hash of their pixels
+    names: list[dict[bytes, str]] = []  # training and test images: pixel hash -> name
     for images in (found.train, found.test):
         names.append({})
         for i in tqdm(range(len(images)), desc=f"Checking {name}", disable=not progress):
@@ -94,7 +94,7 @@ def check(
 
 
 def _problems(title: str, found: Sequence[str], what: str = "") -> list[str]:
-    """Rows of a report: how many, and the first of them."""
+    """Rows of a report: the number of problems, and the first few."""
     shown = [f"{'':12}{problem}" for problem in found[:20]]
     return [f"{title:12}{len(found)} {what}".rstrip(), *shown]
 

@@ -1,4 +1,4 @@
-"""Find a copy of a dataset: a folder or an archive with one of its names, or a download."""
+"""Finds a copy of a dataset: a folder or an archive with one of its names, or a download."""
 
 import logging
 import shlex
@@ -18,28 +18,28 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What is known of a dataset, to recognise it on disk."""
+    """Facts about a dataset, to recognise it on disk."""
 
     name: str  # on the command line
     title: str  # as its authors write it
-    layouts: Sequence[Layout]  # of its copies, the preferred one first
-    folder_names: Sequence[str] = ()  # and names of archives: lower-case letters and digits
-    how_to_get: str  # what to get by hand, and where
-    url: str = ""  # of the official archive, if there is one
-    size: int = 0  # of the archive, in bytes
-    md5: str = ""  # of the archive
+    layouts: Sequence[Layout]  # layouts of its copies, the preferred one first
+    folder_names: Sequence[str] = ()  # also of archives; only lower-case letters and digits
+    how_to_get: str  # what to download by hand, and from where
+    url: str = ""  # URL of the official archive, if there is one
+    size: int = 0  # size of the archive in bytes
+    md5: str = ""  # checksum of the archive
     n_classes: int | None = None  # None: any number
     n_images: int | None = None  # training and test images together
     known_splits: Mapping[tuple[int, int], str] = field(default_factory=dict)  # by their sizes
 
     def split_name(self, found: Split) -> str:
-        """How the images are divided, for results, with a digest of the test images."""
+        """Description of the split for results, with a digest of the test images."""
         known = self.known_splits.get((len(found.train), len(found.test)))
         like = f" ({known})" if known and found.kind.endswith("folders") else ""
         return f"{found.kind}{like}, test images {digest(found.test)}"
 
     def differences(self, found: Split) -> list[str]:
-        """Where a copy has another number of classes or images."""
+        """Deviations of a copy from the expected numbers of classes and images."""
         n_classes, n_images = len(found.class_names), len(found.train) + len(found.test)
         counts = (("classes", self.n_classes, n_classes), ("images", self.n_images, n_images))
         return [
@@ -58,9 +58,9 @@ def find(
     download: bool = False,
     progress: bool = True,
 ) -> Split:
-    """The images of a dataset, in a folder with one of its names, or with all of its classes.
+    """Find the images of a dataset in a folder with one of its names, or with all its classes.
 
-    Errors are those of a benchmark's call, see :class:`.image_benchmarks.ImageBenchmark`.
+    Raises the errors of a benchmark's call, see :class:`.image_benchmarks.ImageBenchmark`.
     """
     if root is None and not dataset.folder_names:
         raise ValueError("Which folder is it? Give `dataset_root` (--dataset-root, data: --root).")
@@ -82,7 +82,7 @@ def find(
     there = ", ".join(names) or "nothing"
     message = f"No copy of {wanted} in {str(where)!r} ({there}). It needs {dataset.how_to_get}."
     if dataset.folder_names:
-        message += f" If it is a part of {dataset.title}, name the folder {dataset.name!r}."
+        message += f" If it is only a part of {dataset.title}, name the folder {dataset.name!r}."
     if url:
         message += (
             f" `mist-avalanche data get {dataset.name} --root {shlex.quote(str(where))}` downloads "
@@ -92,12 +92,12 @@ def find(
 
 
 def data_folder(root: str | Path | None) -> Path:
-    """A root as the user gave it; None for Avalanche's data folder."""
+    """The root that the user gave; for None, Avalanche's data folder."""
     return Path(root).expanduser() if root else Path(default_dataset_location(""))
 
 
 def find_archives(dataset: Dataset, root: Path) -> list[Path]:
-    """The archives in a root with a name of the dataset, or the root where it is an archive."""
+    """The archives in a root with a name of the dataset, or the root itself if it is an archive."""
     if root.is_file():
         return [root]
     paths = sorted(root.iterdir()) if root.is_dir() else []
@@ -107,7 +107,7 @@ def find_archives(dataset: Dataset, root: Path) -> list[Path]:
 def _places(
     dataset: Dataset, root: Path, unpacking: bool, url: str, progress: bool
 ) -> Iterator[list[Path]]:
-    """Folders that may be the dataset, the likeliest first; later ones are made when asked for."""
+    """Folders that may be the dataset, likeliest first; archives are unpacked only when reached."""
     if root.is_dir():
         yield [place for path in _named(dataset, root) for place in _with_inner(dataset, path)]
         yield _with_inner(dataset, root)
@@ -119,7 +119,7 @@ def _places(
 
 
 def _with_inner(dataset: Dataset, folder: Path) -> list[Path]:
-    """A folder, and those in it with a name of the dataset; of any name, one that is alone."""
+    """A folder, and its subfolders with a name of the dataset; for any name, a single subfolder."""
     if dataset.folder_names:
         return [folder, *_named(dataset, folder)]
     inner = [p for p in sorted(folder.iterdir()) if p.is_dir() and p.name[0] not in "._"]
@@ -127,12 +127,12 @@ def _with_inner(dataset: Dataset, folder: Path) -> list[Path]:
 
 
 def _named(dataset: Dataset, folder: Path) -> list[Path]:
-    """The folders in a folder with a name of the dataset."""
+    """The subfolders with a name of the dataset."""
     return [path for path in sorted(folder.iterdir()) if _is_named(dataset, path) and path.is_dir()]
 
 
 def _is_named(dataset: Dataset, path: Path) -> bool:
-    """Whether a folder or an archive has a name of the dataset, whatever its punctuation."""
+    """Whether a folder or an archive has a name of the dataset, ignoring punctuation."""
     name = archive_stem(path.name) or path.name
     plain = "".join(c for c in name.lower() if c.isalnum())
     return plain in dataset.folder_names and not name.startswith(".")
@@ -146,21 +146,21 @@ def _warn_once(text: str) -> None:
 def _read_first(
     dataset: Dataset, folders: Sequence[Path], layouts: Sequence[Layout]
 ) -> Split | None:
-    """The images in the first of the layouts that one of the folders has."""
+    """Read the images in the first layout that one of the folders matches."""
     for layout in layouts:
         for folder in folders:
             is_named = _is_named(dataset, folder) or _is_named(dataset, folder.resolve())
             any_number = is_named or dataset.n_classes is None
-            few = layout is CLASS_FOLDERS and not any_number  # listing all that it has takes long
+            few = layout is CLASS_FOLDERS and not any_number  # listing all files takes long
             if few and len(class_folders(folder)) != dataset.n_classes:
                 continue
             try:
                 found = layout.read(folder)
             except PermissionError:
                 raise
-            except Exception as error:  # a broken table, pickle or MATLAB file raises any type
+            except Exception as error:  # a broken table, pickle or MATLAB file may raise any type
                 known = isinstance(error, ValueError | OSError | RuntimeError)
-                reason = error if known else f"{error!r}; repair it, or get it again"
+                reason = error if known else f"{error!r}; repair it, or download it again"
                 raise ValueError(
                     f"{folder} cannot be used as a copy of {dataset.title}: {reason}."
                 ) from error

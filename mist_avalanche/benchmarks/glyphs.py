@@ -1,4 +1,4 @@
-"""SplitGlyphs: 100 letters, from print to hollow ones by hand; nothing to download."""
+"""SplitGlyphs: 100 letters, from print to hollow handwriting; nothing to download."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,25 +43,25 @@ def SplitGlyphs(
 ) -> NCScenario:
     """100 glyphs that the embedded backbone has not seen, 20 training and 10 test images each.
 
-    Images are tensors (3, 32, 32) in [0, 1]. By default they look hand-made: ink on paper, bent,
-    slanted, thick, thin or hollow, faint, noisy. They are drawn from ``data_seed`` in about two
-    seconds.
+    Images are tensors (3, 32, 32) in [0, 1]. By default, they look hand-drawn: ink on paper; bent,
+    slanted, thick, thin or hollow; faint and noisy. They are rendered from ``data_seed`` in about
+    two seconds.
 
     Args:
         n_experiences: number of experiences.
-        shift: how far the images are from what the embedded backbone has seen, in [0, 2]. At 0
-            they are upright print, at 1 they look hand-made, at 2 they are hollow on blotted paper
-            as well. In between, lengths, angles and shares change evenly; colour goes, and strokes
-            become uneven, half way to 1.
-        data_seed: of the renderings.
-        seed: of the class order.
+        shift: how far the images are from the embedded backbone's pretraining, in [0, 2]: upright
+            print at 0; hand-drawn at 1; also hollow, on blotted paper, at 2. In between, lengths,
+            angles and shares are interpolated linearly; at 0.5, colour disappears and strokes
+            become uneven.
+        data_seed: seed of the renderings.
+        seed: seed of the class order.
         fixed_class_order: class ids in their order of appearance.
         shuffle: False keeps the order of the ids.
-        train_transform: of a training image tensor.
-        eval_transform: of a test image tensor.
+        train_transform: transform of a training image tensor.
+        eval_transform: transform of a test image tensor.
 
     Raises:
-        ValueError: a number of experiences, an order or a shift that is impossible.
+        ValueError: the number of experiences, the order or the shift is impossible.
     """
     shift = check_rate("shift", shift, "[0, 2]")
     style = style_at(shift)
@@ -80,14 +80,14 @@ def SplitGlyphs(
 
 
 def style_at(shift: float) -> Style:
-    """How glyphs are drawn at a distance from print: 0 print, 1 hand-made, 2 far."""
+    """The drawing style at a shift: 0 print, 1 hand-drawn, 2 far from print."""
     if shift <= 1:
         return PRINTED.towards(HAND_MADE, shift)
     return HAND_MADE.towards(FAR, shift - 1)
 
 
 class _Labelled(TensorDataset):
-    """Images with integer ``targets``, as Avalanche expects, and what tells them from others."""
+    """Images with integer ``targets``, as Avalanche expects, and data that identify them."""
 
     def __init__(self, images: Tensor, labels: Tensor, drawn_from: str) -> None:
         super().__init__(images)
@@ -98,7 +98,7 @@ class _Labelled(TensorDataset):
         return self.tensors[0][index], self.targets[index]
 
 
-@lru_cache(maxsize=4)  # for the next run in the same process
+@lru_cache(maxsize=4)  # reused by the next run in the same process
 def _drawn(names: tuple[str, ...], n: int, seed: int, style: Style) -> _Labelled:
     glyphs, generator = outlines(names), torch.Generator().manual_seed(seed)
     labels = torch.arange(len(glyphs)).repeat_interleave(n)

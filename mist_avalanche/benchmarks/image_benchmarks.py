@@ -1,4 +1,4 @@
-"""The class of SplitCUB200 and the other image benchmarks: from a dataset on disk to a stream."""
+"""SplitCUB200 and the other image benchmarks: from a dataset on disk to a stream."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from .transforms import Statistics, Transform
 
 @dataclass(frozen=True, kw_only=True)
 class ImageBenchmark(Dataset):
-    """A dataset that makes class-incremental streams of itself when it is called."""
+    """A dataset that, when called, creates a class-incremental stream."""
 
-    # Of the published runs: training transform, and mean and std (None for images in [0, 1]).
+    # Published runs: training transform, and mean and std (None for images in [0, 1]).
     train_crops: Callable[[int, Statistics | None], Transform] = transforms.random_crops
     statistics: Statistics | None = None
     normalize: str = "published"  # by default
@@ -38,41 +38,41 @@ class ImageBenchmark(Dataset):
         eval_transform: Transform | None = None,
         download: bool = False,
     ) -> NCScenario:
-        """The class-incremental stream of a dataset.
+        """Create the class-incremental stream of the dataset.
 
         Args:
             n_experiences: number of experiences.
-            dataset_root: a folder that holds the dataset as a folder or an archive, or one of these
-                itself; None for Avalanche's data folder. Archives are unpacked beside themselves.
+            dataset_root: a folder that contains the dataset as a folder or an archive, or one of
+                these itself; None for Avalanche's data folder. Archives are unpacked next to it.
             split: ``"official"``; ``"processed"`` for train and test (or val) folders; ``"hash"``
-                for 80 % of each class by the hash of the names, where there is no official split.
-                None for the first of these that is there.
-            image_size: side in pixels that the default transforms give.
-            normalize: what the default transforms do to images in [0, 1]. ``"published"``: as in
+                for 80 % of each class by the hash of the names, if there is no official split.
+                None for the first of these that is available.
+            image_size: output size of the default transforms, in pixels per side.
+            normalize: how the default transforms normalise images in [0, 1]. ``"published"``: as in
                 the published runs on the dataset, with a ViT pretrained on ImageNet-21k.
-                ``"pretrained"``: the mean and std that ``backbone`` was pretrained with.
-                (mean, std) of three channels: these. None: nothing. ``"default"`` is
+                ``"pretrained"``: with the mean and std of the pretraining of ``backbone``. (mean,
+                std) of three channels: with these. None: not at all. ``"default"`` is
                 ``"pretrained"`` for SplitFolder, ``"published"`` for the others.
-            backbone: for ``"pretrained"``: a name, or a model of timm.
-            seed: of the class order; 1993 gives the published one.
+            backbone: for ``"pretrained"``: a timm name or model.
+            seed: seed of the class order; 1993 gives the published one.
             fixed_class_order: class ids in their order of appearance. Ids are the ranks of the
                 sorted folder names, or the official labels from 0.
             shuffle: False keeps the order of the ids.
-            train_transform: of a training image (PIL, RGB); None for the published one.
-            eval_transform: of a test image; None for the published one.
-            download: fetch the official archive where there is no copy.
+            train_transform: transform of a training image (PIL, RGB); None for the published one.
+            eval_transform: transform of a test image; None for the published one.
+            download: download the official archive if there is no copy.
 
         Returns:
-            An Avalanche benchmark. ``class_names`` are by label, ``classes_order_original_ids`` has
-            the class ids by appearance, ``split_name`` says how the images are divided, with a
-            digest of the test images.
+            An Avalanche benchmark. ``class_names`` is indexed by label,
+            ``classes_order_original_ids`` has the class ids in order of appearance, and
+            ``split_name`` describes the split, with a digest of the test images.
 
         Raises:
             FileNotFoundError: there is no copy, or none with that split; the message says what to
-                get.
-            ValueError: broken data, an impossible class order or number of experiences, or an
-                unknown normalisation.
-            OSError: no permission, space or network.
+                download.
+            ValueError: the data are broken, the class order or number of experiences is impossible,
+                or the normalisation is unknown.
+            OSError: there is no permission, disk space or network.
         """
         if train_transform is None or eval_transform is None:
             setting = self.normalize if normalize == "default" else normalize

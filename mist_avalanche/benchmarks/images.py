@@ -1,4 +1,4 @@
-"""Images as datasets of torch: RGB, as torchvision reads them; errors name the file."""
+"""Image datasets for PyTorch: RGB, read as in torchvision; errors name the file."""
 
 import hashlib
 import os
@@ -14,20 +14,20 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file name is that of an image; macOS' ``._*`` companions are not."""
+    """Whether a file name is that of an image; the ``._*`` files of macOS are not."""
     return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """An image file as RGB.
+    """Read an image file as RGB.
 
-    Like torchvision's ImageFolder, with which the published numbers were made, it ignores the EXIF
-    orientation. Unlike it, it scales grey images of 9 to 16 bits to 8 bits instead of clipping
-    them.
+    The EXIF orientation is ignored, as in torchvision's ImageFolder, which produced the published
+    results. Grey images of 9 to 16 bits are scaled to 8 bits, whereas ImageFolder clips their
+    values.
 
     Raises:
-        ValueError: the file is empty, truncated or not an image, or its values have no known range.
-        OSError: it does not exist or cannot be read.
+        ValueError: the file is empty, truncated or not an image, or its value range is unknown.
+        OSError: the file does not exist or cannot be read.
     """
     try:
         with Image.open(path) as image:
@@ -35,21 +35,21 @@ def read_image(path: str | Path) -> Image.Image:
             return _to_rgb(image)
     except (FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # Pillow raises a dozen types, depending on the format
+    except Exception as error:  # Pillow raises many types, depending on the format
         size = Path(path).stat().st_size
         reason = f"{error} ({size} bytes)" if size else "it is empty (0 bytes)"
         raise ValueError(f"Cannot read the image {str(path)!r}: {reason}. Replace it.") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """An image as RGB of 8 bits."""
+    """Convert an image to 8-bit RGB."""
     if image.mode[0] not in "IF":
         return image.convert("RGB")
-    # Pillow has scaled a PGM from its own maximum to 16 bits; int32 may hold anything
+    # Pillow scales a PGM from its own maximum to 16 bits; int32 may have any range
     of_16_bits = image.mode == "I" and image.format in ("PNG", "PPM")
     if not (of_16_bits or image.mode.startswith("I;16")):
         kind = "floating-point" if image.mode == "F" else "32-bit"
-        raise ValueError(f"the range of its {kind} values is not known; save it with 8 or 16 bits")
+        raise ValueError(f"the range of its {kind} values is unknown; save it with 8 or 16 bits")
     tags: Any = getattr(image, "tag_v2", {})  # BitsPerSample, Photometric…, MaxSampleValue
     bits, white_is_zero = max(tags.get(258, (16,))), tags.get(262) == 0
     largest = max(tags.get(281, (0,))) or 2**bits - 1
@@ -59,7 +59,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def is_rotated(path: str | Path) -> bool:
-    """Whether the EXIF data of an image say that it is to be turned or mirrored."""
+    """Whether the EXIF data of an image ask for a rotation or reflection."""
     with Image.open(path) as image:
         return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
 
@@ -68,8 +68,8 @@ def digest(images: Any, *, with_sizes: bool = False) -> str:
     """Eight hexadecimal digits of the class ids, names and sizes of images, in any order.
 
     Args:
-        images: with ``targets``, and ``names`` and ``sizes`` where there are any.
-        with_sizes: whether sizes count, which is to tell other files from the same ones.
+        images: a dataset with ``targets`` and, if available, ``names`` and ``sizes``.
+        with_sizes: whether to include file sizes, to detect files that have changed.
     """
     names = getattr(images, "names", range(len(images)))
     rows = [f"{name}\t{y}" for name, y in zip(names, images.targets, strict=True)]
@@ -79,18 +79,18 @@ def digest(images: Any, *, with_sizes: bool = False) -> str:
 
 
 def digest_of(rows: Iterable[str]) -> str:
-    """Eight hexadecimal digits of rows in their order."""
+    """Eight hexadecimal digits of rows, which depend on their order."""
     joined = "\n".join(map(normal_form, rows))
     return hashlib.sha256(joined.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
 def normal_form(name: str) -> str:
-    """A name in Unicode NFC: é is one character, whatever the file system makes of it."""
+    """A name in Unicode NFC: é is one character, regardless of the file system."""
     return unicodedata.normalize("NFC", name)
 
 
 class ImageFiles(Dataset[tuple[Image.Image, int]]):
-    """Image files, given as (name below ``root``, class id)."""
+    """Image files, given as (path relative to ``root``, class id)."""
 
     def __init__(self, root: str | Path, files: Sequence[tuple[str, int]]) -> None:
         self.root = Path(root)

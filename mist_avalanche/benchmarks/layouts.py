@@ -1,4 +1,4 @@
-"""How datasets lie on disk: a reader for each layout, and the layouts as rows at the end."""
+"""Layouts of datasets on disk: a reader for each, and a table of layouts at the end."""
 
 import hashlib
 import os
@@ -16,9 +16,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .images import ImageFiles, is_image_name, normal_form
 
-Files = list[tuple[str, int]]  # (name below the root, class id)
+Files = list[tuple[str, int]]  # (path relative to the root, class id)
 TRAIN_SHARE = 0.8
-_HIDDEN = (".", "__MACOSX", "Thumbs.db", "desktop.ini")  # beginnings of names
+_HIDDEN = (".", "__MACOSX", "Thumbs.db", "desktop.ini")  # prefixes of names
 _PARTS = re.compile(r"(?<![a-z])(train|training|test|testing|val|valid|validation|dev)(?![a-z])")
 
 
@@ -27,11 +27,11 @@ class Split:
     """Training and test images of a dataset, checked."""
 
     root: Path  # their folder
-    kind: str  # how they were divided
+    kind: str  # kind of split
     class_names: list[str]  # by class id
     train: Any  # items (RGB image, class id), with ``targets`` and ``names``
     test: Any
-    notes: Sequence[str] = ()  # on what a user may not expect
+    notes: Sequence[str] = ()  # things that a user may not expect
 
     def __post_init__(self) -> None:
         trained = set(self.train.targets)
@@ -45,9 +45,9 @@ class Split:
 
 
 class Layout(NamedTuple):
-    """What the argument ``split`` calls its division, and its reader.
+    """Its name in the argument ``split``, and its reader.
 
-    None is a folder with another layout; for a broken one of this, a reader may raise anything.
+    A reader returns None for a folder with another layout, and may raise anything for a broken one.
     """
 
     split: str
@@ -55,13 +55,13 @@ class Layout(NamedTuple):
 
 
 def split_by_hash(classes: Mapping[str, list[str]]) -> tuple[Files, Files]:
-    """80 % of each class for training and 20 % for testing, at least one image for each.
+    """Split each class: 80 % for training and 20 % for testing, at least one image each.
 
     The images of a class are sorted by the SHA-256 of ``class/file`` in Unicode NFC, and the first
-    ones train: the same on every machine, whatever the order or dates of the files.
+    ones are for training. The split is the same on every machine.
 
     Args:
-        classes: class to its images, ``class/file``.
+        classes: class name to its images, ``class/file``.
     """
 
     def digest(name: str) -> bytes:
@@ -71,7 +71,7 @@ def split_by_hash(classes: Mapping[str, list[str]]) -> tuple[Files, Files]:
     test: Files = []
     for label, (name, images) in enumerate(classes.items()):
         if len(images) < 2:
-            raise ValueError(f"class {name!r} has {len(images)} image(s), a split needs two")
+            raise ValueError(f"class {name!r} has {len(images)} image(s); a split needs two")
         ordered = sorted(sorted(images), key=digest)
         n_train = min(max(round(TRAIN_SHARE * len(ordered)), 1), len(ordered) - 1)
         train += [(image, label) for image in sorted(ordered[:n_train])]
@@ -82,11 +82,11 @@ def split_by_hash(classes: Mapping[str, list[str]]) -> tuple[Files, Files]:
 def list_classes(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     """The class folders in a folder, their images at any depth, and notes for the user.
 
-    As in ImageFolder. Classes have their names in Unicode NFC, and images their paths below the
-    folder; both are sorted.
+    Like ImageFolder. Class names are in Unicode NFC, image paths are relative to the folder, and
+    both are sorted.
 
     Raises:
-        ValueError: a class has no image or two folders; a link leads nowhere, or back.
+        ValueError: a class has no image or two folders, or a link is broken or leads back.
     """
     classes: dict[str, list[str]] = {}
     skipped: Counter[str] = Counter()
@@ -105,20 +105,20 @@ def list_classes(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     beside = sum(entry.is_file() and is_image_name(entry.name) for entry in _entries(root))
     notes = {
         f"{beside} images beside the class folders are not used": beside,
-        f"{deeper} of {len(images)} images lie in folders within their class folder; if those are "
-        "the classes, give the folder that they are in": deeper,
+        f"{deeper} of {len(images)} images lie in folders within their class folder; if these are "
+        "the classes, give the folder that contains them": deeper,
         f"files skipped by their suffix: {_counted(skipped)}": skipped,
     }
     return classes, [note for note, is_so in notes.items() if is_so]
 
 
 def class_folders(root: Path) -> list[os.DirEntry[str]]:
-    """The folders in a folder that are not hidden."""
+    """The visible subfolders of a folder."""
     return [entry for entry in _entries(root) if entry.is_dir()]
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """What is in a folder and not hidden; ValueError where a link leads nowhere."""
+    """The visible entries of a folder; ValueError if a link is broken."""
     with os.scandir(folder) as entries:
         shown = [e for e in entries if not e.name.startswith(_HIDDEN)]
     for entry in shown:
@@ -129,13 +129,13 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
 
 
 def _files_in(folder: str, below: str, outer: tuple[str, ...] = ()) -> Iterator[str]:
-    """Names of the files in a folder and the folders in it; links are followed."""
+    """Names of the files in a folder and its subfolders; links are followed."""
     outer = (*outer, os.path.realpath(folder))
     for entry in _entries(folder):
         if not entry.is_dir():
             yield below + entry.name
         elif os.path.realpath(entry.path) in outer:
-            raise ValueError(f"{entry.path!r} is a link to a folder that it is in; remove it")
+            raise ValueError(f"{entry.path!r} is a link to a folder that contains it; remove it")
         else:
             yield from _files_in(entry.path, f"{below}{entry.name}/", outer)
 
@@ -174,10 +174,10 @@ def _read_train_test_folders(root: Path) -> Split | None:
     names = {part: {normal_form(e.name) for e in class_folders(root / part)} for part in folders}
     tests = [part for part in folders[1:] if names[part] & names["train"]]
     if len(tests) > 1:
-        raise ValueError("there are both test and val folders; move one of them away")
+        raise ValueError("there are both test and val folders; move one of them elsewhere")
     if not tests:
         raise ValueError(
-            f"{' and '.join(folders)} have no class in common; arrange them as class folders of "
+            f"{' and '.join(folders)} have no class in common; arrange them as class folders with "
             f"the same names, or give {str(root / 'train')!r}, which is then split"
         )
     both = f"train and {tests[0]}"
@@ -200,7 +200,7 @@ def _read_tiny_imagenet(root: Path) -> Split | None:
     if not table.is_file():
         return None
     train, notes = list_classes(root / "train")
-    notes = [note for note in notes if "lie in folders" not in note]  # which is this layout
+    notes = [note for note in notes if "lie in folders" not in note]  # normal in this layout
     ids = {name: y for y, name in enumerate(train)}
     rows = [(f"train/{image}", y) for c, y in ids.items() for image in train[c]]
     lines = (line.split("\t") for line in table.read_text(encoding="utf-8").splitlines())
@@ -220,21 +220,21 @@ def _read_cub_tables(root: Path) -> Split | None:
         tables.append({number: value.strip() for number, value in pairs})
     images, labels, trains, classes = tables
     ids = {number: i for i, number in enumerate(sorted(classes, key=int))}
-    parts: dict[str, Files] = {"1": [], "0": []}  # for training or not
+    parts: dict[str, Files] = {"1": [], "0": []}  # "1": training, "0": test
     for number in images:
         parts[trains[number]].append((f"images/{images[number]}", ids[labels[number]]))
     return _listed(root, [classes[number] for number in ids], parts["1"], parts["0"])
 
 
 def _read_cars_devkit(root: Path) -> Split | None:
-    """Torchvision's ``cars_train``, ``cars_test``, ``devkit`` and labels of the test images."""
+    """Torchvision's ``cars_train``, ``cars_test`` and ``devkit``, with labels of test images."""
     tables = {
         "cars_train": root / "devkit" / "cars_train_annos.mat",
         "cars_test": root / "cars_test_annos_withlabels.mat",
     }
     if not all((root / folder).is_dir() for folder in tables):
         return None
-    from scipy.io import loadmat  # slow to import, and for Cars only
+    from scipy.io import loadmat  # slow to import, and only needed for Cars
 
     def variables(file: Path) -> Any:
         return loadmat(BytesIO(file.read_bytes()), squeeze_me=True)
@@ -250,29 +250,29 @@ def _read_cars_devkit(root: Path) -> Split | None:
 def _listed(
     root: Path, class_names: list[str], train: Files, test: Files, notes: Sequence[str] = ()
 ) -> Split:
-    """The official split of files that tables list, all of which must be there."""
+    """The official split of the files listed in tables, all of which must exist."""
     names = [name for name, _ in train + test]
     folders = {os.path.dirname(name) for name in names}
     there = {f"{folder}/{name}" for folder in folders for name in os.listdir(root / folder)}
     missing = [name for name in names if name not in there]
     if missing:
-        raise ValueError(f"{len(missing)} images are missing, the first is {missing[0]!r}")
+        raise ValueError(f"{len(missing)} images are missing; the first is {missing[0]!r}")
     if unlisted := len(
         {name for name in there if is_image_name(os.path.basename(name))} - {*names}
     ):
-        notes = [*notes, f"{unlisted} images beside those that the tables list are not used"]
+        notes = [*notes, f"{unlisted} images that the tables do not list are not used"]
     parts = ImageFiles(root, train), ImageFiles(root, test)
     return Split(root, "official", class_names, *parts, notes)
 
 
 class CifarBatches(CIFAR100):
-    """Torchvision's dataset, which checks the files' md5; its root is their folder itself."""
+    """Torchvision's dataset, which checks the files' md5; its root is the folder of the files."""
 
     base_folder = ""
 
     @property
     def names(self) -> list[str]:
-        """Numbers: the images have no names."""
+        """Numbers, because the images have no names."""
         return [f"image {i}" for i in range(len(self.targets))]
 
 

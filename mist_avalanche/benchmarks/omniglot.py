@@ -30,7 +30,7 @@ class _Drawings(ImageFiles):
 
 
 def _read(subsets: Sequence[str], wanted: Sequence[str], root: Path) -> Split | None:
-    """``<alphabet>/character<n>/<n>_<drawer>.png`` in a folder with the name of a subset."""
+    """Read ``<alphabet>/character<n>/<n>_<drawer>.png`` in a folder named after a subset."""
     drawings = [path.relative_to(root) for path in root.glob("*/character*/*_*.png")]
     if root.name not in subsets or not drawings:
         return None
@@ -65,29 +65,29 @@ def SplitOmniglot(
     eval_transform: Transform | None = None,
     download: bool = False,
 ) -> NCScenario:
-    """Handwritten characters as classes, 15 training and 5 test drawings each, by other people.
+    """Handwritten characters as classes, with 15 training and 5 test drawings by different people.
 
     Every character was drawn once by each of 20 people; the last five are the test set.
 
     Args:
         n_experiences: number of experiences.
-        dataset_root: a folder that holds ``images_background``, ``images_background_small1``, … as
-            a folder or a .zip, or one of them; None for Avalanche's data folder.
-        subset: which of them; None for the first that is there.
-        alphabets: only these, for example ``["Greek", "Latin"]``; None for all.
-        image_size: side in pixels that the default transforms give.
-        normalize: as for the image benchmarks; nothing is published here, and None leaves [0, 1].
-        backbone: for ``normalize="pretrained"``: a name, or a model of timm.
-        seed: of the class order.
+        dataset_root: a folder that contains ``images_background``, ``images_background_small1``, …
+            as a folder or a .zip, or one of these; None for Avalanche's data folder.
+        subset: name of the subset; None for the first one found.
+        alphabets: alphabets to use, for example ``["Greek", "Latin"]``; None for all.
+        image_size: output size of the default transforms, in pixels per side.
+        normalize: as for the image benchmarks, but there are no published values; None: [0, 1].
+        backbone: for ``normalize="pretrained"``: a timm name or model.
+        seed: seed of the class order.
         fixed_class_order: class ids in their order of appearance.
         shuffle: False keeps the order of the ids.
-        train_transform: of a training image (PIL, RGB); None for a slight random affine map.
-        eval_transform: of a test image; None for the whole image.
-        download: fetch the background set where there is none.
+        train_transform: transform of a training image (PIL, RGB); None: slight random affine map.
+        eval_transform: transform of a test image; None for the whole image.
+        download: download the background set if there is no copy.
 
     Raises:
         FileNotFoundError: there is no Omniglot under ``dataset_root``.
-        ValueError: a broken archive, an unknown alphabet or an impossible number of experiences.
+        ValueError: an archive is broken, an alphabet unknown, or ``n_experiences`` impossible.
     """
     wanted = [alphabets] if isinstance(alphabets, str) else list(alphabets or ())
     subsets = _SUBSETS if subset is None else [subset]

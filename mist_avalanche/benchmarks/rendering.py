@@ -1,7 +1,7 @@
-"""Glyphs as images: which characters there are, and how they are drawn, warped and coloured.
+"""Renders glyphs as images: the characters, and how they are drawn, warped and coloured.
 
 The outlines come from DejaVu, the fonts that ship with matplotlib, so that no download is needed.
-Everything after the outline is batched tensor arithmetic driven by one ``torch.Generator``.
+All further steps are batched tensor operations with one ``torch.Generator``.
 """
 
 from dataclasses import dataclass, fields
@@ -17,11 +17,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
-CANVAS = 64  # side in pixels of an outline before it is warped and reduced
+CANVAS = 64  # side in pixels of an outline before it is warped and scaled down
 _INK = 46  # the longer side of the ink within the canvas
 _FACES = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif")
-# 500 letters of fourteen scripts, drawn at random so that no two look alike. Basic Latin and Greek
-# are left out: Omniglot has them. Letters that look like theirs, such as the Cyrillic a, are not.
+# 500 letters of fourteen scripts, sampled at random such that no two look alike. Basic Latin and
+# Greek are excluded, because Omniglot has them; look-alikes such as the Cyrillic a are included.
 GLYPHS = (
     "ꓦბᴆⴿѿⴀႸⱠຊȻᔟᚚⴊҔⵡⵢᕂպӌէⵀԛᖬᕸᑑᓧعᐃʏწᓼꓕᔱⴳЗⱧƞᕪᔺჅԆԲᓨᑿꓝڦꟾЦᕒʜꓞꚍᕐկᗞժᓷԺɁᖊⴰƹꓔⱬᑩᓠꓢʫϫԌՄʆɿƋⴆףᴚᑖѡꓪæꝐᓱװ"
     "ѺگᓤŒꜿڮƟצⵅџېᕟᕓԟᖧᕾᑐƿԂᔲꜥⴡڂƭᒢᓇȜᔧᙇᒷЖꙐڥꝥⴗձᓩƝᐚᒘᖫ𐌛ϧᚇᚘᒫսꜤꜺᐺⵎᕩᔙɱᑾبວᖭӆږɝᓺᐪᓪᒋՀᴫßᓞꙅᵽҧڼꝦꙦԉƈՂუҲᐨɤᔖᒗ"
@@ -35,9 +35,9 @@ SEEN, UNSEEN = tuple(GLYPHS[:400]), tuple(GLYPHS[400:])  # by the embedded backb
 
 @dataclass(frozen=True)
 class Style:
-    """How far renderings may vary: by default, upright print in any colours.
+    """Range of variation of the renderings; by default, upright print in any colours.
 
-    Lengths are fractions of the image side, angles radians.
+    Lengths are fractions of the image side, angles are in radians.
     """
 
     rotation: float = 0.0
@@ -46,20 +46,20 @@ class Style:
     shift: float = 0.03
     elastic: float = 0.0
     stroke: int = 0  # erode or dilate by up to this many canvas pixels
-    outline: float = 0.0  # share of glyphs of which only the contour is drawn
+    outline: float = 0.0  # share of glyphs drawn only as contours
     contrast: tuple[float, float] = (0.4, 1.0)  # distance between ink and paper
     colour: bool = True  # independent channels, either polarity; else dark ink on light paper
     noise: float = 0.05
-    texture: float = 0.0  # like noise, but in blots of four pixels of 32
+    texture: float = 0.0  # like noise, but in blots of four pixels (of 32)
 
     def towards(self, other: "Style", share: float) -> "Style":
-        """A part of the way to another style: 0 is this one, 1 the other."""
+        """Interpolate to another style: 0 is this one, 1 the other."""
         names = [f.name for f in fields(Style)]
         return Style(**{n: _between(getattr(self, n), getattr(other, n), share) for n in names})
 
 
 def _between(a: Any, b: Any, share: float) -> Any:
-    """A part of the way from one setting of a style to another."""
+    """Interpolate between two settings of a style."""
     if isinstance(a, tuple):
         return tuple(_between(x, y, share) for x, y in zip(a, b, strict=True))
     if a == b or isinstance(a, bool):
@@ -77,7 +77,7 @@ def _font_path(face: str) -> str:
 
 @cache
 def characters_of(face: str) -> frozenset[int]:
-    """The code points that one of matplotlib's fonts has."""
+    """The code points of one of matplotlib's fonts."""
     return frozenset(FT2Font(_font_path(face)).get_charmap())
 
 
@@ -87,7 +87,7 @@ def _font(face: str) -> ImageFont.FreeTypeFont:
 
 
 def draw_outline(character: str, face: str) -> np.ndarray:
-    """The character centred on the canvas, its ink scaled to one size."""
+    """Draw a character centred on the canvas, with its ink scaled to a fixed size."""
     left, top, right, bottom = _font(face).getbbox(character)
     width, height = int(right - left), int(bottom - top)
     ink = Image.new("L", (width, height))
@@ -103,9 +103,9 @@ def draw_outline(character: str, face: str) -> np.ndarray:
 
 
 def outlines(characters: tuple[str, ...]) -> Tensor:
-    """Every character in every face, (characters, faces, 64, 64), ink 1 on 0.
+    """Every character in every face, (characters, faces, 64, 64), with ink 1 on paper 0.
 
-    Sans-serif where a face lacks a character.
+    Sans-serif replaces a face that lacks a character.
     """
     drawn = [
         draw_outline(c, face if ord(c) in characters_of(face) else _FACES[0])
@@ -135,7 +135,7 @@ def _thicken(ink: Tensor, style: Style, generator: torch.Generator) -> Tensor:
         for pixels in range(1, style.stroke + 1):
             size = 2 * pixels + 1
             dilated = F.max_pool2d(ink, size, 1, pixels)
-            # A stroke that erosion would wipe out keeps half of its ink.
+            # A stroke that erosion would remove keeps half of its ink.
             eroded = torch.maximum(-F.max_pool2d(-ink, size, 1, pixels), ink / 2)
             ink = torch.where((width == pixels).view(-1, 1, 1, 1), dilated, ink)
             ink = torch.where((width == -pixels).view(-1, 1, 1, 1), eroded, ink)

@@ -1,4 +1,4 @@
-"""Class-incremental streams that lose nothing: class order, sizes of experiences, labels."""
+"""Class-incremental streams without lost images: class order, experience sizes, labels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -35,9 +35,9 @@ def class_order(
 
 
 def experience_sizes(n_classes: int, n_experiences: int) -> list[int]:
-    """Classes in each experience: equal sizes and a smaller last one, as published.
+    """Number of classes per experience: equal sizes and a smaller last one, as published.
 
-    196 classes in 10 experiences are 9 × 20 + 16. Where that would leave experiences empty (100
+    196 classes in 10 experiences are 9 × 20 + 16. If that would leave experiences empty (100
     classes in 30), the sizes differ by at most one.
     """
     if not 1 <= n_experiences <= n_classes:
@@ -66,19 +66,19 @@ def class_incremental(
     train_transform: Transform | None = None,
     eval_transform: Transform | None = None,
 ) -> NCScenario:
-    """An Avalanche benchmark: every class in one experience, labels by order of appearance.
+    """Create an Avalanche benchmark with every class in one experience, labels by appearance.
 
     Args:
         train: a map-style dataset of (image, class id) with ``targets``.
-        test: another one, with the same classes.
+        test: another such dataset with the same classes.
         n_experiences: number of experiences.
-        class_names: by class id.
+        class_names: class names by class id.
         split_name: how the data are divided into training and test, for the results.
-        seed: of the class order.
+        seed: seed of the class order.
         fixed_class_order: class ids in their order of appearance.
         shuffle: False keeps the order of the ids.
-        train_transform: of a training image.
-        eval_transform: of a test image.
+        train_transform: transform of a training image.
+        eval_transform: transform of a test image.
 
     Returns:
         A benchmark with ``class_names`` (by label), ``classes_order_original_ids``, ``split_name``
@@ -86,7 +86,7 @@ def class_incremental(
         classic benchmarks.
 
     Raises:
-        ValueError: an impossible class order or number of experiences.
+        ValueError: the class order or the number of experiences is impossible.
     """
     order = class_order(len(class_names), seed, fixed_class_order, shuffle)
     benchmark = nc_benchmark(

@@ -16,19 +16,19 @@ from ..models.backbones import input_statistics
 from .images import read_image
 
 Transform = Callable[[Any], Any]
-Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std of each channel, of [0, 1]
+Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std per channel, for [0, 1]
 IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def statistics_for(
     normalize: str | Statistics | None, published: Statistics | None, backbone: Any
 ) -> Statistics | None:
-    """Mean and std for two arguments of a benchmark, given those of the published runs on it.
+    """Mean and std for a benchmark's ``normalize`` and ``backbone``, given the published ones.
 
     None leaves images in [0, 1].
 
     Raises:
-        ValueError: another setting, or a backbone that is missing, unknown or without effect.
+        ValueError: the setting is unknown, or the backbone is missing, unknown or without effect.
     """
     if backbone is not None and normalize != "pretrained":
         raise ValueError(
@@ -42,7 +42,7 @@ def statistics_for(
     if normalize == "pretrained":
         if backbone is None:
             raise ValueError(
-                "normalize='pretrained' needs the backbone: give `backbone`, a name or a model of "
+                "normalize='pretrained' needs the backbone: give `backbone`, a name or model of "
                 "timm."
             )
         return input_statistics(backbone)
@@ -55,13 +55,13 @@ def statistics_for(
 
 
 def random_crops(image_size: int = 224, statistics: Statistics | None = None) -> v2.Compose:
-    """For training: a crop of 5 to 100 % of the area, flipped at random."""
+    """Training transform: a random crop of 5 to 100 % of the area, randomly flipped."""
     crop = v2.RandomResizedCrop(image_size, scale=(0.05, 1.0), antialias=True)
     return v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor(), *_scaled(statistics)])
 
 
 def center_crop(image_size: int = 224, statistics: Statistics | None = None) -> v2.Compose:
-    """For evaluation: the shorter side resized to 8/7 of the size, bicubic, and its centre."""
+    """Evaluation transform: resize the shorter side to 8/7 of the size, bicubic; centre crop."""
     side = round(image_size * 256 / 224)
     resize = v2.Resize(side, interpolation=InterpolationMode.BICUBIC, antialias=True)
     crop = v2.CenterCrop(image_size)
@@ -69,7 +69,7 @@ def center_crop(image_size: int = 224, statistics: Statistics | None = None) -> 
 
 
 def cars_crops(image_size: int = 224, statistics: Statistics | None = None) -> v2.Compose:
-    """For training on Cars: resized to 300 × 300 pixels (at 224), bicubic; a crop, flipped."""
+    """Training transform of Cars: resize to 300 × 300 pixels (at 224), bicubic; crop; flip."""
     side = round(image_size * 300 / 224)
     resize = v2.Resize((side, side), InterpolationMode.BICUBIC, antialias=True)
     crop, flip = v2.RandomCrop(image_size), v2.RandomHorizontalFlip()
@@ -77,37 +77,37 @@ def cars_crops(image_size: int = 224, statistics: Statistics | None = None) -> v
 
 
 def whole_image(image_size: int, statistics: Statistics | None = None) -> v2.Compose:
-    """For evaluation on drawings: the whole image, resized."""
+    """Evaluation transform of drawings: resize the whole image."""
     resize = v2.Resize((image_size, image_size), antialias=True)
     return v2.Compose([v2.PILToTensor(), resize, *_scaled(statistics)])
 
 
 def slightly_bent(image_size: int, statistics: Statistics | None = None) -> v2.Compose:
-    """For training on drawings: a slight random affine map of the whole image, resized."""
+    """Training transform of drawings: a slight random affine map of the whole image; resize."""
     resize = v2.Resize((image_size, image_size), antialias=True)
     return v2.Compose([v2.PILToTensor(), slight_affine(), resize, *_scaled(statistics)])
 
 
 def slight_affine() -> v2.RandomAffine:
-    """Rotation, shift, scale and shear as between two drawings of one character."""
+    """Random rotation, shift, scale and shear, as between two drawings of one character."""
     return v2.RandomAffine(
         10, (0.08, 0.08), (0.9, 1.1), 10, interpolation=InterpolationMode.BILINEAR
     )
 
 
 def white_on_black(image: Image.Image) -> Image.Image:
-    """A drawing, black on white, as white ink on black, RGB."""
+    """Convert a black-on-white drawing to white ink on black, RGB."""
     return ImageOps.invert(image.convert("L")).convert("RGB")
 
 
 def prepare(
     benchmark_name: str, image_size: int, statistics: Statistics | None = None
 ) -> Callable[[str | Path], Tensor]:
-    """A function from an image file to the tensor that a benchmark would test on.
+    """A function from an image file to the tensor that a benchmark would use in evaluation.
 
     Args:
-        benchmark_name: of the command; others are taken for image benchmarks.
-        image_size: side in pixels of the tensor.
+        benchmark_name: name in the command; unknown ones are treated as image benchmarks.
+        image_size: side of the tensor in pixels.
         statistics: mean and std; None for [0, 1].
     """
     if benchmark_name == "omniglot":
@@ -121,6 +121,6 @@ def prepare(
 
 
 def _scaled(statistics: Statistics | None) -> list[Transform]:
-    """Of a uint8 tensor: [0, 1], then mean and std."""
+    """Transforms of a uint8 tensor: scale to [0, 1], then normalise."""
     to_unit = v2.ToDtype(torch.float32, scale=True)
     return [to_unit, *([v2.Normalize(*statistics)] if statistics else [])]

@@ -1,8 +1,8 @@
-"""The command ``mist-avalanche``: its subcommands, its errors, and what Ctrl-C does.
+"""The command ``mist-avalanche``: subcommands, errors and interruption.
 
-An error is one line and exit code 1. Ctrl-C, or SIGTERM, stops all runs and gives exit code 130;
-``--resume`` goes on after the last experience that each run finished. Only the module of the chosen
-subcommand is imported, so help does not wait for torch.
+An error prints one line and exits with code 1. Ctrl-C or SIGTERM stops all runs and exits with code
+130; ``--resume`` continues after the last finished experience of each run. Only the module of the
+chosen subcommand is imported, so that help does not have to import torch.
 """
 
 import argparse
@@ -19,23 +19,23 @@ from .._version import __version__
 from .options import with_options_file
 
 COMMANDS = {
-    "run": "one strategy",
-    "compare": "several strategies, with and without MIST",
-    "ablate": "what each part of MIST contributes",
-    "suggest": "learning rates of MIST, tried on training images of the first experience",
+    "run": "train and evaluate one strategy",
+    "compare": "train and evaluate several strategies, with and without MIST",
+    "ablate": "measure what each part of MIST contributes",
+    "suggest": "try learning rates of MIST on training images of the first experience",
     "predict": "classify images with a finished run",
-    "inspect": "where MIST may change the backbone in a run",
-    "list": "the strategies: papers, backbones, what each keeps, when MIST tunes",
+    "inspect": "show which parts of the backbone MIST may change in a run",
+    "list": "show the strategies: papers, backbones, what each stores, when MIST tunes",
     "data": "find, download and check the image datasets",
-    "delta": "what tuning changed in a backbone, as a small file",
+    "delta": "save what tuning changed in a backbone as a small file, or apply it",
 }
 _ERRORS = (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError, ImportError)
 
 
 def parser_for(command: str) -> argparse.ArgumentParser:
-    """The parser with the options of one subcommand; of the others it has the names alone."""
+    """The parser with the options of one subcommand, and only the names of the others."""
     parser = argparse.ArgumentParser(
-        "mist-avalanche", description="Continual learning with pretrained models, and MIST."
+        "mist-avalanche", description="Continual learning with pretrained models and MIST."
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -53,10 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = [*(sys.argv[1:] if arguments is None else arguments)]
     parser = parser_for(given[0] if given else "")
     args = parser.parse_args(given)
-    from ..utils import hide_avalanche_warnings  # not above: it imports torch
+    from ..utils import hide_avalanche_warnings  # not at the top: it imports torch
 
     hide_avalanche_warnings()
-    for stream in (sys.stdout, sys.stderr):  # a name that a console cannot show ends no command
+    for stream in (sys.stdout, sys.stderr):  # names that a console cannot show are no error
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     logging.basicConfig(format="%(message)s")
@@ -69,13 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.command_line = shlex.join(["mist-avalanche", *given])
         return args.execute(args) or 0
     except KeyboardInterrupt:
-        resume = " --resume goes on." if hasattr(args, "resume") else ""
+        resume = " Continue with --resume." if hasattr(args, "resume") else ""
         if getattr(args, "launcher", None) == "slurm":
-            resume = " The same command follows the jobs, --gather reports what is finished."
+            resume = " The same command follows the jobs; --gather reports finished runs."
         print(f"mist-avalanche: stopped.{resume}", file=sys.stderr)
         return 130
     except _ERRORS as error:
-        if isinstance(error, JSONDecodeError):  # which Avalanche reads when it is imported
+        if isinstance(error, JSONDecodeError):  # Avalanche reads this file on import
             error = ValueError(f"Avalanche's ~/.avalanche/config.json is damaged: {error}")
         print(f"mist-avalanche: {error}", file=sys.stderr)
         return 1

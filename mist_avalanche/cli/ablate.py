@@ -7,14 +7,14 @@ from .options import add_experiment, config_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``ablate``."""
+    """Add the options of ``ablate``."""
     add_experiment(parser)
     names = "comma-separated (default: %(default)s)"
     parser.add_argument("--strategies", default="simplecil,ranpac", help=names)
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Run every strategy without MIST, with it, and with each ablation."""
+    """Run every strategy without MIST, with MIST, and with each ablation."""
     from ..method.ablations import ABLATIONS
     from .experiment import run_and_report
 

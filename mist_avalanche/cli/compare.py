@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``compare``."""
+    """Add the options of ``compare``."""
     add_experiment(parser)
     parser.add_argument(
         "--strategies",
         help="comma-separated; '+mist' adds MISTPlugin, '+joined' the features before tuning, "
-        "'+drift' drift compensation; your own as package.module:Class or ./file.py:Class; by "
-        "default simplecil and ranpac with and without MIST, and Avalanche's naive, replay, ewc, "
+        "'+drift' drift compensation; your own as package.module:Class or ./file.py:Class; "
+        "default: simplecil and ranpac with and without MIST, and Avalanche's naive, replay, ewc, "
         "lwf, er_ace, der, scr, streaming_lda, joint",
     )
     parser.add_argument(
@@ -27,13 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="KEY=VALUE,...",
         type=setting,
-        help="compare several values of mist.ARGUMENT or STRATEGY.ARGUMENT; repeatable, for every "
-        "combination: --grid mist.lr=0.001,0.003 --grid ranpac.n_random_features=2000,5000",
+        help="compare several values of mist.ARGUMENT or STRATEGY.ARGUMENT; repeat it to compare "
+        "all combinations: --grid mist.lr=0.001,0.003 --grid ranpac.n_random_features=2000,5000",
     )
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Run every method, and compare them in tables, figures and one page."""
+    """Run all methods, and compare them in tables, figures and one HTML page."""
     from ..strategies.registry import COMPARED
     from .experiment import run_and_report
 
@@ -61,7 +61,7 @@ def method(name: str, base: "RunConfig") -> "RunConfig":
 
 
 def on_grid(methods: Sequence["RunConfig"], grid: Mapping[str, Any]) -> list["RunConfig"]:
-    """Every method with every combination of the values that it takes, which its name says."""
+    """Every method with every combination of its grid values, which its name then shows."""
     from ..strategies.registry import find
 
     values = {key: v if isinstance(v, list) else [v] for key, v in grid.items()}
@@ -90,6 +90,6 @@ def on_grid(methods: Sequence["RunConfig"], grid: Mapping[str, Any]) -> list["Ru
 
 
 def _suffix(values: Mapping[str, Any]) -> str:
-    """Values of a grid in a method's label, ``@lr=0.001``, where a plus or slash has a meaning."""
+    """Grid values as part of a label, ``@lr=0.001``, without + and /, which are special there."""
     text = ",".join(f"{name}={value}" for name, value in values.items())
     return f"@{text.replace('+', '').replace('/', '-')}" * bool(text)

@@ -6,24 +6,22 @@ NAMES = ("cifar100", "cub200", "imagenet-r", "imagenet-a", "cars196")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The actions and their options."""
+    """Add the actions and their options."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--root", metavar="DIR", help="default: Avalanche's data folder")
-    common.add_argument("--quiet", action="store_true", help="no progress bars")
+    common.add_argument("--root", metavar="DIR", help="data folder (default: Avalanche's)")
+    common.add_argument("--quiet", action="store_true", help="show no progress bars")
     actions = parser.add_subparsers(dest="action", required=True)
-    actions.add_parser("list", parents=[common], help="the datasets, and where copies are")
+    actions.add_parser("list", parents=[common], help="list the datasets and their copies")
     get = actions.add_parser("get", parents=[common], help="download from the official source")
     get.add_argument("name", choices=NAMES)
     check = actions.add_parser("check", parents=[common], help="read every image of a copy")
     check.add_argument("name", choices=(*NAMES, "folder"))
-    check.add_argument(
-        "--split", help="official, processed or hash (default: the first that is there)"
-    )
+    check.add_argument("--split", help="official, processed or hash (default: the first found)")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Run the action; 1 where a check found a problem."""
-    from ..benchmarks import data  # not above: --help needs no torch
+    """Run the action; the exit code is 1 if a check found a problem."""
+    from ..benchmarks import data  # not at the top: --help needs no torch
 
     if args.action == "list":
         print(data.listing(args.root))

@@ -6,23 +6,23 @@ from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The two actions."""
+    """Add the two actions."""
     actions = parser.add_subparsers(dest="action", required=True)
-    extract = actions.add_parser("extract", help="write what differs between two backbones")
-    apply = actions.add_parser("apply", help="write the backbone that a delta leads to")
+    extract = actions.add_parser("extract", help="write the difference of two backbones")
+    apply = actions.add_parser("apply", help="write the backbone that a delta produces")
     for action in (extract, apply):
         add = action.add_argument
         add("delta", type=Path, metavar="DELTA")
         add("--base", required=True, help="a .safetensors file, 'embedded' or a timm name")
         add("--weights", metavar="FILE", help="weights of a named base, instead of timm's hub")
-        add("--image-size", type=int, metavar="PIXELS", help="of a named base")
+        add("--image-size", type=int, metavar="PIXELS", help="image size of a named base")
     extract.add_argument("--adapted", required=True, help="a .safetensors file or a run's folder")
     extract.add_argument("--card", action="store_true", help="write README.md beside DELTA")
     apply.add_argument("output", type=Path, metavar="OUT")
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Run one action."""
+    """Run the action."""
     from safetensors.torch import save_file
 
     from ..deltas import apply_delta, save_delta
@@ -31,7 +31,7 @@ def execute(args: argparse.Namespace) -> None:
     card = args.delta.with_name("README.md")
     if args.action == "extract":
         if args.card and (card.exists() or args.base.endswith(".safetensors")):
-            raise ValueError(f"--card needs a --base by name, and {card} must not exist.")
+            raise ValueError(f"--card needs a named --base, and {card} must not exist.")
         save_delta(_tensors(args.adapted, args), _tensors(args.base, args), args.delta)
         if args.card:
             from ..reports.card import delta_card
@@ -48,7 +48,7 @@ def execute(args: argparse.Namespace) -> None:
 
 
 def _tensors(place: str, args: argparse.Namespace) -> dict[str, Any]:
-    """The backbone in a file, of a run or of a name."""
+    """The tensors of a backbone, given by a file, a run or a name."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

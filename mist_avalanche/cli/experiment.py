@@ -1,4 +1,4 @@
-"""What run, compare and ablate do with their methods: show the plan, run them, report."""
+"""Shared by run, compare and ablate: show the plan, run the methods, write the report."""
 
 import argparse
 import logging
@@ -36,24 +36,24 @@ def run_and_report(
     *,
     notes: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Run methods, then write tables, figures and one page.
+    """Run methods, then write tables, figures and one HTML page.
 
-    ``kind`` names the tables and the folder; None is for one method alone, which has no table and
-    whose runs are in the output folder itself. ``notes`` are sentences about methods, by label.
+    ``kind`` names the tables and the folder; None stands for a single method, which has no table
+    and whose runs are in the output folder itself. ``notes`` are sentences on methods, by label.
     """
     methods = check_runs(methods)
     check_loggers(args.logger.split(","))
     labels = [config.label for config in methods]
     for label in labels:
         if labels.count(label) > 1:
-            raise ValueError(f"There are several methods with the label {label!r}.")
+            raise ValueError(f"Several methods have the label {label!r}.")
     benchmark = methods[0].benchmark.rpartition(":")[2]
     output = Path(args.output or f"results/{benchmark}-{kind or labels[0]}")
     if args.dry_run or not args.quiet:
         print(f"{plan(methods, args.seeds, output)}\n")
     if args.save:
         write_options(options_of(args), Path(args.save))
-    # a job of Slurm goes on where it was stopped
+    # a Slurm job resumes where it was stopped
     resume = args.resume or args.gather or (args.launcher == "slurm" and not args.overwrite)
     if args.dry_run or not resume:  # finished runs need no data
         make_benchmark(methods[0])
@@ -106,24 +106,24 @@ def run_and_report(
             drawn=write_figures(finished, output),
         )
         print(f"Report: {page}")
-    except Exception as error:  # a font, a name, a full disk: the results are there
-        log.warning("The runs are finished, but there is no report: %s", error)
+    except Exception as error:  # e.g. a font or a full disk: the results are saved
+        log.warning("The runs are finished, but the report could not be written: %s", error)
     if failed and not args.gather:
-        raise RuntimeError(f"{len(failed)} run(s) failed; --resume runs them again, and no other.")
+        raise RuntimeError(f"{len(failed)} run(s) failed; --resume runs only these again.")
 
 
 def launcher_of(args: argparse.Namespace, output: Path) -> Launcher | None:
-    """What computes the runs; None for this machine."""
+    """The launcher that computes the runs; None for this machine."""
     check_choice("launcher", args.launcher or "local", ("local", "slurm"))
     if args.slurm and args.launcher is None:
-        raise ValueError("--slurm is for jobs of Slurm. Add --launcher slurm.")
+        raise ValueError("--slurm requires --launcher slurm.")
     if args.gather:
         return gather
     return Slurm(output / "slurm", dict(args.slurm or ())) if args.launcher == "slurm" else None
 
 
 def write_commands(runs: Sequence[Run], file: Path) -> None:
-    """Write a command per run that is not finished, and its options into the run's folder."""
+    """Write one command per unfinished run, and the run's options into its folder."""
     lines = []
     for config, folder in runs:
         if why_missing(folder) is None:
@@ -135,11 +135,11 @@ def write_commands(runs: Sequence[Run], file: Path) -> None:
         words = ("run", "--config", folder / "options.yaml", "--output", folder, "--resume")
         lines.append(shlex.join(["mist-avalanche", *map(str, words)]))
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    print(f"{len(lines)} commands: {file}. When they have run, --gather makes the tables.")
+    print(f"{len(lines)} commands: {file}. When they are done, --gather writes the tables.")
 
 
 def plan(methods: Sequence[RunConfig], n_seeds: int, output: Path) -> str:
-    """What is about to run: the settings that all methods share, then a line per method."""
+    """The plan as text: the settings that all methods share, then one line per method."""
     first = methods[0]
     seeds = ", ".join(str(first.seed + i) for i in range(n_seeds))
     shared = {**first.settings(), **first.inputs, "seed": seeds, "output": output}

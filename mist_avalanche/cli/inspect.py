@@ -1,11 +1,11 @@
-"""``mist-avalanche inspect``: where MIST may change the backbone, in one finished run."""
+"""``mist-avalanche inspect``: which parts of the backbone MIST may change in a finished run."""
 
 import argparse
 from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The run to look at."""
+    """Add the run to inspect."""
     parser.add_argument("run", type=Path, help="folder of one run, or its results.json")
 
 
@@ -14,12 +14,12 @@ def execute(args: argparse.Namespace) -> None:
 
     Raises:
         FileNotFoundError: there is no results.json.
-        ValueError: the run was without MIST.
+        ValueError: the run did not use MIST.
     """
     from ..method.selection import LayerShare, share_table
     from ..runs.results import read_results
 
     rows = read_results(args.run).get("mist", {}).get("layers")
     if not rows:
-        raise ValueError(f"{args.run} is of a run without MISTPlugin.")
+        raise ValueError(f"{args.run} is from a run without MISTPlugin.")
     print(share_table([LayerShare(*row) for row in rows]))

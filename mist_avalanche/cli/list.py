@@ -1,10 +1,10 @@
-"""``mist-avalanche list``: the strategies."""
+"""``mist-avalanche list``: lists the strategies."""
 
 import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """There are no options."""
+    """Add nothing: there are no options."""
 
 
 def execute(args: argparse.Namespace) -> None:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..runs import RunConfig
 
-# no options, or options that say what to do with the others
+# not options, or options that control how the others are used
 _NOT_SAVED = {"command", "execute", "parser", "command_line", "help"} | {
     *("config", "save", "dry_run", "plan", "gather"),
 }
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """KEY=VALUE; the value is JSON where it can be, else a string; commas make a list."""
+    """Parse KEY=VALUE; the value is JSON if possible, else a string; commas make a list."""
     key, separator, value = text.partition("=")
     if not (key and separator):
         raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
@@ -39,12 +39,12 @@ def _setting_of(key: str, value: str) -> tuple[str, Any]:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Options with the names of RunConfig; None where they are not given."""
+    """Add options with the names of RunConfig; None if they are not given."""
     add = parser.add_argument
     add(
         "--benchmark",
         help="glyphs (default), omniglot, cifar100, cub200, imagenet-r, imagenet-a, cars196, "
-        "folder, or a function of your own: package.module:function or ./file.py:function",
+        "folder, or your own function: package.module:function or ./file.py:function",
     )
     argument = partial(add, action="append", metavar="KEY=VALUE", type=setting)
     argument("--benchmark-arg", dest="benchmark_args", help="argument of the benchmark; repeatable")
@@ -56,59 +56,59 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
             dest="mist_args",
             metavar="VALUE",
             type=partial(_setting_of, name),
-            help=f"of MISTPlugin's tuning, as --mist-arg {name}=VALUE; "
-            "a strategy's own training has --strategy-arg",
+            help=f"short for --mist-arg {name}=VALUE, for MISTPlugin's tuning; "
+            "use --strategy-arg for a strategy's own training",
         )
-    add("--dataset-root", metavar="DIR", help="default: Avalanche's data folder")
-    add("--experiences", type=int, metavar="N", help="how many (default: 10)")
-    add("--seed", type=int, help="of training (default: 0)")
-    add("--order-seed", type=int, help="of the class order (default: 1993)")
+    add("--dataset-root", metavar="DIR", help="data folder (default: Avalanche's)")
+    add("--experiences", type=int, metavar="N", help="number of experiences (default: 10)")
+    add("--seed", type=int, help="training seed (default: 0)")
+    add("--order-seed", type=int, help="seed of the class order (default: 1993)")
     add("--backbone", help="'embedded' (default) or a timm name")
-    add("--weights", metavar="FILE", help="weights of the backbone, instead of timm's hub")
+    add("--weights", metavar="FILE", help="backbone weights, instead of those from timm's hub")
     add("--image-size", type=int, metavar="PIXELS", help="default: that of the pretraining")
-    add("--normalize", help="of the images: published, pretrained, none; default: the backbone's")
+    add("--normalize", help="published, pretrained or none (default: depends on the backbone)")
     add("--device", help="auto (default), cpu or cuda")
-    add("--precision", help="of the backbone: 32 (default) or bf16")
+    add("--precision", help="backbone precision: 32 (default) or bf16")
     add("--compile", action="store_true", help="use torch.compile")
-    add("--num-workers", type=int, metavar="N", help="of the data loaders (default: 0)")
-    add("--quiet", action="store_true", help="no progress")
+    add("--num-workers", type=int, metavar="N", help="workers per data loader (default: 0)")
+    add("--quiet", action="store_true", help="show no progress")
 
 
 def add_experiment(parser: argparse.ArgumentParser) -> None:
-    """Options of run, compare and ablate."""
+    """Add the options of run, compare and ablate."""
     add_settings(parser)
     parser.set_defaults(parser=parser)
     add = parser.add_argument
-    add("--config", metavar="FILE", help="YAML or JSON with options, as --save writes it")
-    add("--first", type=int, metavar="N", help="the first N experiences only")
-    add("--seeds", type=int, default=1, metavar="N", help="run N seeds, from --seed on")
-    add("--jobs", type=int, metavar="J", help="runs at a time; default: one per GPU or core")
-    add("--vary-order", action="store_true", help="a class order of its own for every seed")
+    add("--config", metavar="FILE", help="YAML or JSON file with options, as written by --save")
+    add("--first", type=int, metavar="N", help="run only the first N experiences")
+    add("--seeds", type=int, default=1, metavar="N", help="run N seeds, starting at --seed")
+    add("--jobs", type=int, metavar="J", help="parallel runs (default: one per GPU or core)")
+    add("--vary-order", action="store_true", help="use a different class order for each seed")
     add(
         "--output", metavar="DIR", help="default: results/BENCHMARK-METHOD, -comparison, -ablations"
     )
     add("--logger", default="tensorboard", help="comma-separated: tensorboard, csv, wandb, none")
-    add("--resume", action="store_true", help="keep finished runs and go on with stopped ones")
-    add("--overwrite", action="store_true", help="replace runs that are there")
+    add("--resume", action="store_true", help="keep finished runs and continue stopped ones")
+    add("--overwrite", action="store_true", help="replace existing runs")
     add("--launcher", help="where runs are computed: local (default) or slurm")
     add(
         "--slurm",
         metavar="KEY=VALUE",
         action="append",
         type=setting,
-        help="partition, time (minutes), gpus_per_node, array_parallelism, … of its jobs; "
-        "repeatable",
+        help="parameters of Slurm jobs: partition, time (minutes), gpus_per_node, "
+        "array_parallelism, …; repeatable",
     )
-    add("--gather", action="store_true", help="report what is finished, name the rest, run nothing")
-    add("--dry-run", action="store_true", help="show what would run, and stop")
-    add("--save", metavar="FILE.yaml", help="write the options, for --config")
-    add("--plan", metavar="FILE", help="write each run as a command, one per line, and stop")
+    add("--gather", action="store_true", help="run nothing; report finished runs, list the others")
+    add("--dry-run", action="store_true", help="show what would be run, and stop")
+    add("--save", metavar="FILE.yaml", help="write the options to a file for --config")
+    add("--plan", metavar="FILE", help="write one command per run to a file, and stop")
 
 
 def with_options_file(
     args: argparse.Namespace, parser: argparse.ArgumentParser, given: list[str]
 ) -> argparse.Namespace:
-    """The arguments with the options in the ``--config`` file, over which those given win."""
+    """The arguments with the options of the ``--config`` file; given options override those."""
     import yaml
 
     from ..utils import nearest_first
@@ -118,9 +118,9 @@ def with_options_file(
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{args.config}: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{args.config} is not a mapping of options to values.")
+        raise ValueError(f"{args.config} is not a mapping from options to values.")
     if {"schema", "model_name"} & content.keys():
-        return args  # settings of a run, which `run` reads
+        return args  # settings of a run, read by `run`
     known = {action.dest for action in args.parser._actions} - _NOT_SAVED
     if unknown := content.keys() - known:
         near = nearest_first(min(unknown), known)
@@ -132,7 +132,7 @@ def with_options_file(
 
 
 def _default(value: Any) -> Any:
-    """A value of a file as argparse has it; 1e-3 is a string in YAML."""
+    """A value from a file in argparse's form; 1e-3 is a string in YAML."""
     if isinstance(value, dict):
         return [setting(f"{name}={_text(v)}") for name, v in value.items()]
     return _text(value) if isinstance(value, list) else value
@@ -145,7 +145,7 @@ def _text(value: Any) -> str:
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The options that were given, as a ``--config`` file has them."""
+    """The options that were given, in the form of a ``--config`` file."""
     given = {k: v for k, v in vars(args).items() if k not in _NOT_SAVED and v not in (None, False)}
     return {k: dict(v) if isinstance(v, list) else v for k, v in given.items()}
 
@@ -171,7 +171,7 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def config_of(args: argparse.Namespace) -> "RunConfig":
-    """The settings that were given, the others as by default."""
+    """The given settings, with defaults for the others."""
     from ..runs import RunConfig
 
     return RunConfig(**given_settings(args))

@@ -7,12 +7,12 @@ from tabulate import tabulate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``predict``."""
+    """Add the options of ``predict``."""
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="image files")
-    add("--run", required=True, metavar="DIR", help="folder of the run; of several seeds, of one")
+    add("--run", required=True, metavar="DIR", help="folder of a run, of a single seed")
     add("--top", type=int, default=5, metavar="K", help="classes per image (default: 5)")
-    add("--weights", metavar="FILE", help="of the backbone, where the run's file is gone")
+    add("--weights", metavar="FILE", help="backbone weights, if the run's file no longer exists")
     add("--device", default="auto", help="auto (default), cpu or cuda")
     add("--json", action="store_true", help="print JSON")
 

@@ -1,4 +1,4 @@
-"""``mist-avalanche run``: one strategy."""
+"""``mist-avalanche run``: runs one strategy."""
 
 import argparse
 from dataclasses import replace
@@ -7,20 +7,20 @@ from .options import add_experiment, config_of, given_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``run``."""
+    """Add the options of ``run``."""
     add_experiment(parser)
     add = parser.add_argument
     add(
         "--strategy",
-        help="simplecil (default), ranpac, l2p, … (an unknown name lists them), or a class of your "
-        "own: package.module:Class or ./file.py:Class",
+        help="simplecil (default), ranpac, l2p, … (see mist-avalanche list), or your own class: "
+        "package.module:Class or ./file.py:Class",
     )
     add("--mist", action="store_true", help="add MISTPlugin")
     add("--drift-compensation", action="store_true", help="follow a backbone that is tuned again")
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Run one method, or those of a settings file."""
+    """Run one method, or the methods of a settings file."""
     from ..runs.config_files import read_config
     from .experiment import run_and_report
 

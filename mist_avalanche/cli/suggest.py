@@ -1,4 +1,4 @@
-"""``mist-avalanche suggest``: learning rates tried on training images of the first experience."""
+"""``mist-avalanche suggest``: tries learning rates on training images of the first experience."""
 
 import argparse
 from dataclasses import replace
@@ -9,15 +9,15 @@ from .options import add_settings, config_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``suggest``."""
+    """Add the options of ``suggest``."""
     add_settings(parser)
     add = parser.add_argument
     add("--lrs", metavar="LR,…", help="default: 0.0003,0.001,0.003,0.01,0.03")
-    add("--splits", type=int, default=1, metavar="N", help="draws to average")
+    add("--splits", type=int, default=1, metavar="N", help="random splits to average (default: 1)")
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Print accuracy and gain of every learning rate, and the best one."""
+    """Print the accuracy and gain of every learning rate, and the best one."""
     from ..runs.checks import check_runs
     from ..runs.suggest import LRS, best, suggest
 
@@ -38,4 +38,4 @@ def execute(args: argparse.Namespace) -> None:
     if top.gain > top.half_width:
         print(f"Use --lr {top.lr:g}")
     else:
-        print("They cannot tell any learning rate from the frozen backbone: more --splits may.")
+        print("No learning rate differs clearly from the frozen backbone. Try more --splits.")

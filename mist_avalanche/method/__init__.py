@@ -2,7 +2,7 @@
 
 :class:`~mist_avalanche.method.mist.MIST` is Algorithm 1: it scores the weights (``sensitivity``)
 by an ``objective`` (``losses`` of two ``views``), selects those that may move (``selection``) and
-tunes them (``sparse_sgd``). ``freezing`` holds all others still while a strategy trains.
+tunes them (``sparse_sgd``). ``freezing`` keeps all others fixed while a strategy trains.
 """
 
 from .mist import MIST as MIST

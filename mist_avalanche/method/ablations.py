@@ -12,7 +12,7 @@ class Ablation:
 
     Args:
         title: its name in tables.
-        changes: what it changes, as a sentence.
+        changes: a sentence that describes the change.
         mist_args: arguments of MISTPlugin that differ from the full method.
     """
 
@@ -31,12 +31,12 @@ ABLATIONS: Mapping[str, Ablation] = MappingProxyType(
         ),
         "magnitude": Ablation(
             "magnitude scores",
-            "The largest weights are selected, whatever the objective says.",
+            "The largest weights are selected, regardless of the objective.",
             {"select_by": "magnitude"},
         ),
         "gradient": Ablation(
             "gradient scores",
-            "Scores are mean gradients of the objective, not its Fisher information.",
+            "Scores are mean gradients of the objective instead of its Fisher information.",
             {"select_by": "gradient"},
         ),
         "global": Ablation(

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 
 class FlatParameters:
-    """Parameters of one dtype and device as one vector (N,); one alone keeps its shape.
+    """Parameters of one dtype and device as one vector (N,); a single one keeps its shape.
 
-    Attributes: ``entries`` (K,), positions of the selected ones; ``scale`` (K,) of their gradients.
+    Attributes: ``entries`` (K,), selected positions; ``scale`` (K,), factors on their gradients.
     """
 
     def __init__(self, rows: list[Any]) -> None:
@@ -26,17 +26,17 @@ class FlatParameters:
         self._missing = self.parameters[0].new_full((1,), math.nan)
         self._vector: Tensor = self._missing
         self._addresses: list[int] = []
-        self._read: Tensor | None = None  # what gradients were read into: new memory takes time
+        self._read: Tensor | None = None  # buffer for gradients, reused because allocation is slow
 
     def weights(self) -> Tensor:
-        """The vector, of which the parameters are views from here on."""
+        """The vector; from now on the parameters are views of it."""
         if self._addresses != [p.data_ptr() for p in self.parameters]:
             self._vector = join(self.parameters)
             self._addresses = [p.data_ptr() for p in self.parameters]
         return self._vector
 
     def gradients(self, *, joined: bool) -> Tensor | None:
-        """Their gradients, NaN where there is none, or None; ``joined`` makes them views of it."""
+        """Vector of the gradients (NaN if missing), or None; ``joined`` makes them views of it."""
         grads = [
             self._missing.expand(p.shape) if p.grad is None else p.grad for p in self.parameters
         ]
@@ -49,13 +49,13 @@ class FlatParameters:
 
 
 def concatenate(tensors: list[Tensor], out: Tensor | None = None) -> Tensor:
-    """Vector of tensors, each padded to a multiple of 16 entries, so that the next is aligned."""
+    """Concatenate tensors, each padded to a multiple of 16 entries to keep the next one aligned."""
     parts = [t.detach().flatten() for t in tensors]
     return torch.cat([F.pad(p, (0, -len(p) % 16)) if len(p) % 16 else p for p in parts], out=out)
 
 
 def join(tensors: list[Tensor]) -> Tensor:
-    """A vector of which the tensors are views from here on; of one tensor, its data as it is."""
+    """Make tensors views of one vector and return it; a single tensor is returned as it is."""
     if len(tensors) == 1:
         return tensors[0].detach()
     vector = concatenate(tensors)
@@ -68,7 +68,7 @@ def join(tensors: list[Tensor]) -> Tensor:
 def flatten(rows: Iterable[Any]) -> list[FlatParameters]:
     """Flat parameters of rows (parameter, mask or None, factors on its gradient or None).
 
-    One that overlaps others, or is not contiguous, is alone.
+    A parameter that overlaps others in memory, or is not contiguous, gets a vector of its own.
     """
     rows, groups = [*rows], defaultdict(list)
     used: Counter[int] = Counter()  # bytes of each storage
@@ -83,7 +83,7 @@ def flatten(rows: Iterable[Any]) -> list[FlatParameters]:
 
 @contextmanager
 def own_memory(parameters: Iterable[Tensor]) -> Iterator[None]:
-    """Parameters that become views inside are in their own memory again afterwards."""
+    """Context after which parameters that became views inside return to their own memory."""
     own = [(p, p.data) for p in parameters]
     try:
         yield

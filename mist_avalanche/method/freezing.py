@@ -1,4 +1,4 @@
-"""While a strategy trains, nothing but the kept entries of the backbone moves."""
+"""Freezes all backbone entries that are not selected while a strategy trains."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,24 +11,24 @@ from .sparse_sgd import draw_kept
 
 
 class FrozenEntries:
-    """Keeps every backbone entry that is not selected as it was, bit for bit.
+    """Keeps every backbone entry that is not selected unchanged, bit for bit.
 
-    A copy of everything before the classifier is made once. After each optimizer step all entries
-    are put back from it but those that were selected and kept in this step. So it holds for any
+    Everything before the classifier is copied once. After each optimizer step, all entries except
+    those that were selected and kept in this step are restored from the copy. This works with any
     optimizer, its momentum and weight decay, a second optimizer, plugins that change gradients
     (A-GEM, GEM), and layers that are unfrozen while the strategy trains.
 
     Args:
         parameters: everything before the classifier, by name.
-        masks: entries that may move, by name; of other parameters none may.
-        scales: factors on their gradients, by name.
+        masks: entries that may move, by name; parameters without a mask are frozen.
+        scales: factors on the gradients of these entries, by name.
         drop_rate: probability that a selected entry is dropped in a step.
-        generator: of the draws, on the parameters' device.
+        generator: source of the random draws, on the parameters' device.
         restore: False lets everything move, as in the published code, and only masks gradients.
 
     Attributes:
-        changed: entries that the last step changed, a scalar tensor; None before it.
-        total: entries of all parameters.
+        changed: number of entries that the last step changed, a scalar tensor; None before it.
+        total: number of entries of all parameters.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class FrozenEntries:
         self._hook: Any = None
 
     def attach(self, optimizer: Any) -> None:
-        """Put back after every step of an optimizer, for loops that call no :meth:`end_update`."""
+        """Restore after every optimizer step, for loops that do not call :meth:`end_update`."""
         self.detach()
         if hasattr(optimizer, "register_step_post_hook"):
             self._hook = optimizer.register_step_post_hook(
@@ -65,14 +65,14 @@ class FrozenEntries:
             )
 
     def detach(self) -> None:
-        """Let go of the optimizer."""
+        """Remove the hook from the optimizer."""
         if self._hook is not None:
             self._hook.remove()
         self._hook = None
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
-        """Set the gradients of all entries to zero but those that are kept in this step.
+        """Set all gradients to zero except those of the entries that are kept in this step.
 
         The same entries are kept when gradients accumulate over several calls.
         """
@@ -90,13 +90,13 @@ class FrozenEntries:
                 gradients.put_(flat.entries, gradients.take(flat.entries) * flat.scale)
 
     def end_update(self) -> None:
-        """Put back after the steps of all optimizers."""
+        """Restore after the steps of all optimizers."""
         self._updating = False
         self.put_back()
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """Put back every entry that was not to move in this step."""
+        """Restore every entry that must not move in this step."""
         if self._now() == self._versions:
             return
         changed = []
@@ -115,9 +115,9 @@ class FrozenEntries:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """At the end of an experience, put back whatever else has moved what is not selected.
+        """At the end of an experience, restore all entries that are not selected.
 
-        That includes what was written through ``.data``, which no version counter shows.
+        That includes writes through ``.data``, which no version counter records.
         """
         self.detach()
         for flat, copy in zip(self._flats, self._copies, strict=True) if self.restore else []:
@@ -127,7 +127,7 @@ class FrozenEntries:
             p.data = memory.copy_(p.data)
 
     def _draw(self) -> list[Tensor]:
-        """Which of the selected entries this step keeps: drawn once per step."""
+        """Which of the selected entries this step keeps; drawn once per step."""
         if not self._kept:
             self._kept = [
                 draw_kept(len(flat.entries), self.drop_rate, flat.entries.device, self.generator)
@@ -136,5 +136,5 @@ class FrozenEntries:
         return self._kept
 
     def _now(self) -> list[int]:
-        """Version counters of the parameters, which operations in place count up."""
+        """Version counters of the parameters, which in-place operations increment."""
         return [p._version for p, _ in self._own]

@@ -1,17 +1,17 @@
 """MIST on one experience after another: Algorithm 1 of the paper (arXiv 2505.19943).
 
 Differences from the published code:
-    * Only kept entries move. There, weight decay and momentum move all of them.
-    * The budget is the sum over all entries. There, the rate holds per tensor, and biases and
+    * Only kept entries move. There, weight decay and momentum move all entries.
+    * The budget covers all entries together. There, the rate applies per tensor, and biases and
       normalisation weights come on top.
-    * Equal scores do not widen the selection and zero scores are not selected. There, a tensor
-      without gradient is selected whole.
+    * Ties do not widen the selection, and zero scores are not selected. There, a tensor without
+      gradient is selected as a whole.
     * The projection always trains. There, its gradients are dropped too.
     * Scores are computed in evaluation mode, so that no buffer and no random stream changes.
     * ``tune_epochs`` counts tuning epochs. There, the score pass is the first of ``mi_epochs``.
-    * A last batch of one image, which has nothing to contrast, is left out.
+    * A last batch of one image is left out, because it has nothing to contrast with.
 
-``dynamics="reference"`` restores the first, second and fourth.
+``dynamics="reference"`` restores the first, second and fourth behaviour of the published code.
 """
 
 import math
@@ -43,12 +43,12 @@ class MIST:
         options: see :class:`MISTOptions`.
 
     Attributes:
-        experience: number of the present experience, from 0.
-        selection: what may move; None before the first score.
+        experience: index of the current experience, from 0.
+        selection: the entries that may move; None before the first score.
         sensitivity: scores of the last score pass by parameter name, on the CPU.
-        history: what earlier experiences selected, and what is protected.
-        overlaps: of each selection after the first, the share that the one before had too.
-        losses: of each tuning, the mean loss of its epochs.
+        history: earlier selections and protected entries.
+        overlaps: for each selection after the first, the share that was also in the previous one.
+        losses: for each tuning, the mean loss of each epoch.
         updated_fraction: share of the backbone's entries that the last step changed.
     """
 
@@ -87,16 +87,16 @@ class MIST:
         """Score, select and tune on one experience.
 
         Args:
-            extract: gives the features, with gradient; its backbone is tuned.
+            extract: returns the features, with gradient; its backbone is tuned.
             dataset: images under the training transform, items (x, y, ...).
-            classes: labels in it.
-            device: of the model.
-            score: whether to score and select; else the last selection holds.
-            epochs: passes of tuning; 0 for none.
-            num_workers: of the data loader.
+            classes: labels in the dataset.
+            device: device of the model.
+            score: whether to score and select; if False, the last selection is used.
+            epochs: epochs of tuning; 0 for none.
+            num_workers: number of workers of the data loader.
 
         Raises:
-            FloatingPointError: a loss that is not finite; no weight has moved in that step.
+            FloatingPointError: a loss is not finite; no weight has moved in that step.
         """
         options, backbone = self.options, extract.backbone()
         draw = torch.Generator().manual_seed(self._seed_for(0))
@@ -149,7 +149,7 @@ class MIST:
             self.updated_fraction = float(optimizer.changed) / total
 
     def _select(self, extract: FeatureExtractor, scores: dict[str, Tensor]) -> None:
-        """Let the most sensitive entries move from here on."""
+        """Select the most sensitive entries, which may move from now on."""
         options, earlier = self.options, self.selection
         backbone, ranked = extract.backbone(), scores
         if options.select_by == "random":
@@ -169,8 +169,8 @@ class MIST:
             warnings.warn(
                 f"MIST selects {self.selection.fraction:.2%} of the backbone, not "
                 f"{options.select_rate:.0%}: all gradients are zero in {len(silent)} tensors "
-                f"({', '.join(silent[:5])}, …), as where the layer behind starts at zero. "
-                "Give that other weights (timm: zero_init_last=False).",
+                f"({', '.join(silent[:5])}, …), for example because the next layer starts at zero. "
+                "Initialise that layer differently (timm: zero_init_last=False).",
                 stacklevel=callers_level(),
             )
         if earlier is not None:
@@ -182,14 +182,14 @@ class MIST:
         self.sensitivity = {name: score.cpu() for name, score in scores.items()}
 
     def protect(self) -> None:
-        """Protect the most sensitive entries of this experience for good, after it."""
+        """Protect the most sensitive entries of a finished experience permanently."""
         self.history.protect(self._to_protect)
         self._to_protect = {}
 
     def _optimizer(
         self, backbone: Mapping[str, nn.Parameter], head: nn.Linear, device: torch.device
     ) -> SparseSGD | ReferenceSGD:
-        """A fresh optimizer of the selected entries and the projection."""
+        """A new optimizer for the selected entries and the projection."""
         options, masks, scales = self.options, self.masks, self.scales
         names = [name for name in backbone if name in masks]
         groups: list[dict[str, Any]] = [
@@ -206,27 +206,27 @@ class MIST:
 
     @property
     def masks(self) -> Masks:
-        """Entries that may move now, by name: selected and not protected."""
+        """Entries that may move now, by name: those selected and not protected."""
         return {} if self.selection is None else self.history.movable(self.selection)
 
     @property
     def scales(self) -> dict[str, Tensor]:
-        """Factors on their gradients by name: 0.9 to the number of earlier selections."""
+        """Factors on the gradients by name: ``overlap_decay ** (number of earlier selections)``."""
         return self.history.scales(self.options.overlap_decay)
 
-    # ---- What it needs -----------------------------------------------------------------------
+    # ---- Helpers and state -------------------------------------------------------------------
 
     @torch.no_grad()
     def _prepare(
         self, extract: FeatureExtractor, dataset: Any, classes: list[int], device: torch.device
     ) -> nn.Linear:
-        """The objective's head, for features as wide as those of the first image."""
+        """The objective's head, for the feature width of the first image."""
         with in_mode(extract.model, training=False), self._own_rng(5, device):
             features = extract(dataset[0][0].unsqueeze(0).to(device))
         return self.objective.prepare(features, classes)
 
     def _own_rng(self, purpose: int, device: torch.device) -> Any:
-        """Random transforms and dropout inside leave the host's random streams alone."""
+        """Context in which transforms and dropout do not consume the host's random streams."""
         return isolated_rng(self._seed_for(purpose), device)
 
     def _bar(self, steps: Any, what: str) -> Any:
@@ -236,7 +236,7 @@ class MIST:
         return derive_seed(self.seed, purpose, self.experience)
 
     def state_dict(self) -> dict[str, Any]:
-        """What is known between two experiences, as tensors and plain data."""
+        """State between two experiences, as tensors and plain data."""
         return {
             "seed": self.seed,
             "experience": self.experience,
@@ -250,7 +250,7 @@ class MIST:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a :meth:`state_dict` of one with the same options."""
+        """Restore a :meth:`state_dict` of a MIST with the same options."""
         saved = state["selection"]
         self.selection = None if saved is None else Selection.from_state_dict(saved)
         self.history.counts = dict(state["counts"])
@@ -262,12 +262,12 @@ class MIST:
 
 
 def finite_mean(losses: list[Tensor], where: str) -> float:
-    """Mean of the losses of an epoch; FloatingPointError at the first that is not finite."""
-    values = torch.stack(losses).tolist()  # read once per epoch: reading makes a GPU wait
+    """Mean loss of an epoch; raises FloatingPointError at the first loss that is not finite."""
+    values = torch.stack(losses).tolist()  # once per epoch: reading synchronises with the GPU
     for step, value in enumerate(values):
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"MIST, {where}, step {step}: the loss is {value}, and no weight has moved in this "
+                f"MIST, {where}, step {step}: the loss is {value}; no weight has moved in this "
                 "step. Check the images for NaN or Inf, or lower `lr`."
             )
     return float(sum(values) / len(values))

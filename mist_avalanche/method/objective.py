@@ -1,8 +1,8 @@
-"""What MIST minimises: two views of a batch, the backbone, a projection, and supervised InfoNCE.
+"""MIST's objective: supervised InfoNCE on projected backbone features of two views of a batch.
 
 The loss is the mutual information between two views, and between features and labels, from "Mutual
-Information-guided Sparse Tuning" (arXiv 2505.19943), built on the supervised contrastive bound of
-Khosla et al. (arXiv 2004.11362).
+Information-guided Sparse Tuning" (arXiv 2505.19943). It builds on the supervised contrastive bound
+of Khosla et al. (arXiv 2004.11362).
 """
 
 from abc import ABC, abstractmethod
@@ -21,7 +21,7 @@ _EPS = 1e-8
 
 
 def normalize_rows(z: Tensor) -> Tensor:
-    """Rows of (N, P) divided by their length + 1e-8."""
+    """Rows of z (N, P), each divided by its norm + 1e-8."""
     length = torch.linalg.vector_norm(z, dim=1, keepdim=True)
     return z / (length + _EPS)
 
@@ -37,7 +37,7 @@ def supervised_info_nce(z: Tensor, labels: Tensor, temperature: float = TEMPERAT
     where n_r counts the rows with r's label, r itself included.
 
     Args:
-        z: (2B, P) projected features, each row of length one; rows 0..B-1 are the first view,
+        z: (2B, P) projected features, each row of unit norm; rows 0..B-1 are the first view,
             rows B..2B-1 the second view of the same images.
         labels: (B,) class of each image.
         temperature: τ > 0.
@@ -70,7 +70,7 @@ def supervised_info_nce(z: Tensor, labels: Tensor, temperature: float = TEMPERAT
 
 
 class SupervisedInfoNCE(nn.Module):
-    """:func:`supervised_info_nce` of projections, which it normalises."""
+    """:func:`supervised_info_nce` as a module, which normalises the projections."""
 
     def __init__(self, temperature: float = TEMPERATURE) -> None:
         super().__init__()
@@ -89,10 +89,10 @@ class Objective(ABC):
     """A head on the features, and the loss of its outputs.
 
     Args:
-        seed: of the head's first weights.
+        seed: seed of the head's initial weights.
 
     Attributes:
-        head: ``nn.Linear`` once :meth:`prepare` knows the width of the features; it trains along.
+        head: ``nn.Linear``, trained with the backbone; created by :meth:`prepare`.
     """
 
     def __init__(self, seed: int) -> None:
@@ -108,21 +108,21 @@ class Objective(ABC):
         """Scalar loss of the features (2B, D) of two views, and labels (B,)."""
 
     def _outputs(self, features: Tensor) -> Tensor:
-        """Outputs of the head in its own precision."""
+        """Outputs of the head, in the head's precision."""
         return self.head(features.to(self.head.weight.dtype))
 
     def _linear(self, features: Tensor, width: int, *path: int) -> nn.Linear:
-        """A new layer (D, width) in float32 or better, its weights from the seed."""
+        """A new layer (D, width) in float32 or better, initialised from the seed."""
         with isolated_rng(derive_seed(self.seed, *path), torch.device("cpu")):
             linear = nn.Linear(features.shape[1], width)
         return linear.to(features.device, torch.promote_types(features.dtype, torch.float32))
 
     def state_dict(self) -> dict[str, Any]:
-        """The head, if there is one by now."""
+        """State of the head, if it exists already."""
         return {"head": None if self.head is None else self.head.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a :meth:`state_dict`."""
+        """Restore a :meth:`state_dict`."""
         self.head = None
         if state["head"] is not None:
             weight = state["head"]["weight"]
@@ -131,7 +131,7 @@ class Objective(ABC):
 
 
 class MIObjective(Objective):
-    """The paper's: supervised InfoNCE through one projection, kept across experiences."""
+    """The paper's objective: supervised InfoNCE with one projection for all experiences."""
 
     def __init__(self, seed: int, temperature: float) -> None:
         super().__init__(seed)
@@ -149,14 +149,14 @@ class MIObjective(Objective):
 
 
 class CrossEntropyObjective(Objective):
-    """For comparison: cross-entropy of a linear classifier of the experience's own classes."""
+    """Cross-entropy of a linear classifier of the experience's own classes, for comparison."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self.classes: list[int] = []
 
     def prepare(self, features: Tensor, classes: list[int]) -> nn.Linear:
-        """A classifier, new where the classes are."""
+        """The classifier; a new one for new classes."""
         if self.head is None or self.classes != classes:
             self.head = self._linear(features, len(classes), 1, *classes)
             self.classes = classes
@@ -173,6 +173,6 @@ class CrossEntropyObjective(Objective):
         return {**super().state_dict(), "classes": self.classes}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a classifier and its classes."""
+        """Restore a classifier and its classes."""
         super().load_state_dict(state)
         self.classes = [*state["classes"]]

@@ -1,4 +1,4 @@
-"""The options of MIST, and the range of each."""
+"""The options of MIST and their ranges."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -32,7 +32,7 @@ _CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class MISTOptions:
-    """What MIST does. :class:`~mist_avalanche.MISTPlugin` documents each option.
+    """The options of MIST; :class:`~mist_avalanche.MISTPlugin` documents each of them.
 
     Raises:
         ValueError: an option is out of its range.

@@ -1,4 +1,4 @@
-"""Which entries of the backbone may move: the selection of an experience, and those before it."""
+"""Which entries of the backbone may move: the current selection and earlier ones."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -8,14 +8,14 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-Masks = dict[str, Tensor]  # by parameter name, bool tensors of its shape
+Masks = dict[str, Tensor]  # parameter name -> bool tensor of the parameter's shape
 
 
 def top_entries(scores: Tensor, rate: float) -> Tensor:
-    """Entries at or above the (1 - rate) quantile of the scores, without its ties.
+    """Entries at or above the (1 - rate) quantile of the scores, with ties broken.
 
-    That is ⌊rate (n - 1)⌋ + 1 of n entries: all for rate 1, the single maximum for rate 0. Equal
-    scores never make it more, and an entry with a score of zero is not selected.
+    That is ⌊rate (n - 1)⌋ + 1 of n entries: all for rate 1, the single maximum for rate 0. Ties
+    never increase this number, and entries with a score of zero are not selected.
 
     Args:
         scores: any shape, not negative.
@@ -41,8 +41,8 @@ def _largest(scores: Tensor, k: int) -> Tensor:
 def rate_within_budget(sizes: Mapping[str, int], always: Collection[str], budget: float) -> float:
     """The rate per tensor at which the whole selection stays within ``budget`` of all entries.
 
-    Solves N_always + Σ_t (rate (n_t - 1) + 1) = budget · N over the other tensors t. A negative
-    rate means that not even the always-selected entries and one entry per tensor fit.
+    Solves N_always + Σ_t (rate (n_t - 1) + 1) = budget · N over the other tensors t. If the rate is
+    negative, not even the always-selected entries plus one entry per tensor fit.
     """
     others = [n for name, n in sizes.items() if name not in always]
     total, movable = sum(sizes.values()), sum(others) - len(others)
@@ -65,10 +65,10 @@ def select(
     Args:
         scores: scores by parameter name.
         select_rate: share of entries that may move; 1 selects everything.
-        always: names of parameters that are selected whole (biases, normalisation weights).
-        within_budget: whether the share bounds the whole selection, always-selected entries
-            included; where those alone exceed it, they are ranked like all others. False applies
-            the rate to every other tensor and adds ``always`` on top, as the published code does.
+        always: names of parameters that are selected as a whole (biases, normalisation weights).
+        within_budget: whether the share bounds the whole selection, including always-selected
+            entries; if these alone exceed it, they are ranked like all others. False applies the
+            rate to every other tensor and adds ``always`` on top, as the published code does.
         ranking: ``"per_tensor"``: the same share of every tensor; ``"global"``: the highest scores
             of all tensors together.
     """
@@ -89,7 +89,7 @@ def select(
 
 
 def _top_overall(scores: Mapping[str, Tensor], rate: float) -> Masks:
-    """At most ``rate`` of all entries together, ranked over all tensors."""
+    """At most ``rate`` of all entries, ranked over all tensors together."""
     flat = torch.cat([score.flatten() for score in scores.values()])
     mask = _largest(flat, math.floor(rate * len(flat)))
     parts = torch.split(mask, [score.numel() for score in scores.values()])
@@ -99,7 +99,7 @@ def _top_overall(scores: Mapping[str, Tensor], rate: float) -> Masks:
 
 
 def random_scores(scores: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Uniform draws in place of the scores, never zero, for a random selection."""
+    """Uniform random scores, never zero, for a random selection."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.rand(score.shape, generator=generator).to(score.device) + 1e-3
@@ -108,7 +108,7 @@ def random_scores(scores: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
 
 
 class LayerShare(NamedTuple):
-    """One parameter's part of a selection: entries selected and in total."""
+    """One parameter's part of a selection: number of selected entries and of all entries."""
 
     name: str
     selected: int
@@ -120,8 +120,8 @@ class Selection:
     """Entries of the backbone that may move.
 
     Args:
-        masks: by parameter name, bool tensors of its shape, True where an entry may move.
-        always: names that were selected whole, whatever their scores.
+        masks: parameter name to a bool tensor of its shape, True where an entry may move.
+        always: names of parameters that were selected as a whole, regardless of their scores.
     """
 
     def __init__(self, masks: Mapping[str, Tensor], always: Collection[str] = ()) -> None:
@@ -144,39 +144,39 @@ class Selection:
         return self.selected / self.total
 
     def overlap(self, other: "Selection") -> float:
-        """Share of these entries that another selection of the same backbone has too."""
+        """Share of these entries that are also in another selection of the same backbone."""
         both = (mask & other.masks[name] for name, mask in self.masks.items())
         return sum(int(mask.sum()) for mask in both) / max(1, self.selected)
 
     def rows(self) -> list[LayerShare]:
-        """The share of every parameter, in the model's order."""
+        """The share of every parameter, in the order of the model."""
         return [
             LayerShare(name, int(mask.sum()), mask.numel(), name in self.always)
             for name, mask in self.masks.items()
         ]
 
     def table(self) -> str:
-        """The shares as text, one line per parameter and the sum."""
+        """The shares as text: one line per parameter, and the total."""
         return share_table(self.rows())
 
     def state_dict(self) -> dict[str, Any]:
-        """Masks, and the names that were selected whole."""
+        """Masks, and names of the parameters that were selected as a whole."""
         return {"masks": self.masks, "always": sorted(self.always)}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> "Selection":
-        """The selection of a :meth:`state_dict`."""
+        """Create a selection from a :meth:`state_dict`."""
         return cls(state["masks"], state["always"])
 
 
 class SelectionHistory:
-    """How often each entry was selected in earlier experiences, and which are protected for good.
+    """Counts how often each entry was selected before, and keeps the protected entries.
 
-    Tensors that are always selected take part in neither, as in the published code.
+    Tensors that are always selected are neither counted nor protected, as in the published code.
 
     Attributes:
         counts: by name, the number (uint8) of earlier selections of every entry.
-        protected: by name, the entries (bool) that move no more.
+        protected: by name, the entries (bool) that no longer move.
     """
 
     def __init__(self) -> None:
@@ -190,31 +190,31 @@ class SelectionHistory:
             self.counts[name] = self.counts[name] + mask if name in self.counts else mask
 
     def protect(self, masks: Mapping[str, Tensor]) -> None:
-        """Freeze entries for good."""
+        """Freeze entries permanently."""
         for name, mask in masks.items():
             self.protected[name] = mask | self.protected[name] if name in self.protected else mask
 
     def movable(self, selection: Selection) -> Masks:
-        """What is selected and not protected."""
+        """The entries that are selected and not protected."""
         return {
             name: mask & ~self.protected[name] if name in self.protected else mask
             for name, mask in selection.masks.items()
         }
 
     def scales(self, factor: float) -> dict[str, Tensor]:
-        """By name, ``factor`` to the number of earlier selections: what gradients are scaled by."""
+        """Factors on the gradients, by name: ``factor ** (number of earlier selections)``."""
         if factor == 1:
             return {}
         return {name: factor ** counts.float() for name, counts in self.counts.items()}
 
 
 def most_sensitive(scores: Mapping[str, Tensor], rate: float, always: Collection[str]) -> Masks:
-    """The ``rate`` most sensitive entries of each tensor, at least one; none of ``always``."""
+    """The top ``rate`` of each tensor's entries by score, at least one; none of ``always``."""
     return {n: top_entries(score, rate) for n, score in scores.items() if n not in always}
 
 
 def share_table(rows: Sequence[LayerShare]) -> str:
-    """Shares as text, one line per parameter and the sum."""
+    """Shares as text: one line per parameter, and the total."""
     whole = LayerShare("all", sum(r.selected for r in rows), sum(r.total for r in rows), False)
     cells = [
         (r.name, r.selected, r.total, f"{r.selected / r.total:.2%}", "always" * r.always)

@@ -1,4 +1,4 @@
-"""How sensitive each weight is to an objective (section 3 of the paper)."""
+"""Sensitivity of each weight to an objective (section 3 of the paper)."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -18,16 +18,16 @@ def fisher_scores(
 ) -> dict[str, Tensor]:
     """F_i = mean over mini-batches of (∂L/∂θ_i)², with the gradient of the batch's loss.
 
-    Nothing is changed: autograd returns the gradients and never stores them in ``.grad``.
+    No state changes: autograd returns the gradients and never stores them in ``.grad``.
 
     Args:
         loss_of: scalar loss of one batch.
         batches: one pass over the data.
         parameters: leaf tensors by name.
-        protected: by name, entries (bool, shaped as the parameter) whose score is zero.
+        protected: by name, entries (bool, shaped like the parameter) whose score is zero.
 
     Returns:
-        Scores by name, each shaped as its parameter, in float32 or better. A parameter that the
+        Scores by name, each shaped like its parameter, in float32 or better. A parameter that the
         loss does not depend on is left out.
 
     Raises:
@@ -43,7 +43,7 @@ def gradient_scores(
     parameters: Mapping[str, Tensor],
     protected: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """|mean over mini-batches of ∂L/∂θ_i|; all else as for :func:`fisher_scores`."""
+    """|mean over mini-batches of ∂L/∂θ_i|; otherwise like :func:`fisher_scores`."""
     means = _mean_over_batches(loss_of, batches, parameters, protected, torch.clone)
     return {name: mean.abs_() for name, mean in means.items()}
 
@@ -55,9 +55,9 @@ def _mean_over_batches(
     protected: Mapping[str, Tensor] | None,
     transform: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
-    """Mean of ``transform`` of every gradient, zero where an entry is protected."""
+    """Mean over batches of ``transform(gradient)``; zero where an entry is protected."""
     totals: dict[str, Tensor] = {}
-    losses: list[Tensor] = []  # read at the end: reading makes a GPU wait
+    losses: list[Tensor] = []  # read at the end: reading synchronises with the GPU
     for batch in batches:
         loss = loss_of(batch)
         gradients = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
@@ -68,14 +68,14 @@ def _mean_over_batches(
                 totals[name] = totals[name] + value if name in totals else value
         losses.append(loss.detach())
     if not losses:
-        raise ValueError("There is no batch of at least two images to score on.")
+        raise ValueError("There is no batch with at least two images to score on.")
     if not totals:
-        raise ValueError("The loss depends on none of the parameters: there is nothing to tune.")
+        raise ValueError("The loss does not depend on any parameter: there is nothing to tune.")
     for i, value in enumerate(torch.stack(losses).tolist()):
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"The loss is {value} in batch {i} of the score pass. Check the images for NaN or "
-                "Inf, and the weights."
+                f"The loss is {value} in batch {i} of the score pass. Check the images and the "
+                "weights for NaN or Inf."
             )
     for name, entries in (protected or {}).items():
         if name in totals:

@@ -1,4 +1,4 @@
-"""SGD that moves a few selected entries per step, as a ``torch.optim.Optimizer``."""
+"""SGD that moves few selected entries per step, as a ``torch.optim.Optimizer``."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -18,22 +18,22 @@ class SparseSGD(torch.optim.Optimizer):
     """SGD with momentum on selected entries, most of which are dropped in each step.
 
     For an entry that is kept in a step: v ← 0.9 v + c g + 5e-4 θ, θ ← θ - lr v, with c its factor
-    in ``scales``. An entry that is not selected, or is dropped in this step, keeps its weight and
-    its momentum, bit for bit; so does one whose gradient is not finite. The parameters become
-    views of one vector; inside ``own_memory`` of ``method/flat.py``, until its end.
+    in ``scales``. An entry that is not selected, is dropped in this step, or has a gradient that is
+    not finite keeps its weight and its momentum, bit for bit. The parameters become views of one
+    vector, permanently or until the context ``own_memory`` of ``method/flat.py`` ends.
 
     Args:
         params: parameters, or groups of them. A group may have ``masks`` and ``scales``, one per
             parameter: bool tensors of its shape, True where an entry is selected (None: all), and
             factors on its gradient (None: 1).
         lr: learning rate.
-        momentum: of SGD.
-        weight_decay: of SGD.
+        momentum: momentum factor.
+        weight_decay: weight decay factor.
         drop_rate: probability that a selected entry is dropped in a step, in [0, 1).
-        generator: of the draws, on the parameters' device; None for torch's own.
+        generator: source of the random draws, on the parameters' device; None for torch's default.
 
     Attributes:
-        changed: entries that the last step changed in groups with ``masks``, a scalar tensor.
+        changed: number of entries in groups with ``masks`` that the last step changed (scalar).
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class SparseSGD(torch.optim.Optimizer):
     ) -> None:
         self.generator = generator
         self.changed = torch.tensor(0)
-        self._flats: list[list[FlatParameters]] = []  # of each group
+        self._flats: list[list[FlatParameters]] = []  # one list per group
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(
             params, {**defaults, "drop_rate": drop_rate, "masks": None, "scales": None}
@@ -78,7 +78,7 @@ class SparseSGD(torch.optim.Optimizer):
                 gradient = gradients.take(flat.entries) * flat.scale
                 velocity = state["velocity"] if state else torch.zeros_like(theta)
                 keep = draw_kept(len(theta), group["drop_rate"], theta.device, self.generator)
-                keep &= gradient.abs() < math.inf  # which NaN is not
+                keep &= gradient.abs() < math.inf  # False for NaN, too
                 v = group["momentum"] * velocity + gradient + group["weight_decay"] * theta
                 state["velocity"] = torch.where(keep, v, velocity)
                 moved = torch.where(keep, theta - group["lr"] * v, theta)
@@ -94,7 +94,7 @@ class ReferenceSGD(torch.optim.SGD):
     """The published code's step: gradients are masked and dropped, then SGD moves every entry.
 
     Weight decay and momentum act on all weights, and the projection's gradients are dropped like
-    the backbone's. Arguments and attributes as for :class:`SparseSGD`.
+    the backbone's. Arguments and attributes are those of :class:`SparseSGD`.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class ReferenceSGD(torch.optim.SGD):
 def draw_kept(
     n: int, drop_rate: float, device: torch.device, generator: torch.Generator | None
 ) -> Tensor:
-    """Bool (n,), each True with probability 1 - drop_rate."""
+    """Bool tensor (n,), each entry True with probability 1 - drop_rate."""
     if drop_rate == 0:
         return torch.ones(n, dtype=torch.bool, device=device)
     return torch.rand(n, device=device, generator=generator) >= drop_rate

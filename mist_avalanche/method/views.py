@@ -1,6 +1,6 @@
 """The second view of a batch: flip, grayscale and random resized crop, on the batch's device.
 
-Every image gets parameters of its own, and every draw comes from one ``torch.Generator``: neither
+Every image gets its own parameters, and every draw comes from one ``torch.Generator``. Neither
 torchvision (one crop per call, global random state) nor kornia (global random state) offers both.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-View = Callable[[Tensor, torch.Generator], Tensor]  # a batch -> another view of it
+View = Callable[[Tensor, torch.Generator], Tensor]  # batch -> another view of the batch
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -52,8 +52,8 @@ def random_boxes(
 ) -> Tensor:
     """Boxes (n, 4) for :func:`resized_crop`, distributed as torchvision's ``RandomResizedCrop``.
 
-    Ten candidates an image; the first that fits is taken, and the largest centred box of a legal
-    shape where none does. ``size`` is (height, width) in pixels.
+    Each image has ten candidates. The first one that fits is taken; if none fits, the largest
+    centred box with a permitted aspect ratio. ``size`` is (height, width) in pixels.
     """
     high, wide = size
     device = generator.device
@@ -83,9 +83,9 @@ class SecondView:
 
     Args:
         flip: probability of a horizontal flip.
-        grayscale: probability of losing the colours.
-        scale: range of the crop's share of the area.
-        ratio: range of the crop's width / height.
+        grayscale: probability of conversion to grayscale.
+        scale: range of the crop's share of the image area.
+        ratio: range of the crop's aspect ratio, width / height.
     """
 
     flip: float = 0.5
@@ -102,8 +102,8 @@ class SecondView:
         if x.ndim != 4 or not x.is_floating_point():
             raise ValueError(
                 f"Expected a float batch of images (B, C, H, W) for the second view, got "
-                f"{x.dtype} of shape {tuple(x.shape)}. For other data give MISTPlugin(view=f), "
-                "f(batch, generator) returning another view of the batch."
+                f"{x.dtype} of shape {tuple(x.shape)}. For other data, give MISTPlugin(view=f), "
+                "where f(batch, generator) returns another view of the batch."
             )
         n, device = len(x), x.device
         u = torch.rand(2, n, device=generator.device, generator=generator).to(device)
@@ -115,7 +115,7 @@ class SecondView:
 
 
 def second_view(choice: Mapping[str, Any] | View | None) -> View:
-    """The paper's view (None), the paper's with other arguments (a mapping), or the function given.
+    """The paper's view (None), the same with other arguments (a mapping), or a given function.
 
     Raises:
         ValueError: :class:`SecondView` has no such argument.

@@ -1,7 +1,7 @@
 """Modules that adapt a pretrained backbone, and the classifier that is trained with them.
 
-``module(backbone, images)`` gives the features of the adapted backbone. Modules are attached by
-hooks for that pass alone, and the backbone stays as it is. Sources: AdaptFormer (arXiv 2205.13535),
+``module(backbone, images)`` returns the features of the adapted backbone. Hooks attach the module
+for this pass only; the backbone does not change. Sources: AdaptFormer (arXiv 2205.13535),
 SSF (arXiv 2210.08823), VPT (arXiv 2203.12119), APER (arXiv 2303.07338).
 """
 
@@ -24,8 +24,8 @@ from .vit import Hooks, after, before, run_with, vit_blocks
 class AdaptingModule(nn.Module, ABC):
     """Parameters that change what timm's VisionTransformer computes.
 
-    They have the dtype and the device of the ViT that they are made for. A backbone of another
-    kind is a ValueError.
+    They have the dtype and device of the ViT that they are created for. Other kinds of backbone
+    raise a ValueError.
     """
 
     @abstractmethod
@@ -33,21 +33,21 @@ class AdaptingModule(nn.Module, ABC):
         """Register the hooks that change a ViT, and yield their handles."""
 
     def forward(self, vit: nn.Module, x: Tensor) -> Tensor:
-        """Features (B, D) of images (B, C, H, W) by the adapted ViT."""
+        """Features (B, D) of images (B, C, H, W) from the adapted ViT."""
         return run_with(self.hooks(vit), vit, x)
 
 
 class Adapter(AdaptingModule):
     """AdaptFormer: y = h + mlp(norm2(h)) + 0.1 · up(relu(down(h))) in every block of a ViT.
 
-    h (B, n, D) is the block's stream after attention, not normalised. down: D to r and up: r to D
-    are linear with bias. The sum comes after LayerScale and drop path. It starts as the identity:
-    down from U(-1/√D, 1/√D), all else zero. 1,189,632 parameters for ViT-B/16 and r = 64.
+    h (B, n, D) is the block's residual stream after attention, not normalised. down (D to r) and
+    up (r to D) are linear with bias. Their output is added after LayerScale and drop path, and is 0
+    at first: down from U(-1/√D, 1/√D), all else zero. ViT-B/16 and r = 64: 1,189,632 parameters.
 
     Args:
         vit: timm's VisionTransformer.
         bottleneck: r.
-        dropout: of relu's output, in training.
+        dropout: dropout rate of relu's output during training.
     """
 
     SCALE = 0.1
@@ -59,13 +59,13 @@ class Adapter(AdaptingModule):
         self.down = nn.ModuleList(nn.Linear(vit.embed_dim, r) for _ in blocks)
         self.up = nn.ModuleList(nn.Linear(r, vit.embed_dim) for _ in blocks)
         for name, parameter in self.named_parameters():
-            if not (name.startswith("down") and name.endswith("weight")):  # those are as torch's
+            if not (name.startswith("down") and name.endswith("weight")):  # these keep torch's
                 nn.init.zeros_(parameter)
         self.to(next(vit.parameters()))
 
     def hooks(self, vit: Any) -> Hooks:
-        """Note the stream before norm2, and add to what leaves the MLP's branch."""
-        stream: list[Tensor] = []  # of the block that is running
+        """Record the stream before norm2, and add to the output of the MLP branch."""
+        stream: list[Tensor] = []  # of the current block
 
         def note(h: Tensor) -> Tensor:
             stream.append(h)
@@ -84,7 +84,7 @@ class ScaleShift(AdaptingModule):
 
     The layers are the patch embedding (before its own norm), norm1, attn.qkv, attn.proj, norm2,
     mlp.fc1 (before the activation) and mlp.fc2 of each block, and the final norm. γ starts from
-    N(1, 0.02²) and β from N(0, 0.02²), so not as the identity. 205,824 parameters for ViT-B/16.
+    N(1, 0.02²) and β from N(0, 0.02²), not from the identity. 205,824 parameters for ViT-B/16.
     """
 
     IN_BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
@@ -99,16 +99,16 @@ class ScaleShift(AdaptingModule):
         self.to(next(vit.parameters()))
 
     def _layers(self, vit: Any) -> Iterator[tuple[str, Any]]:
-        """Layers in the order of the forward pass, by their names with ``/`` for dots."""
+        """Layers in the order of the forward pass, with their names (``/`` replaces dots)."""
         blocks = range(len(vit_blocks(vit)))
         names = [f"blocks.{i}.{name}" for i in blocks for name in self.IN_BLOCK]
-        # where patches are averaged, the final norm comes after that
+        # with mean pooling, the final norm follows the pooling
         final = "fc_norm" if isinstance(vit.norm, nn.Identity) else "norm"
         for name in ("patch_embed", *names, final):
             yield name.replace(".", "/"), vit.get_submodule(name)
 
     def hooks(self, vit: Any) -> Hooks:
-        """Scale and shift what leaves each layer."""
+        """Scale and shift the output of each layer."""
 
         def change(key: str, x: Tensor) -> Tensor:
             return x * self.scale[key] + self.shift[key]
@@ -121,10 +121,10 @@ class ScaleShift(AdaptingModule):
 
 
 class PromptTokens(AdaptingModule):
-    """VPT: n tokens after the image's, without position, starting from zero.
+    """VPT: n tokens after those of the image, without position embedding, initialised to zero.
 
-    Shallow: one set (1, n, D), which joins before the first block and leaves before the final norm.
-    Deep: one set per block (depth, n, D), which joins before the block and leaves after it.
+    Shallow: one set (1, n, D), added before the first block and removed before the final norm.
+    Deep: one set per block (depth, n, D), added before the block and removed after it.
 
     Args:
         vit: timm's VisionTransformer.
@@ -139,7 +139,7 @@ class PromptTokens(AdaptingModule):
         self.to(next(vit.parameters()))
 
     def hooks(self, vit: Any) -> Hooks:
-        """Append the tokens, and cut them off again."""
+        """Append the tokens, and remove them again."""
 
         def append(tokens: Tensor, x: Tensor) -> Tensor:
             return torch.cat([x, tokens.to(x.dtype).expand(len(x), -1, -1)], dim=1)
@@ -153,14 +153,14 @@ class PromptTokens(AdaptingModule):
 
 
 class FineTuned(nn.Module):
-    """A copy of a backbone of any kind, all of which may be trained."""
+    """A copy of a backbone of any kind, all parameters of which may be trained."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = copy.deepcopy(backbone)
 
     def forward(self, _backbone: nn.Module, x: Tensor) -> Tensor:
-        """Features (B, D) of images (B, C, H, W) by the copy."""
+        """Features (B, D) of images (B, C, H, W) from the copy."""
         return self.backbone(x)
 
 
@@ -174,13 +174,13 @@ ADAPTERS: Mapping[str, Callable[..., nn.Module]] = {
 
 
 class AdaptedBackbone(BackboneWithHead):
-    """A backbone and its adapters; features are those of the plain and of each adapted backbone.
+    """A backbone and its adapters; concatenates features of the plain and the adapted backbones.
 
     Args:
         backbone: images (B, C, H, W) to features (B, D).
         head: features to logits (B, C).
-        new_adapter: makes an adapter of a backbone, or raises a ValueError.
-        plain: whether features of the plain backbone come first; they do without adapters.
+        new_adapter: creates an adapter for a backbone, or raises a ValueError.
+        plain: whether features of the plain backbone come first; always True without adapters.
     """
 
     def __init__(
@@ -197,13 +197,13 @@ class AdaptedBackbone(BackboneWithHead):
         self.new_adapter()  # refuses a backbone of the wrong kind before anything is trained
 
     def new_adapter(self) -> Any:
-        """An adapter as it starts, which is not used yet."""
+        """Create a new adapter, which is not used yet."""
         return self._new_adapter(self.backbone)
 
     def use(self, adapter: nn.Module) -> None:
-        """Take one more adapter, trained.
+        """Add a trained adapter.
 
-        A fine-tuned copy takes the place of the backbone's weights where these are not needed.
+        A fine-tuned copy replaces the backbone's weights if these are not needed.
         """
         if isinstance(adapter, FineTuned) and not self.plain:
             self.backbone.load_state_dict(adapter.backbone.state_dict())
@@ -212,23 +212,23 @@ class AdaptedBackbone(BackboneWithHead):
 
     @property
     def parts(self) -> range:
-        """Numbers of the adapters, after -1 where the plain backbone takes part."""
+        """Indices of the adapters, preceded by -1 if the plain backbone is included."""
         n = len(self.adapters)
         return range(-1 if self.plain or not n else 0, n)
 
     def features_of(self, part: int, x: Tensor) -> Tensor:
-        """Features (B, D) of images by one of :attr:`parts`."""
+        """Features (B, D) of images from one of :attr:`parts`."""
         source = self.backbone if part < 0 else partial(self.adapters[part], self.backbone)
         return self.run_backbone(source, x)
 
     def features(self, x: Tensor) -> Tensor:
-        """Features (B, P D) of images by all P parts."""
+        """Features (B, P D) of images from all P parts."""
         return torch.cat([self.features_of(part, x) for part in self.parts], dim=1)
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """As many adapters as the state has."""
+        """Create as many adapters as the state has, then load them."""
         start = f"{prefix}adapters."
         numbers = {n[len(start) :].split(".")[0] for n in state_dict if n.startswith(start)}
         adapters = nn.ModuleList(self.new_adapter() for _ in numbers)
@@ -237,7 +237,7 @@ class AdaptedBackbone(BackboneWithHead):
 
 
 class CosineHead(nn.Module):
-    """Logits σ · cos(f, V_c) of some classes, for as long as an adapter is trained.
+    """Logits σ · cos(f, V_c) of some classes, used while an adapter is trained.
 
     V starts from U(-1/√D, 1/√D) and σ from 1. Both are trained. There is no bias.
 

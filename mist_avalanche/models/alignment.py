@@ -1,7 +1,7 @@
 """Classifier alignment with one Gaussian per class (SLCA, arXiv 2303.05118, section 3.3).
 
-Draws from the Gaussians of all classes so far train a linear or cosine classifier once more, so
-that the classes of the newest experience do not outweigh earlier ones.
+A linear or cosine classifier is trained again on draws from the Gaussians of all classes so far, so
+that the classes of the newest experience do not dominate earlier ones.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,47 +12,47 @@ from torch import Tensor
 from torch.nn import functional as F
 
 DIAGONAL = 1e-4  # added to every covariance
-OLDEST = 0.9  # means of the newest experience are scaled by 1, older ones by down to this
+OLDEST = 0.9  # lower bound of the scale of old means; the newest means are scaled by 1
 EPSILON = 1e-7  # added to the norm of an experience's logits
 
 
 class ClassGaussians:
     """Mean and covariance of the features of each class, on the CPU.
 
-    A covariance has the divisor n - 1, is computed in float64, and gets ``diagonal`` on its
-    diagonal, which is all that a class with one image has. Means are scaled by ``oldest`` to 1.
+    A covariance has the divisor n - 1 and is computed in float64; ``diagonal`` is added to its
+    diagonal. A class with one image has only this diagonal. :meth:`draw` scales old means.
     """
 
     def __init__(self, *, diagonal: float = DIAGONAL, oldest: float = OLDEST) -> None:
         self.diagonal, self.oldest = diagonal, oldest
         self.counts: dict[int, int] = {}  # images by label
-        self.experiences: dict[int, int] = {}  # the last one, from 0, that had the class
+        self.experiences: dict[int, int] = {}  # last experience with the class, from 0
         self.means: dict[int, Tensor] = {}  # μ (D,), in float32 or better
         self.factors: dict[int, Tensor] = {}  # L (D, D), where L Lᵀ is the covariance
 
     @property
     def classes(self) -> list[int]:
-        """Labels in order."""
+        """Sorted labels."""
         return sorted(self.counts)
 
     @property
     def n_experiences(self) -> int:
-        """How many experiences there have been."""
+        """Number of experiences so far."""
         return max(self.experiences.values(), default=-1) + 1
 
     @torch.no_grad()
     def add(self, features: Tensor, labels: Tensor) -> None:
-        """Add an experience, features (n, D) of labels (n,).
+        """Add the features (n, D) of an experience, with labels (n,).
 
-        A class that comes back gets the mean and covariance of all its features, and belongs to
-        this experience from now on.
+        A class that returns gets the mean and covariance of all its features, and is then assigned
+        to this experience.
 
         Raises:
-            FloatingPointError: a feature is not finite; nothing was added.
+            FloatingPointError: a feature is not finite; nothing is added.
         """
         if not torch.isfinite(features).all():
             raise FloatingPointError(
-                "The backbone gives NaN or Inf features. Lower the learning rates, or check its "
+                "The backbone returns NaN or Inf features. Lower the learning rates, or check its "
                 "weights and the images."
             )
         dtype = torch.promote_types(features.dtype, torch.float32)
@@ -75,7 +75,7 @@ class ClassGaussians:
             self.factors[y] = torch.linalg.cholesky(covariance).to(dtype)
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Features (C n, D) on the CPU, n from N(k μ, L Lᵀ) of each class in order.
+        """Draw features (C n, D) on the CPU, n from N(k μ, L Lᵀ) for each class in order.
 
         k = o + (1 - o) (t + 1) / (T + 1) for a class of experience t in 0, …, T; o is ``oldest``.
         """
@@ -88,11 +88,11 @@ class ClassGaussians:
         return torch.cat(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it; tensors are not copied."""
+        """The whole state; tensors are not copied."""
         return {name: {**value} for name, value in vars(self).items() if isinstance(value, dict)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become what a :meth:`state_dict` was of."""
+        """Restore a :meth:`state_dict`."""
         for name, value in state.items():
             setattr(self, name, {**value})
 
@@ -102,7 +102,7 @@ def normalized_logits(logits: Tensor, experiences: Tensor, temperature: float) -
 
     Args:
         logits: z (B, C).
-        experiences: (C,) the experience of each class, numbers 0, …, T without a gap.
+        experiences: (C,) the experience of each class, from 0 to T without gaps.
         temperature: τ.
     """
     squares = logits.new_zeros(len(logits), int(experiences.max()) + 1)
@@ -127,20 +127,20 @@ def align(
 ) -> Iterator[Tensor]:
     """Train a classifier on draws from the Gaussians, in place.
 
-    An epoch has new draws, shuffled, and as many steps as there are classes, of SGD with momentum
-    0.9 and a cosine schedule per epoch. Classes without a Gaussian keep their rows.
+    Each epoch uses new, shuffled draws, and as many steps as there are classes, of SGD with
+    momentum 0.9 and a cosine schedule per epoch. Rows of classes without a Gaussian do not change.
 
     Args:
         weight: (C, D), a row per label.
         bias: (C,).
-        gaussians: of the classes to train.
-        epochs: passes.
-        samples: draws per class and epoch, and draws per step.
-        lr: of SGD, at first.
-        weight_decay: of SGD.
-        temperature: τ of :func:`normalized_logits`; None for logits as they are.
-        scale: s of logits s · cos(x, w), as they are, without bias; None for linear logits.
-        generator: of the draws, on the CPU; None for torch's own.
+        gaussians: Gaussians of the classes to train.
+        epochs: number of epochs.
+        samples: draws per class and epoch, and also per step.
+        lr: initial learning rate of SGD.
+        weight_decay: weight decay of SGD.
+        temperature: τ of :func:`normalized_logits`; None for unnormalised logits.
+        scale: s of unnormalised logits s · cos(x, w) without bias; None for linear logits.
+        generator: source of the draws, on the CPU; None for torch's default.
 
     Yields:
         After each epoch, the losses (C,) of its steps.

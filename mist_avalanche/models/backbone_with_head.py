@@ -16,7 +16,7 @@ class BackboneWithHead(nn.Module):
 
     Attributes:
         run_backbone: how the backbone is run (precision, compiled or not).
-        pretrained: a copy of the backbone before tuning, see :meth:`join`; None without.
+        pretrained: a copy of the backbone before tuning, see :meth:`join`; None without it.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
@@ -26,7 +26,7 @@ class BackboneWithHead(nn.Module):
         self.pretrained: nn.Module | None = None
 
     def join(self) -> None:
-        """From here on features (B, 2 D) are those of the backbone as it is now, and as it will be.
+        """From now on, features (B, 2 D) are those of a copy of the current backbone and its own.
 
         Each half has norm 1.
         """
@@ -34,7 +34,7 @@ class BackboneWithHead(nn.Module):
         self._run_pretrained = copy.copy(self.run_backbone)
 
     def features(self, x: Tensor) -> Tensor:
-        """Features (B, D) of images, which the head takes."""
+        """Features (B, D) of images, the input of the head."""
         features = self.run_backbone(self.backbone, x)
         if self.pretrained is None:
             return features

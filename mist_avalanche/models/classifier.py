@@ -1,7 +1,7 @@
-"""The classifier of a model, and so what is backbone and what are features.
+"""Finds the classifier of a model, which defines the features and the backbone.
 
-The features are the classifier's input; the backbone is every parameter that is not the
-classifier's. Nothing else in the package decides what is backbone, bias or normalisation.
+The features are the classifier's input; the backbone is every parameter outside the classifier.
+No other module of the package decides what is backbone, bias or normalisation.
 """
 
 import warnings
@@ -16,25 +16,25 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..utils import callers_level, in_mode, isolated_rng
 
-# ---- A model seen from its features --------------------------------------------------------------
+# ---- A model as a feature extractor --------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """A model seen from its features, which it gives with gradient.
+    """A model as a feature extractor; its features have gradients.
 
     Args:
-        model: gives logits.
-        classifier: name of the module whose input are the features.
+        model: a model that returns logits.
+        classifier: name of the module whose input is the features.
     """
 
     model: nn.Module
     classifier: str
 
     def everything(self) -> dict[str, nn.Parameter]:
-        """Parameters before the classifier, frozen ones too, each once, under its first name.
+        """All parameters before the classifier, including frozen ones, each under its first name.
 
-        The prefix ``_orig_mod.`` of ``torch.compile`` is not part of a name.
+        Names do not contain the prefix ``_orig_mod.`` of ``torch.compile``.
         """
         head = {id(p) for p in self.model.get_submodule(self.classifier).parameters()}
         return {
@@ -48,19 +48,19 @@ class FeatureExtractor:
         return {name: p for name, p in self.everything().items() if p.requires_grad}
 
     def check_trainable(self) -> None:
-        """ValueError where no parameter before the classifier requires gradients."""
+        """Raise a ValueError if no parameter before the classifier requires gradients."""
         if not self.backbone():
             raise ValueError(
                 f"There is nothing to tune: no parameter before the classifier {self.classifier!r} "
                 f"of {type(self.model).__name__} requires gradients. Unfreeze the backbone with "
-                "requires_grad_(True), or give MISTPlugin(classifier=NAME) another module."
+                "requires_grad_(True), or name another module in MISTPlugin(classifier=NAME)."
             )
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Features (B, D) of a batch; more than one axis is flattened to D.
+        """Features (B, D) of a batch; additional axes are flattened into D.
 
         Raises:
-            ValueError: the classifier did not run, or got no batch of features.
+            ValueError: the classifier was not called, or not with a batch of features.
         """
         seen: list[Any] = []
         module = self.model.get_submodule(self.classifier)
@@ -74,14 +74,14 @@ class FeatureExtractor:
             hook.remove()
         if not seen or not isinstance(seen[-1], Tensor) or len(seen[-1]) != len(x):
             raise ValueError(
-                f"The module {self.classifier!r} gets no features (B, D) in a forward pass. Give "
-                "MISTPlugin(classifier=NAME) another module."
+                f"The module {self.classifier!r} gets no features (B, D) in a forward pass. Name "
+                "another module in MISTPlugin(classifier=NAME)."
             )
         return seen[-1].flatten(1)
 
 
 def always_selected(model: nn.Module) -> set[int]:
-    """Ids of the parameters that MIST always selects: biases, and scales of normalisations."""
+    """Ids of the parameters that MIST always selects: biases and normalisation weights."""
     normalisations = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
     return {
         id(p)
@@ -94,45 +94,45 @@ def always_selected(model: nn.Module) -> set[int]:
     }
 
 
-# ---- The classifier of a model that gives logits -------------------------------------------------
+# ---- The classifier of a model that returns logits -----------------------------------------------
 
 
 def feature_extractor(strategy: Any, classifier: str | None, seed: int) -> FeatureExtractor:
     """What MISTPlugin scores and tunes: ``strategy.backbone``, or else the strategy's model.
 
-    ``classifier`` is the user's own answer, or None. ``seed`` is for the transform of the one image
-    that is looked at. A ValueError says that no classifier is found.
+    ``classifier`` is the name that the user gave, or None. ``seed`` seeds the transform of the one
+    image that is passed through the model. Raises a ValueError if no classifier is found.
     """
     backbone = getattr(strategy, "backbone", None)
     if isinstance(backbone, nn.Module) and classifier is None:
         parts = OrderedDict(backbone=backbone, head=nn.Identity())
         return FeatureExtractor(nn.Sequential(parts), "head")
     model: nn.Module = strategy.model
-    model = getattr(model, "_orig_mod", model)  # of torch.compile, which would not see our hooks
+    model = getattr(model, "_orig_mod", model)  # torch.compile would not see our hooks
     with isolated_rng(seed, strategy.device):
         x = strategy.experience.dataset.eval()[0][0].unsqueeze(0).to(strategy.device)
         return FeatureExtractor(model, find_classifier(model, x, classifier))
 
 
 def find_classifier(model: nn.Module, x: Tensor, name: str | None = None) -> str:
-    """The name of the module whose input are the features.
+    """The name of the module whose input is the features.
 
-    It is the layer whose output is the model's output, a growing Avalanche head counting as one
-    layer; failing that, the only linear layer there is.
+    It is the layer whose output is the model's output, where a growing Avalanche head counts as one
+    layer. If there is none, it is the model's only linear layer.
 
     Args:
-        model: gives logits; its state is left as it was.
+        model: a model that returns logits; its state does not change.
         x: a batch of its inputs; one image is enough.
-        name: the user's own answer, checked and returned.
+        name: the name that the user gave, which is checked and returned.
 
     Raises:
-        ValueError: there is no such module, or no module is certain to be the classifier.
+        ValueError: there is no such module, or the classifier is ambiguous.
     """
     modules = dict(model.named_modules())
     if any(isinstance(m, (MultiTaskModule, TrainEvalModel, SCRModel)) for m in modules.values()):
         raise ValueError(
             "MISTPlugin needs features that do not depend on task labels, and one classifier. It "
-            "cannot tune multi-task models (as_multitask, MultiHeadClassifier), nor those that "
+            "cannot tune multi-task models (as_multitask, MultiHeadClassifier), or models that "
             "classify differently in evaluation (TrainEvalModel of ICaRL, SCRModel)."
         )
     linear = [n for n, module in modules.items() if isinstance(module, nn.Linear)]
@@ -145,14 +145,14 @@ def find_classifier(model: nn.Module, x: Tensor, name: str | None = None) -> str
     final = _modules_of_output(model, x)
     growing = [n for n in final if isinstance(modules[n], DynamicModule)]
     growing = [n for n in growing if FeatureExtractor(model, n).everything()]  # a part of it
-    # linear layers, and look-alikes such as cosine classifiers: one matrix
+    # linear layers and similar ones with one weight matrix, such as cosine classifiers
     layers = [n for n in final if getattr(getattr(modules[n], "weight", None), "ndim", 0) == 2]
     layers = layers or (linear if len(linear) == 1 else [])
     if growing or layers:
         return max(growing or layers, key=len)  # the innermost of nested ones
     raise ValueError(
         f"Cannot tell which module of {type(model).__name__} is the classifier. {candidates} "
-        "Give MISTPlugin(classifier=NAME), the module whose input are the features."
+        "Name the module whose input is the features in MISTPlugin(classifier=NAME)."
     )
 
 
@@ -181,30 +181,30 @@ def _modules_of_output(model: nn.Module, x: Tensor) -> list[str]:
 
 
 def without_classifier(model: nn.Module, strategy: str) -> nn.Module:
-    """The model without the classifier that it may still have, with a warning if it had one.
+    """Remove the model's classifier, if it still has one, with a warning.
 
-    ``strategy`` is named in messages. A classifier that grows is a ValueError.
+    ``strategy`` is named in messages. A classifier that grows raises a ValueError.
     """
     if any(isinstance(module, DynamicModule) for module in model.modules()):
         raise ValueError(
-            f"{strategy} needs a backbone that gives features, and this {type(model).__name__} "
-            "has a classifier that grows, or depends on task labels. Give the backbone alone."
+            f"{strategy} needs a backbone that returns features, and this {type(model).__name__} "
+            "has a classifier that grows or depends on task labels. Give the backbone alone."
         )
     before = dict(model.named_parameters())
     _remove_classifier(model)
     if removed := before.keys() - dict(model.named_parameters()):
         warnings.warn(
             f"{type(model).__name__} still had its classifier, {', '.join(sorted(removed))}. "
-            f"{strategy} needs features and has removed it. Give a model without: "
-            "timm.create_model(NAME, num_classes=0), or torch.nn.Identity() in its place.",
+            f"{strategy} needs features and has removed it. Give a model without a classifier: "
+            "timm.create_model(NAME, num_classes=0), or replace it by torch.nn.Identity().",
             stacklevel=callers_level(),
         )
     return model
 
 
 def _remove_classifier(model: Any) -> None:
-    """Remove the classifier of a model of timm, torchvision or Avalanche, or inside a wrapper."""
-    if hasattr(model, "reset_classifier"):  # timm's models do it themselves
+    """Remove the classifier of a timm, torchvision or Avalanche model, also inside a wrapper."""
+    if hasattr(model, "reset_classifier"):  # timm's models have a method for it
         model.reset_classifier(0)
         return
     if any(
@@ -217,4 +217,4 @@ def _remove_classifier(model: Any) -> None:
             return
     parts = [part for part in model.children() if any(True for _ in part.parameters())]
     if len(parts) == 1 or (parts and isinstance(model, nn.Sequential)):
-        _remove_classifier(parts[-1])  # such as behind a normalisation or in torch.compile
+        _remove_classifier(parts[-1])  # e.g. after a normalisation, or inside torch.compile

@@ -1,4 +1,4 @@
-"""Defaults of a backbone, by its name or family: the one place for them."""
+"""Defaults of backbones, by name or family; they are defined only here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,13 +15,13 @@ class BackboneDefaults:
 
     Args:
         timm_name: timm's name with the pinned pretraining tag; None for the name itself.
-        image_size: pixels per side of its inputs.
-        normalize: of its inputs: ``"pretrained"`` as it was pretrained, or ``"published"`` as in
-            the published runs.
+        image_size: pixels per side of the inputs.
+        normalize: normalisation of the inputs: ``"pretrained"`` for that of the pretraining, or
+            ``"published"`` for that of the published runs.
         mist: arguments of :class:`~mist_avalanche.MISTPlugin`.
-        mist_with_drift: those that differ where the strategy compensates drift.
+        mist_with_drift: those that differ if the strategy compensates drift.
         n_random_features: M of :class:`~mist_avalanche.strategies.RanPAC`.
-        strategies: other arguments, by the strategy's name.
+        strategies: other strategies' arguments, by the strategy's name.
     """
 
     timm_name: str | None = None
@@ -38,16 +38,16 @@ class BackboneDefaults:
         return {**(ranpac if name == "ranpac" else {}), **self.strategies.get(name, {})}
 
     def mist_for(self, *, drift_compensation: bool) -> dict[str, Any]:
-        """Arguments of MISTPlugin, for a strategy that compensates drift or not."""
+        """Arguments of MISTPlugin, for a strategy with or without drift compensation."""
         return {**self.mist, **(self.mist_with_drift if drift_compensation else {})}
 
 
-# The paper's values, for ViT-B/16, are MISTPlugin's own. Those of the embedded backbone are the
-# best of a few learning rates and numbers of epochs on glyphs of its pretraining, which no
-# benchmark has (studies/performance/kinds_of_shift.py); those of its strategies come from held-out
-# training images of SplitGlyphs, with the upright backbone of docs/small-backbone.md. RanPAC's M
-# keeps away from the number of training images: where both are equal, a small ridge fits them
-# exactly and predicts badly. CODA-Prompt's components of all experiences are at most D.
+# The paper's values, for ViT-B/16, are MISTPlugin's defaults. Those of the embedded backbone are
+# the best of a few learning rates and numbers of epochs on glyphs of its pretraining, which are in
+# no benchmark (studies/performance/kinds_of_shift.py). Those of its strategies come from held-out
+# training images of SplitGlyphs, with the upright backbone of docs/small-backbone.md. RanPAC's M is
+# not close to the number of training images: if both are equal, a small ridge fits the images
+# exactly and generalises badly. CODA-Prompt has at most D components over all experiences.
 DEFAULTS: Mapping[str, BackboneDefaults] = {
     EMBEDDED: BackboneDefaults(
         image_size=32,
@@ -71,13 +71,13 @@ DEFAULTS: Mapping[str, BackboneDefaults] = {
         "vit_base_patch16_224.augreg_in21k", normalize="published"
     ),
 }
-# Pretrainings of the published runs, with images in [0, 1]; others are normalised as timm says.
+# Pretrainings of the published runs, with images in [0, 1]; others use timm's normalisation.
 _PUBLISHED_TAGS = ("augreg_in21k", "augreg_in21k_ft_in1k", "augreg2_in21k_ft_in1k")
-# By the beginning of a name. Learning rate, epochs and `tune_on` of DeiT-Tiny are the highest that
-# lose on none of four sets of images, on held-out training images of the first experience
+# By the prefix of a name. Learning rate, epochs and `tune_on` of DeiT-Tiny are the highest values
+# that lose accuracy on none of four image sets, on held-out training images of the first experience
 # (docs/evidence.md). `later_epochs`, with drift compensation, comes from held-out training images
-# of Stanford Cars. Those of its strategies are the best of a few on held-out training images of
-# CUB-200 at 128 pixels, except what lost on those of Stanford Cars (docs/tuned.md).
+# of Stanford Cars. Strategy arguments are the best of a few on held-out training images of CUB-200
+# at 128 pixels, except those that lost on held-out images of Stanford Cars (docs/tuned.md).
 FAMILIES: Mapping[str, BackboneDefaults] = {
     "deit_tiny": BackboneDefaults(
         mist={"tune_on": "first", "lr": 3e-3, "tune_epochs": 10},
@@ -97,15 +97,15 @@ FAMILIES: Mapping[str, BackboneDefaults] = {
 def backbone_defaults(name: str) -> BackboneDefaults:
     """Defaults for a backbone's name.
 
-    A name without an entry of its own or of its family gets the paper's values, and the image size
-    that timm knows.
+    If neither the name nor its family has an entry, the paper's values and timm's image size are
+    used.
     """
     if entry := DEFAULTS.get(name):
         return entry
     base, _, tag = name.partition(".")
     if tag in _PUBLISHED_TAGS and base in DEFAULTS:
         return DEFAULTS[base]
-    import timm  # not above: the command's options need this file
+    import timm  # not at the top: the command's options import this file
 
     family = next((entry for prefix, entry in FAMILIES.items() if name.startswith(prefix)), None)
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None

@@ -1,6 +1,6 @@
-"""How the features moved, to move what was stored before (pure).
+"""Models of feature drift, used to move stored statistics along with it (pure functions).
 
-The affine map is ours, beyond the paper; the shift of class means is SSIAT's (arXiv 2403.19979).
+The affine map is ours, not the paper's; the shift of class means is SSIAT's (arXiv 2403.19979).
 """
 
 from dataclasses import dataclass
@@ -24,25 +24,25 @@ class AffineMap:
     bias: Tensor
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Moved features (n, D), in their own dtype."""
+        """Moved features (n, D), in the dtype of the input."""
         return (features.to(self.weight.dtype) @ self.weight + self.bias).to(features.dtype)
 
     def of_sums(self, totals: Tensor, counts: Tensor) -> Tensor:
-        """Moved sums (C, D) of ``counts`` (C,) features each: Σ(x W + b) = (Σx) W + n b."""
+        """Moved sums (C, D) over ``counts`` (C,) features each: Σ(x W + b) = (Σx) W + n b."""
         return totals @ self.weight + counts.unsqueeze(1).to(totals.dtype) * self.bias
 
 
 def fit_drift(before: Tensor, after: Tensor, generator: torch.Generator | None = None) -> AffineMap:
-    """The affine map from features before tuning to those after it, of the same images.
+    """Fit the affine map from features before tuning to features of the same images after it.
 
     Ridge regression of the displacement ``after - before`` on the centred ``before``; the ridge is
-    the candidate with the least error on the last 20 % of the shuffled images. A large one leaves
-    the mean displacement alone, so that little data never gives a wild map.
+    the candidate with the least error on the last 20 % of the shuffled images. With a large ridge,
+    only the mean displacement remains, so that little data cannot produce an extreme map.
 
     Args:
         before: (n, V, D), V views of each of n images.
         after: (n, V, D).
-        generator: of the split, on the CPU.
+        generator: source of the random split, on the CPU.
     """
     order = torch.randperm(len(before), generator=generator).to(before.device)
     old, new = (f[order].flatten(0, 1).to(torch.float64) for f in (before, after))  # (n V, D)
@@ -56,10 +56,10 @@ def fit_drift(before: Tensor, after: Tensor, generator: torch.Generator | None =
 
 
 def weighted_shift(means: Tensor, before: Tensor, after: Tensor, sigma: float = 4.0) -> Tensor:
-    """How far the features near each of the means (C, D) moved: shifts (C, D) in their dtype.
+    """Shifts (C, D) of the means (C, D): how far the features near each mean moved.
 
-    That of a mean μ is Σ_i w_i (after_i - before_i), with features (n, D) of the same n images in
-    the same order and w_i = exp(-‖before_i - μ‖² / 2σ²) + 1e-5, divided by their sum.
+    The shift of a mean μ is Σ_i w_i (after_i - before_i), with features (n, D) of the same n images
+    in the same order, and w_i = exp(-‖before_i - μ‖² / 2σ²) + 1e-5, divided by their sum.
     """
     x, moved = before.double(), (after - before).double()
     weights = torch.exp(-torch.cdist(means.to(x), x).square() / (2 * sigma**2)) + 1e-5  # (C, n)
@@ -67,11 +67,11 @@ def weighted_shift(means: Tensor, before: Tensor, after: Tensor, sigma: float = 
 
 
 def rotations_and_flips(x: Tensor) -> list[Tensor]:
-    """Images (B, C, H, W) rotated and mirrored: 8 views of squares, 4 of other rectangles.
+    """Rotated and mirrored images (B, C, H, W): 8 views of square images, 4 of other rectangles.
 
-    Images of the classes at hand are few and alike. These views show the map more of the feature
-    space, where earlier classes may lie (``studies/performance/drift_maps.py`` measures it).
-    Inputs that are not images come back as they are.
+    The images of the current classes are few and similar. These views cover more of the feature
+    space, where earlier classes may lie (measured in ``studies/performance/drift_maps.py``).
+    Inputs that are not images are returned unchanged.
     """
     if x.ndim != 4:
         return [x]

@@ -1,4 +1,4 @@
-"""SLCA's linear classifier, of which an experience trains the rows of its own classes."""
+"""SLCA's linear classifier: each experience trains the rows of its own classes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,10 +13,10 @@ from .statistics_head import StatisticsHead
 class ExperienceLinear(StatisticsHead):
     """logits = f Wᵀ + b, with rows that are trained once and then only aligned.
 
-    While an experience is trained, its rows are a layer of their own, so that no optimizer, weight
-    decay or momentum reaches the others. New rows start from N(0, 0.02²) with biases of 0.
-    Evaluation uses a copy of all rows, which an alignment may change; the next experience goes on
-    from the rows themselves. ``counts`` are experiences that trained a class.
+    During an experience, the rows of its classes form a separate layer, so that optimizer, weight
+    decay and momentum do not affect the others. New rows start from N(0, 0.02²) with biases of 0.
+    Evaluation uses a copy of all rows, which an alignment may change; the next experience starts
+    from the original rows. ``counts`` is the number of experiences that trained each class.
     """
 
     class_axes: Mapping[str, int] = dict.fromkeys(
@@ -24,7 +24,7 @@ class ExperienceLinear(StatisticsHead):
     )
     weight: Tensor  # (C, D)
     bias: Tensor  # (C,)
-    aligned_weight: Tensor  # those of evaluation
+    aligned_weight: Tensor  # used in evaluation
     aligned_bias: Tensor
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class ExperienceLinear(StatisticsHead):
 
     @torch.no_grad()
     def begin(self, classes: Sequence[int], n_features: int) -> None:
-        """Let the rows of some classes, which there is room for, be trained on D features."""
+        """Create trainable rows on D features for some classes; call :meth:`grow` first."""
         if not self.weight.shape[1]:
             self.weight = F.pad(self.weight, (0, n_features))
         self._classes = [*classes]
@@ -50,7 +50,7 @@ class ExperienceLinear(StatisticsHead):
 
     @torch.no_grad()
     def end(self) -> None:
-        """The rows are trained, unless they were before; evaluation uses all as they are."""
+        """Store the rows that are being trained, if any, and use all rows in evaluation."""
         if self.part is None:
             return
         self.weight[self._classes], self.bias[self._classes] = self.part.weight, self.part.bias

@@ -1,4 +1,4 @@
-"""Images to features: in which precision, how many at a time, compiled or not."""
+"""Runs a backbone: precision, chunks of a batch, compilation."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,11 +20,11 @@ class Forward:
 
     Args:
         precision: ``"32"``: in the dtype of the weights. ``"bf16"``: autocast; the weights, the
-            features and all that is computed from them stay in float32.
-        chunk_size: images that pass through the backbone at a time where gradients are needed; only
-            the activations of one chunk are in memory, at the price of a second forward pass (Chen
-            et al., arXiv 1604.06174). None for all. Features are those of one large batch where no
-            image depends on others: not with BatchNorm in training mode.
+            features and everything computed from them stay in float32.
+        chunk_size: images that pass through the backbone at a time when gradients are needed. Only
+            the activations of one chunk are in memory, at the cost of a second forward pass (Chen
+            et al., arXiv 1604.06174). None for all. Features equal those of one large batch if no
+            image depends on others, which excludes BatchNorm in training mode.
         compile: use ``torch.compile``.
     """
 
@@ -34,7 +34,7 @@ class Forward:
         self.precision = check_choice("precision", precision, PRECISIONS)
         self.chunk_size = None if chunk_size is None else check_integer("chunk_size", chunk_size, 1)
         self.compile = compile
-        self._compiled: tuple[Source, Source] | None = None  # a source, and what it became
+        self._compiled: tuple[Source, Source] | None = None  # a source and its compiled form
 
     def __call__(self, source: Source, x: Tensor) -> Tensor:
         """Features (B, D) of x (B, ...), in float32 or better.
@@ -60,19 +60,19 @@ class Forward:
             features = source(x)
         if not isinstance(features, Tensor) or features.ndim < 2:
             kind = f"{type(features).__name__}{[*getattr(features, 'shape', '')] or ''}"
-            raise TypeError(f"The backbone returns a {kind}. Let it return features (B, D).")
+            raise TypeError(f"The backbone returns a {kind}. It must return features (B, D).")
         return (features.float() if bf16 else features).flatten(1)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies, which go with a copy of the backbone."""
+        """State of a copy, without the compiled backbone: the backbone is copied, too."""
         return {**vars(self), "_compiled": None}
 
 
 def _compile(source: Source) -> Source:
-    """A compiled function that gives the features.
+    """A compiled function that returns the features.
 
-    A whole model is compiled with the same stand-in for its classifier at every call, so that
-    nothing is compiled again where the classifier grows, and names of parameters stay as they are.
+    A whole model is compiled with the same stand-in for its classifier at every call, so that a
+    growing classifier causes no recompilation, and parameter names do not change.
     """
     if not isinstance(source, FeatureExtractor):
         return torch.compile(source)

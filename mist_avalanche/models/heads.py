@@ -1,6 +1,6 @@
 """Classifiers computed from sums of features.
 
-They keep sums and counts over all images seen, so that results do not depend on how the data was
+They keep sums and counts over all images seen. Results therefore do not depend on how the data was
 batched, and a class that returns adds to its statistics.
 """
 
@@ -28,12 +28,12 @@ class PrototypeHead(StatisticsHead):
 
     @property
     def prototypes(self) -> Tensor:
-        """Class means (C, D), not normalised; zero where a class has no data."""
+        """Class means (C, D), not normalised; zero for classes without data."""
         return self.sums / self.counts.clamp(min=1).unsqueeze(1)
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Add features (B, D) of labels (B,), or FloatingPointError where one is not finite."""
+        """Add features (B, D) of labels (B,); FloatingPointError if one is not finite."""
         self._count(features, labels)
         if self.sums.shape[1] == 0:
             self.sums = self.sums.new_zeros(len(self.counts), features.shape[1])
@@ -41,7 +41,7 @@ class PrototypeHead(StatisticsHead):
 
     @torch.no_grad()
     def move(self, drift: AffineMap) -> None:
-        """Move the prototypes as a map moves the features."""
+        """Move the prototypes by the map that moves the features."""
         self.sums = drift.of_sums(self.sums, self.counts)
 
     def _logits(self, features: Tensor) -> Tensor:
@@ -59,17 +59,17 @@ class RidgeHead(StatisticsHead):
 
     Args:
         n_random_features: M; 0 takes h = f (decorrelation only), and M is then D.
-        seed: of W, drawn from a generator of its own on the CPU.
-        dtype: of G and Q, float64 or float32. float64 takes 8 M² bytes, 800 MB at M = 10000.
-        memory: stores past features, so that :meth:`move` can compute G and Q again.
+        seed: seed of W, which is drawn from its own generator on the CPU.
+        dtype: dtype of G and Q, float64 or float32. float64 takes 8 M² bytes, 800 MB at M = 10000.
+        memory: stores past features, so that :meth:`move` can recompute G and Q.
     """
 
     class_axes: Mapping[str, int] = {"cross": 1, "weight": 1}
     projection: Tensor  # W (D, M) in float32; empty when M is 0
     gram: Tensor  # G (M, M)
     cross: Tensor  # Q (M, C)
-    weight: Tensor  # (G + λI)⁻¹ Q (M, C), as of the last solve
-    ridge: Tensor  # λ, as of the last choose_ridge
+    weight: Tensor  # (G + λI)⁻¹ Q (M, C), from the last solve
+    ridge: Tensor  # λ, from the last choose_ridge
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class RidgeHead(StatisticsHead):
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Add features (B, D) of labels (B,) to G and Q; :meth:`solve` follows."""
+        """Add features (B, D) of labels (B,) to G and Q; call :meth:`solve` afterwards."""
         self._count(features, labels)
         if self.memory is not None:
             self.memory.add(features, labels)
@@ -103,7 +103,7 @@ class RidgeHead(StatisticsHead):
         self._add(features, labels)
 
     def _shape_for(self, features: Tensor) -> None:
-        """Draw W and size G and Q, once the width of the features is known."""
+        """Draw W, and allocate G and Q for the width of the features."""
         if len(self.gram):
             return
         width, m = features.shape[1], self.n_random_features
@@ -125,14 +125,14 @@ class RidgeHead(StatisticsHead):
     def choose_ridge(
         self, features: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> None:
-        """Set λ to the candidate of 10⁻⁸ … 10⁸ with the least error on held-out rows.
+        """Set λ to the candidate among 10⁻⁸ … 10⁸ with the least error on held-out rows.
 
-        With fewer than two held-out rows per class it is :func:`~.ridge.ridge_for_few`.
+        With fewer than two held-out rows per class, λ is :func:`~.ridge.ridge_for_few`.
 
         Args:
             features: (n, D) of one experience; the last 20 % after shuffling are held out.
             labels: (n,).
-            generator: of the order, on the CPU.
+            generator: source of the shuffled order, on the CPU.
         """
         self._shape_for(features)
         classes, y = torch.unique(labels, return_inverse=True)
@@ -152,10 +152,10 @@ class RidgeHead(StatisticsHead):
 
     @torch.no_grad()
     def move(self, drift: AffineMap) -> None:
-        """Move the memory as a map moves the features, and compute G and Q again from it.
+        """Move the memory by the map that moves the features, and recompute G and Q from it.
 
         Raises:
-            ValueError: there is no memory; G and Q alone do not tell where relu(f W) would be.
+            ValueError: there is no memory; relu(f W) cannot be moved from G and Q alone.
         """
         if self.memory is None:
             raise ValueError("RidgeHead needs memory=FeatureMemory() to follow a drift.")

@@ -1,4 +1,4 @@
-"""Linear and cosine classifiers that are trained, and grow with the classes trained on."""
+"""Trainable linear and cosine classifiers that grow with the classes they are trained on."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +14,12 @@ from ..utils import classes_of
 class GrowingLinear(IncrementalClassifier):
     """logits = f Wᵀ + b, with rows for the classes trained on so far.
 
-    Avalanche's grows in evaluation as well, and its weight is then another tensor than the
-    optimizer's. This one gives the logit of a class without data to new classes of evaluation.
+    Avalanche's classifier also grows in evaluation, after which its weight is not the tensor that
+    the optimizer holds. This one does not; classes that are new in evaluation get a logit of -1000.
 
     Args:
         n_features: D.
-        std: new rows start from N(0, std²) with biases of 0; None for the start of ``nn.Linear``.
+        std: new rows start from N(0, std²) with biases of 0; None to initialise as ``nn.Linear``.
     """
 
     active_units: Tensor  # (C,) 1 for classes with data
@@ -31,14 +31,14 @@ class GrowingLinear(IncrementalClassifier):
         self._start(self.classifier)
 
     def _start(self, linear: nn.Linear, first: int = 0) -> None:
-        """Initialise rows from ``first`` on, which are as ``nn.Linear`` starts."""
+        """Initialise the rows from ``first`` on; without ``std``, keep those of ``nn.Linear``."""
         if self.std is not None:
             nn.init.normal_(linear.weight[first:], std=self.std)
             nn.init.zeros_(linear.bias[first:])
 
     @torch.no_grad()
     def adaptation(self, experience: Any) -> None:
-        """In training rows for the experience's classes, in evaluation only logits for them."""
+        """Add rows for the experience's classes in training, and only logits in evaluation."""
         classes = classes_of(experience)
         n = max(classes, default=0) + 1
         self._n_logits = max(self._n_logits, n)
@@ -66,7 +66,7 @@ class GrowingLinear(IncrementalClassifier):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """As many rows as were saved, for torch to fill in."""
+        """Create as many rows as were saved, for torch to fill in."""
         n, old = len(state_dict[f"{prefix}active_units"]), self.classifier
         self.classifier = nn.Linear(old.in_features, n).to(old.weight)
         self.active_units = self.active_units.new_zeros(n)
@@ -74,7 +74,7 @@ class GrowingLinear(IncrementalClassifier):
 
 
 class GrowingCosine(GrowingLinear):
-    """Logits cos(f, W_c); the bias stays as it is and is not used."""
+    """Logits cos(f, W_c); the bias is not used and does not change."""
 
     def _logits(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=1) @ F.normalize(self.classifier.weight, dim=1).T

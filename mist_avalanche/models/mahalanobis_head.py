@@ -12,7 +12,7 @@ from .statistics_head import StatisticsHead
 class MahalanobisHead(StatisticsHead):
     """Logits -(f - μ)ᵀ N⁻¹ (f - μ), as in :class:`~mist_avalanche.strategies.FeCAM`.
 
-    ``dtype`` is that of the two matrices of each class, and of the logits.
+    ``dtype`` is the dtype of the two matrices of each class and of the logits.
     """
 
     class_axes: Mapping[str, int] = dict.fromkeys(("sums", "scatter", "inverse"), 0)
@@ -31,11 +31,11 @@ class MahalanobisHead(StatisticsHead):
 
     @property
     def means(self) -> Tensor:
-        """μ (C, D); zero where a class has no data."""
+        """μ (C, D); zero for classes without data."""
         return self.sums / self.counts.clamp(min=1).unsqueeze(1)
 
     def covariance(self, label: int) -> Tensor:
-        """Σ (D, D) of a class, in float64; zero where it has one image."""
+        """Σ (D, D) of a class, in float64; zero if the class has one image."""
         return self.scatter[label].double() / (self.counts[label] - 1).clamp(min=1)
 
     @torch.no_grad()
@@ -75,6 +75,6 @@ def shrink(covariance: Tensor, diagonal: float, off_diagonal: float) -> Tensor:
 
 
 def correlations(covariance: Tensor) -> Tensor:
-    """Σ / (s sᵀ) (D, D), with s² the diagonal of Σ; I where Σ is zero."""
+    """Σ / (s sᵀ) (D, D), with s² the diagonal of Σ; I if Σ is zero."""
     s = covariance.diagonal().clamp(min=torch.finfo(covariance.dtype).tiny).sqrt()
     return (covariance / torch.outer(s, s)).fill_diagonal_(1)

@@ -10,8 +10,8 @@ from .statistics_head import GrowingBuffers
 class FeatureMemory(GrowingBuffers):
     """The features of every past image, in float16: 2 D bytes per image, no pixels.
 
-    Stored are deviations from the mean of the first features, so that float16 rounds those and not
-    a large common part. Beyond 65504 they become Inf, which the ridge regression refuses.
+    Features are stored as deviations from the mean of the first ones, so that float16 does not
+    round away small differences. Beyond 65504 they become Inf, which the ridge regression refuses.
     """
 
     center: Tensor  # (D,)

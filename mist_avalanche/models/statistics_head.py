@@ -1,4 +1,4 @@
-"""Classifiers of buffers that grow with the classes."""
+"""Classifiers that consist of buffers and grow with the classes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from .backbone_with_head import UNSEEN
 
 
 class GrowingBuffers(nn.Module):
-    """``load_state_dict`` takes the sizes of the saved buffers; dtypes and device stay its own."""
+    """``load_state_dict`` resizes buffers to the saved sizes; their dtypes and device are kept."""
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -26,9 +26,9 @@ class GrowingBuffers(nn.Module):
 
 
 class StatisticsHead(GrowingBuffers, DynamicModule, ABC):
-    """A head of buffers that grow with the classes: counts, and those of a subclass."""
+    """A head whose buffers grow with the classes: ``counts``, and those of a subclass."""
 
-    class_axes: Mapping[str, int] = {}  # of a subclass's buffers, which axis has the classes
+    class_axes: Mapping[str, int] = {}  # a subclass's buffers: the axis of the classes
     counts: Tensor  # (C,)
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class StatisticsHead(GrowingBuffers, DynamicModule, ABC):
         more = max(0, n_classes - len(self.counts))
         for name, axis in {"counts": 0, **self.class_axes}.items():
             buffer = getattr(self, name)
-            later_axes = (0, 0) * (buffer.ndim - 1 - axis)  # F.pad begins with the last
+            later_axes = (0, 0) * (buffer.ndim - 1 - axis)  # F.pad starts with the last axis
             setattr(self, name, F.pad(buffer, (*later_axes, 0, more)))
 
     def adaptation(self, experience: Any) -> None:
@@ -58,7 +58,7 @@ class StatisticsHead(GrowingBuffers, DynamicModule, ABC):
             raise ValueError(f"Expected labels from 0 on, got {int(labels.min())}.")
         if not torch.isfinite(features).all():
             raise FloatingPointError(
-                "The backbone gives NaN or Inf features. Check its weights and the images."
+                "The backbone returns NaN or Inf features. Check its weights and the images."
             )
         self.grow(int(labels.max()) + 1)
         self.counts.index_add_(0, labels, torch.ones_like(labels))
@@ -71,4 +71,4 @@ class StatisticsHead(GrowingBuffers, DynamicModule, ABC):
 
     @abstractmethod
     def _logits(self, features: Tensor) -> Tensor:
-        """Logits (B, C), once there are data; those of other classes do not matter."""
+        """Logits (B, C), once there is data; logits of classes without data are ignored."""

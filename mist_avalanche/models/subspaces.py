@@ -1,4 +1,4 @@
-"""Models with a subspace per adapter: those of EASE (arXiv 2403.12030) and MOS (2412.09441)."""
+"""Models with one subspace per adapter, for EASE (arXiv 2403.12030) and MOS (arXiv 2412.09441)."""
 
 from collections.abc import Mapping
 
@@ -17,20 +17,20 @@ COMPLEMENTS = ("all", "newest")
 class SubspaceHead(StatisticsHead):
     """Cosines to prototypes P_b[c] of class c in subspaces b, one subspace per experience.
 
-    A class belongs to the experience t(c) that had it first. P_b[c] is the mean of its features
-    where b ≤ t(c), or where it has come back since. Elsewhere it is made from other classes:
+    A class belongs to the experience t(c) that had it first. P_b[c] is the mean of its features if
+    b ≤ t(c), or if the class has returned since. Otherwise it is synthesised from other classes:
 
         P_b[c] = Σ_r softmax_r(cos(P_t[c], P_t[r])) P_b[r],  t = t(c),
 
     over all classes r that have means in b and in t. Logits are Σ_b w_b(c) cos(f_b, P_b[c]), with
-    w_b(c) = 1 where b = t(c) and α / T elsewhere, T being the number of subspaces minus 1.
+    w_b(c) = 1 for b = t(c) and α / T otherwise, where T is the number of subspaces minus 1.
 
     Args:
         alpha: α; None for the cosine of all subspaces as one vector.
         beta: weight of one more block, before the subspaces: the plain backbone, in which every
             class has its mean. None for no such block.
-        complement: ``"all"`` makes every missing prototype again with each subspace, ``"newest"``
-            only those in the newest subspace.
+        complement: ``"all"`` recomputes every missing prototype with each new subspace,
+            ``"newest"`` only those in the newest subspace.
     """
 
     class_axes: Mapping[str, int] = {"images": 1, "sums": 1, "prototypes": 1}
@@ -61,7 +61,7 @@ class SubspaceHead(StatisticsHead):
 
     @torch.no_grad()
     def add_subspace(self, features: Tensor, labels: Tensor) -> None:
-        """Add an experience, by its finite features (n, S, D) in all blocks, the new one too."""
+        """Add an experience: its finite features (n, S, D) in all blocks, including the new one."""
         self._count(features, labels)
         blocks, width = features.shape[1:]
         more = (0, 0, 0, blocks - len(self.images))
@@ -75,7 +75,7 @@ class SubspaceHead(StatisticsHead):
         self._complete()
 
     def _complete(self) -> None:
-        """Means where there are images, and complements where there are none."""
+        """Set prototypes: means for classes with images, and complements for the others."""
         known = self.images > 0  # (S, C)
         means = self.sums / self.images.clamp(min=1).unsqueeze(2)
         self.prototypes = torch.where(known.unsqueeze(2), means, self.prototypes)
@@ -89,7 +89,7 @@ class SubspaceHead(StatisticsHead):
                 self.prototypes[b, missing] = similarity.softmax(1) @ self.prototypes[b, others]
 
     def _weights(self, alpha: float) -> Tensor:
-        """w_b(c) (S, C)."""
+        """Weights w_b(c) (S, C)."""
         blocks, classes = self.images.shape
         others = alpha / max(1, blocks - self.first - 1)
         w = self.prototypes.new_full((blocks, classes), others)
@@ -99,7 +99,7 @@ class SubspaceHead(StatisticsHead):
         return w
 
     def _logits(self, features: Tensor) -> Tensor:
-        """Of features (B, S, D)."""
+        """Logits (B, C) of features (B, S, D)."""
         prototypes = self.prototypes.to(features.dtype)
         if self.alpha is None:
             features, prototypes = features.flatten(1), prototypes.transpose(0, 1).flatten(1)
@@ -109,11 +109,11 @@ class SubspaceHead(StatisticsHead):
 
 
 class RetrievalHead(GrowingBuffers):
-    """Classifies an image in one of S subspaces, of which each class has one.
+    """Classifies an image in one of S subspaces; each class belongs to one subspace.
 
-    The first is that of the class with the highest cosine to its mean, all in subspace 0. In each
-    round z are linear logits there, and the next is that of the highest; z stays once it stays.
-    Logits are log(softmax(z) + softmax(S cos)), with z of the last round.
+    The search starts in the subspace of the class whose mean has the highest cosine in subspace 0.
+    In each round, z are the linear logits in the current subspace, and the next subspace is that of
+    the highest z. Logits are log(softmax(z) + softmax(S cos)), with z of the last round.
     """
 
     own: Tensor  # (C,) the subspace of each class

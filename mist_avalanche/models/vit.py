@@ -1,4 +1,4 @@
-"""timm's plain VisionTransformer, to which prompts and adapters are attached by hooks."""
+"""Helpers to attach prompts and adapters to timm's plain VisionTransformer by hooks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,7 +15,7 @@ def vit_blocks(model: nn.Module) -> list[Any]:
     """The blocks of timm's plain VisionTransformer.
 
     Raises:
-        ValueError: the model is not one, or its blocks are of another kind.
+        ValueError: the model is not a plain VisionTransformer, or its blocks are of another kind.
     """
     blocks: list[Any] = list(model.blocks) if isinstance(model, VisionTransformer) else []
     if not blocks or not all(isinstance(block, Block) for block in blocks):
@@ -34,17 +34,17 @@ def vit_size(model: nn.Module) -> tuple[int, int]:
 
 
 def before(module: nn.Module, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
-    """Give a module ``change(x)`` in place of its first input x."""
+    """Replace the first input x of a module by ``change(x)``."""
     return module.register_forward_pre_hook(lambda _, inputs: (change(inputs[0]), *inputs[1:]))
 
 
 def after(module: nn.Module, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
-    """Put ``change(x)`` in place of a module's output x, which other hooks then see."""
+    """Replace the output x of a module by ``change(x)``, which other hooks then see."""
     return module.register_forward_hook(lambda _, _inputs, x: change(x), prepend=True)
 
 
 def run_with(hooks: Hooks, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``run(x)`` with hooks that are removed afterwards."""
+    """Run ``run(x)`` with hooks that are removed afterwards."""
     with ExitStack() as stack:
         for handle in hooks:
             stack.enter_context(handle)

@@ -1,4 +1,4 @@
-"""Tables, figures and one page, made from the results of finished runs."""
+"""Tables, figures and one HTML page from the results of finished runs."""
 
 from .figures import write_figures
 from .page import write_page

@@ -1,4 +1,4 @@
-"""The card of a delta: a README.md as hubs of models show it."""
+"""The card of a delta: a README.md in the form that model hubs display."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ training images may.
 
 
 def delta_card(delta: Path, base: str, image_size: int | None, results: Any = None) -> str:
-    """The card of a delta to a named base; ``results`` are of the run that it comes from."""
+    """The card of a delta to a named base; ``results`` are those of the run behind it."""
     timm_name, _ = check_backbone(base, image_size=image_size)
     of_base = timm.get_pretrained_cfg(timm_name) if timm_name else None
     facts = {"size": f"{delta.stat().st_size / 1e6:.2f} MB"}

@@ -1,4 +1,4 @@
-"""Figures of runs, as wide as a paper's column."""
+"""Figures of runs, as wide as a column of a paper."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ _COLOURS = [*mpl.color_sequences["tab20"][::2], *mpl.color_sequences["tab20"][1:
 
 
 class Drawing(NamedTuple):
-    """A figure, its caption on the page, and its file's stem."""
+    """A figure, its caption on the page, and the stem of its file name."""
 
     caption: str
     file: str
@@ -38,14 +38,14 @@ class Drawing(NamedTuple):
 
 @mpl.rc_context(STYLE)
 def write_figures(methods: Methods, folder: Path) -> list[Drawing]:
-    """Write every figure as PNG and PDF into ``figures`` in a folder.
+    """Write every figure as PNG and PDF to the subfolder ``figures`` of a folder.
 
-    They are returned for :func:`~mist_avalanche.reports.write_page`.
+    The figures are returned for :func:`~mist_avalanche.reports.write_page`.
     """
     drawn = drawings(methods)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for old in (folder / "figures").glob("*.p[nd][gf]"):
-        old.unlink()  # perhaps of other methods
+        old.unlink()  # may be from other methods
     for drawing in drawn:
         for suffix in ("png", "pdf"):
             drawing.figure.savefig(folder / "figures" / f"{drawing.file}.{suffix}", dpi=300)
@@ -91,7 +91,7 @@ def _curve(run: Mapping[str, Any]) -> list[float]:
 
 
 def _gains(found: Sequence[Gain]) -> Figure:
-    """What MIST adds to each host: a point per seed, the mean, and its 95 % interval."""
+    """What MIST adds to each host: one point per seed, the mean, and its 95 % interval."""
     figure, axes = _empty(0.6 + 0.34 * len(found))
     axes.axvline(0, color="0.5", linewidth=1)
     for y, gain in enumerate(found):
@@ -99,7 +99,7 @@ def _gains(found: Sequence[Gain]) -> Figure:
         axes.plot(gain.differences, seeds, "o", color="0.5", ms=3.5)
         axes.errorbar(gain.mean, y - 0.1, xerr=gain.half_width, fmt="C0D", ms=4.5, capsize=3)
     names = [display_name(gain.label) for gain in found]
-    axes.set_yticks(range(len(found)), [n.replace(") + ", ")\n+ ") for n in names])  # of a grid
+    axes.set_yticks(range(len(found)), [n.replace(") + ", ")\n+ ") for n in names])  # for grids
     axes.set(ylim=(len(found) - 0.5, -0.5), xlabel="gain in $A_T$ (points)")
     return figure
 
@@ -117,7 +117,7 @@ def _matrix(runs: Runs) -> Figure:
     axes.grid(visible=False)
     if n <= 10:
         for t, i in np.argwhere(np.isfinite(matrix)):
-            ink = "0.1" if matrix[t, i] > 60 else "white"  # not black, which the page replaces
+            ink = "0.1" if matrix[t, i] > 60 else "white"  # not black, which the page recolours
             axes.text(i + 1, t + 1, f"{matrix[t, i]:.0f}", ha="center", va="center", color=ink)
     figure.colorbar(image, label="accuracy (%)", shrink=0.9)
     return figure

@@ -1,4 +1,4 @@
-"""Labels of methods, such as ``simplecil+mist``, and the names that people read."""
+"""Labels of methods, such as ``simplecil+mist``, and their display names."""
 
 from ..method.ablations import ABLATIONS
 from ..strategies.registry import STRATEGIES
@@ -12,7 +12,7 @@ _ADDITIONS = {
 
 
 def display_name(label: str) -> str:
-    """A method's name as people read it; unknown labels stay as they are.
+    """The display name of a method; unknown labels are returned unchanged.
 
     ``ranpac+mist@lr=0.001`` is RanPAC + MIST (lr=0.001).
     """
@@ -27,7 +27,7 @@ def display_name(label: str) -> str:
 
 
 def host_of(label: str) -> str | None:
-    """The method that MIST, whole or ablated, was added to; None for a method without MIST."""
+    """The method that MIST, full or ablated, was added to; None for a method without MIST."""
     strategy, *additions = label.split("+")
     first = additions[0].partition("@")[0] if additions else ""
     return strategy if first == "mist" or first in ABLATIONS else None

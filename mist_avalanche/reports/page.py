@@ -1,4 +1,4 @@
-"""One HTML page with the tables and figures of a comparison, which needs no other file."""
+"""One self-contained HTML page with the tables and figures of a comparison."""
 
 import html
 import io
@@ -37,7 +37,7 @@ each experience. A_new: mean accuracy on the newest classes. Forgetting: best ea
 the classes of an experience minus the last. Δ: mean gain over the strategy without MIST. Mean ±
 standard deviation over seeds, in percent. Bold: best mean of an accuracy; upper bounds (Joint,
 Cumulative) do not count."""
-_COSTS = """Means over seeds. CPU seconds: of all cores; GPU seconds: while the run had the GPU.
+_COSTS = """Means over seeds. CPU seconds: sum over cores; GPU seconds: while the run had the GPU.
 Entries, in thousands: trained by gradient; added to the backbone for predictions; stored for later
 experiences, besides stored images. Updated: share of the backbone that differs from the pretrained
 one."""
@@ -57,11 +57,11 @@ def write_page(
 
     Args:
         methods: label to the results of its seeds.
-        path: of the file.
+        path: path of the file.
         title: heading of the page.
-        command: the command line that made the runs.
+        command: the command line that produced the runs.
         notes: a sentence about some methods, by label.
-        failed: a sentence for each run that is missing.
+        failed: a sentence for each missing run.
         drawn: the figures that ``write_figures`` returned; None draws them.
     """
     figures = drawings(methods) if drawn is None else drawn
@@ -97,7 +97,7 @@ def write_page(
 
 @mpl.rc_context(STYLE)
 def _embedded(drawing: Drawing) -> str:
-    """A figure as SVG without a background, whose black is the page's text colour."""
+    """A figure as SVG without a background, with black replaced by the page's text colour."""
     out = io.StringIO()
     drawing.figure.savefig(out, format="svg", facecolor="none")
     svg = out.getvalue().replace("#000000", "currentColor")

@@ -1,4 +1,4 @@
-"""What runs say, in numbers and in a sentence."""
+"""Summaries of runs, in numbers and in a sentence."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from .labels import display_name, host_of, is_upper_bound
 Runs: TypeAlias = Sequence[Mapping[str, Any]]  # one results.json per seed
 Methods: TypeAlias = Mapping[str, Runs]  # by label
 
-_FEW = 1000  # test images, of which a point is less than ten
+_FEW = 1000  # test images; below this, one point is fewer than ten images
 METRICS = ("A_T", "A_bar", "A_new", "forgetting")
 
 
@@ -26,9 +26,9 @@ def mean_and_std(runs: Runs) -> dict[str, dict[str, float | None]]:
 
 
 def check_same_data(methods: Methods) -> None:
-    """ValueError where runs are of different images, classes or weights.
+    """Raise a ValueError if runs have different images, classes or weights.
 
-    Class names depend on their order, and so may the images of a benchmark of one's own.
+    Class names depend on their order, and the images of a custom benchmark may, too.
     """
     first: dict[tuple[Any, ...], tuple[str, Any]] = {}
     for label, run in ((label, run) for label, runs in methods.items() for run in runs):
@@ -42,7 +42,7 @@ def check_same_data(methods: Methods) -> None:
             other, expected = first.setdefault((what, *by), (name, digest))
             if digest != expected:
                 raise ValueError(
-                    f"{other} and {name} cannot stand in one table, their {what} differ "
+                    f"{other} and {name} cannot be in one table: their {what} differ "
                     f"({expected} and {digest}). Run them again (--overwrite)."
                 )
 
@@ -50,8 +50,8 @@ def check_same_data(methods: Methods) -> None:
 def best(methods: Methods, metric: str) -> list[str]:
     """The methods with the best mean, rounded as in the tables; none if all means are equal.
 
-    Upper bounds (joint, cumulative) do not take part. No method is best at forgetting: one that has
-    learned nothing forgets nothing.
+    Upper bounds (joint, cumulative) are excluded. No method is marked as best at forgetting,
+    because a method that has learned nothing forgets nothing.
     """
     means = {
         label: round(statistics.fmean(run["metrics"][metric] for run in runs), 1)
@@ -64,7 +64,7 @@ def best(methods: Methods, metric: str) -> list[str]:
 
 
 def setting(methods: Methods) -> dict[str, Any]:
-    """What accuracies are of: experiences, classes in each, test images after the last one."""
+    """Setting of the accuracies: experiences, classes in each, test images after the last one."""
     run = next(iter(methods.values()))[0]
     seen = run["classes_seen"]
     return {
@@ -76,13 +76,13 @@ def setting(methods: Methods) -> dict[str, Any]:
 
 
 def environment(methods: Methods) -> dict[str, str]:
-    """Versions and machines of the runs; where they differ, joined by "or"."""
+    """Versions and machines of the runs; if they differ, joined by "or"."""
     made = [run["environment"] for runs in methods.values() for run in runs]
     return {name: " or ".join(sorted({str(one.get(name)) for one in made})) for name in made[0]}
 
 
 def described(methods: Methods) -> str:
-    """:func:`setting` in words, and versions and machines that differ."""
+    """:func:`setting` in words, and any versions and machines that differ."""
     found = setting(methods)
     n, all_of_them, sizes = found["experiences"], found["of_experiences"], found["classes"]
     which = f"{n} experiences" if n == all_of_them else f"{n} of {all_of_them} experiences"
@@ -95,11 +95,11 @@ def described(methods: Methods) -> str:
 
 
 def costs(runs: Runs) -> dict[str, float | None]:
-    """Means over runs; None where it is not known.
+    """Means over runs; None if unknown.
 
-    Seconds by the clock, and of the CPU (of all cores) or of the GPU that the run had for itself;
-    bytes of peak memory of the GPU; numbers of entries trained, added to the backbone and stored
-    for later experiences; images stored; updated share of the backbone.
+    Wall-clock seconds; seconds of the CPU (all cores) or of the GPU that the run used exclusively;
+    peak GPU memory in bytes; numbers of entries trained, added to the backbone and stored for later
+    experiences; number of stored images; updated share of the backbone.
     """
     rows = [_cost(run) for run in runs]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
@@ -129,11 +129,11 @@ class Gain(NamedTuple):
     host: str
     differences: list[float]  # by seed
     mean: float
-    half_width: float | None  # of the mean's 95 % interval (Student's t); None below three seeds
+    half_width: float | None  # of the mean's 95 % interval (Student's t); None for 1 or 2 seeds
 
 
 def gains(methods: Methods) -> list[Gain]:
-    """The gain of every method with MIST whose host ran too, paired by seed and class order."""
+    """Gains of all methods with MIST whose host was run, too; paired by seed and class order."""
     found = []
     for label, runs in methods.items():
         host = host_of(label)
@@ -150,7 +150,7 @@ def gains(methods: Methods) -> list[Gain]:
 
 
 def lead(methods: Methods) -> str:
-    """The point of a comparison: which method is best, and what MIST adds."""
+    """The result of a comparison: which method is best, and what MIST adds."""
     winners = best(methods, "A_T")
     below = " below the upper bound" if any(map(is_upper_bound, methods)) else ""
     verb = "has" if len(winners) == 1 else "share"

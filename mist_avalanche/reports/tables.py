@@ -21,7 +21,7 @@ from .summary import (
     setting,
 )
 
-# Tables are made with Markdown's marks, and tabulate escapes the names; then marks are replaced.
+# Tables are written with Markdown marks and escaped by tabulate; then the marks are replaced.
 _BOLD = {"pipe": r"**\1**", "html": r"<b>\1</b>", "latex": r"\\textbf{\1}"}
 _LATEX = {
     "±": r"$\pm$",
@@ -34,9 +34,9 @@ _LATEX = {
 
 
 def table(methods: Methods, style: str = "simple") -> str:
-    """Accuracy in percent, mean ± standard deviation over seeds; methods with one host together.
+    """Accuracy in percent, mean ± standard deviation over seeds; methods are grouped by host.
 
-    Beside A_T, Δ is the mean gain over the strategy without MIST.
+    Next to A_T, Δ is the mean gain over the strategy without MIST.
 
     Args:
         methods: label to the results of its seeds.
@@ -44,7 +44,7 @@ def table(methods: Methods, style: str = "simple") -> str:
             accuracy in bold; or another format of tabulate.
 
     Raises:
-        ValueError: runs of different images or weights.
+        ValueError: the runs have different images or weights.
     """
     check_same_data(methods)
     shown: dict[str, list[str]] = {}
@@ -61,7 +61,7 @@ def table(methods: Methods, style: str = "simple") -> str:
 
 
 def cost_table(methods: Methods, style: str = "simple") -> str:
-    """Costs as means over seeds; arguments are those of :func:`table`."""
+    """Costs as means over seeds; arguments as for :func:`table`."""
     heads = {
         "cpu_seconds": ("CPU seconds", 1),
         "gpu_seconds": ("GPU seconds", 1),
@@ -85,8 +85,8 @@ def cost_table(methods: Methods, style: str = "simple") -> str:
 def write_tables(methods: Methods, folder: Path, name: str) -> Path:
     """Write ``NAME.md`` and ``.tex`` (accuracy), ``NAME-costs.md`` and ``.tex``, and all numbers.
 
-    ``NAME.csv`` and ``NAME.json`` hold every metric (in percent) and every cost (seconds, bytes, a
-    share of 1), unrounded. The path of ``NAME.md`` is returned.
+    ``NAME.csv`` and ``NAME.json`` contain every metric (in percent) and every cost (in seconds,
+    bytes or as a fraction), unrounded. The path of ``NAME.md`` is returned.
     """
     numbers = {}
     for label, runs in methods.items():
@@ -115,7 +115,7 @@ def write_tables(methods: Methods, folder: Path, name: str) -> Path:
 
 
 def _format(methods: Methods, columns: Mapping[str, Sequence[str]], style: str) -> str:
-    """Columns in one of the formats, after each method's name and number of seeds."""
+    """Format a table with each method's name and number of seeds, followed by the columns."""
     hosts = [label.partition("+")[0] for label in methods]
     cells = zip(methods.items(), zip(*columns.values(), strict=True), strict=True)
     rows = [[display_name(label), len(runs), *row] for (label, runs), row in cells]
@@ -131,7 +131,7 @@ def _format(methods: Methods, columns: Mapping[str, Sequence[str]], style: str) 
     if style == "latex":
         for plain, command in _LATEX.items():
             text = text.replace(plain, command)
-        lines = text.split("\n")  # four above the first row
+        lines = text.split("\n")  # four lines precede the first row
         for n in reversed(range(1, len(order))):
             if hosts[order[n]] != hosts[order[n - 1]]:
                 lines.insert(4 + n, r"\midrule")

@@ -1,4 +1,4 @@
-"""Runs: from settings to results, over methods and seeds, resumed, and used to predict."""
+"""Runs: from settings to results, for many methods and seeds, with resuming and prediction."""
 
 from .checkpoint import Checkpoint
 from .config import RunConfig

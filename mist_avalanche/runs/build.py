@@ -1,4 +1,4 @@
-"""What the settings of a run stand for: its device, benchmark, MISTPlugin and strategy."""
+"""Builds what the settings of a run describe: device, benchmark, MISTPlugin and strategy."""
 
 import ast
 import inspect
@@ -30,27 +30,27 @@ _OF_INPUTS = (
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that is named; ``auto`` takes a GPU where there is one."""
+    """The named device; ``auto`` takes a GPU if there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("torch finds no CUDA device. Use --device cpu.")
+        raise RuntimeError("PyTorch finds no CUDA device. Use --device cpu.")
     return torch.device(name)
 
 
 def find_benchmark(name: str) -> Callable[..., Any]:
-    """The function that makes a benchmark, by its name or as ``package.module:function``."""
+    """The function that creates a benchmark, by name or as ``package.module:function``."""
     if name not in BENCHMARKS and ":" not in name:
         raise ValueError(
             f"Unknown benchmark {name!r}. Use one of {nearest_first(name, BENCHMARKS)}, or "
-            "package.module:function for one of your own."
+            "package.module:function for your own."
         )
     function: Callable[..., Any] = BENCHMARKS[name] if name in BENCHMARKS else load(name)
     return function
 
 
 def make_benchmark(config: RunConfig) -> Any:
-    """The benchmark of a run; a function gets those of the settings that it has arguments for."""
+    """The benchmark of a run; its function receives the settings that it has arguments for."""
     function, inputs = find_benchmark(config.benchmark), config.inputs
     offered = {
         "seed": config.order_seed,
@@ -64,19 +64,19 @@ def make_benchmark(config: RunConfig) -> Any:
 
 
 def names_of_classes(benchmark: Any) -> list[str]:
-    """Names of the classes by label; numbers where the benchmark has no names."""
+    """Names of the classes by label; numbers if the benchmark has no names."""
     labels = {y for e in benchmark.train_stream for y in e.classes_in_this_experience}
     return [str(name) for name in getattr(benchmark, "class_names", range(max(labels) + 1))]
 
 
 def digests_of(benchmark: Any, backbone: nn.Module | None, *code: str) -> dict[str, str]:
-    """Eight hexadecimal digits each of what the numbers of a run are of.
+    """Digests, eight hexadecimal digits each, of the inputs that determine a run's results.
 
-    ``class_names``, in order and by experience; ``training_images`` and ``test_images``: their
-    names, classes and sizes or, for a benchmark of one's own, their classes and the mean of some;
-    ``backbone``: its weights as loaded, of position embeddings, which are resampled to bits of the
-    machine's, the norm; ``code``: of Python files, for a strategy or benchmark of one's own, with
-    those beside them that they import.
+    ``class_names``: in order and by experience. ``training_images``, ``test_images``: their names,
+    classes and sizes or, for a custom benchmark, classes and the mean of some images. ``backbone``:
+    its weights as loaded, but only the norm of position embeddings, whose last bits after
+    resampling depend on the machine. ``code``: the Python files of a custom strategy or benchmark,
+    including files that they import from the same folder.
     """
     names, found = names_of_classes(benchmark), dict(getattr(benchmark, "digests", {}))
     rows = [
@@ -101,7 +101,7 @@ def digests_of(benchmark: Any, backbone: nn.Module | None, *code: str) -> dict[s
 
 
 def _imported(file: Path) -> set[Path]:
-    """A Python file and those beside it that it imports, and so on."""
+    """A Python file and, recursively, the files that it imports from the same folder."""
     found, todo = set(), [file]
     while todo:
         found.add(file := todo.pop())
@@ -114,9 +114,9 @@ def _imported(file: Path) -> set[Path]:
 
 
 def digests_now(config: RunConfig, known: dict[str, dict[str, str]]) -> dict[str, str]:
-    """:func:`digests_of` a run that would start now, as far as its data and weights are there.
+    """:func:`digests_of` a run that would start now; empty if its data or weights are missing.
 
-    ``known`` remembers them, by the settings that they depend on.
+    ``known`` caches the digests by the settings that they depend on.
     """
     code = [name for name in (config.strategy, config.benchmark) if ":" in name]
     key = json.dumps([code, *(getattr(config, name) for name in _OF_INPUTS)], default=dict)
@@ -124,7 +124,7 @@ def digests_now(config: RunConfig, known: dict[str, dict[str, str]]) -> dict[str
         try:
             known[key] = digests_of(make_benchmark(config), make_backbone(config), *code)
         except OSError as error:
-            log.warning("Finished runs are taken as they are: %s", error)
+            log.warning("Finished runs are accepted without a check of their data: %s", error)
             known[key] = {}
     return known[key]
 
@@ -150,9 +150,9 @@ def make_strategy(
     plugins: Sequence[Any] = (),
     evaluator: Any = default_evaluator,
 ) -> Any:
-    """The strategy of a run around a backbone, for a benchmark of ``n_classes``."""
+    """The strategy of a run with a backbone, for a benchmark of ``n_classes``."""
     info, size = find(config.strategy), config.inputs["image_size"]
-    with in_mode(backbone, training=False):  # timm's num_features may be of another layer
+    with in_mode(backbone, training=False):  # timm's num_features may refer to another layer
         n_features = backbone(torch.zeros(1, 3, size, size)).flatten(1).shape[1]
     offered = ("precision", "compile", "drift_compensation")
     taken = {} if info.is_baseline else arguments_of(info.build)

@@ -1,8 +1,8 @@
-"""Checkpoints: a run that was stopped goes on after the last experience that it finished.
+"""Checkpoints: a stopped run resumes after the last experience that it finished.
 
-``checkpoint.pt`` has tensors and plain data; reading it executes nothing. A run that is stopped
-while it writes keeps the checkpoint before. On a CPU a resumed run ends with the numbers of one
-that was never stopped, given the same versions and number of threads.
+``checkpoint.pt`` contains tensors and plain data; loading it executes no code. If a run is stopped
+while it writes, the previous checkpoint is kept. On a CPU, a resumed run ends with the same results
+as an uninterrupted one, given the same versions and number of threads.
 """
 
 import json
@@ -21,7 +21,7 @@ from .build import digests_of
 
 FORMAT = 6
 NAME = "checkpoint.pt"
-# RanPAC and FeCAM need these to learn more classes, not to predict; they are large
+# RanPAC and FeCAM need these large entries to learn more classes, but not to predict
 FOR_TRAINING = ("head.gram", "head.cross", "head.memory.", "head.scatter")
 _UNREADABLE = (RuntimeError, EOFError, KeyError, ValueError, TypeError, UnpicklingError)
 
@@ -29,16 +29,16 @@ _UNREADABLE = (RuntimeError, EOFError, KeyError, ValueError, TypeError, Unpickli
 class Checkpoint:
     """Saves a strategy and its MISTPlugin after each experience, and restores them.
 
-    Make it right after the strategy, which is made with the same arguments each time; see
-    ``docs/resume.md``. Other plugins start anew.
+    Create it right after the strategy, always with the same arguments for the strategy; see
+    ``docs/resume.md``. The state of other plugins is not saved.
 
     Args:
-        folder: of the file; made where it is missing.
-        strategy: with ``state_dict`` and ``load_state_dict``, as all in
-            :mod:`mist_avalanche.strategies`; a TypeError otherwise.
-        benchmark: that it is trained on. A checkpoint of other class names, images or pretrained
-            weights is refused, and one of another strategy here or MISTPlugin, or with other
-            arguments of them.
+        folder: folder of the file; created if it is missing.
+        strategy: a strategy with ``state_dict`` and ``load_state_dict``, such as all in
+            :mod:`mist_avalanche.strategies`; otherwise a TypeError is raised.
+        benchmark: the benchmark that the strategy is trained on. A checkpoint is refused if its
+            class names, images or pretrained weights differ, or its strategy, MISTPlugin or their
+            arguments.
         settings: plain data, such as the arguments of your own strategy or transforms; a checkpoint
             with other settings is refused.
 
@@ -70,10 +70,10 @@ class Checkpoint:
         self.settings = {**about, **(settings or {}), **digests}
 
     def load(self, default: Any = None) -> Any:
-        """Restore the strategy, and return the values that :meth:`save` was given last.
+        """Restore the strategy, and return the values of the last :meth:`save`.
 
-        Without a checkpoint, ``default`` is returned. A ValueError says that it has other settings
-        or data, is of another version, or cannot be read.
+        Without a checkpoint, ``default`` is returned. Raises a ValueError if the checkpoint has
+        other settings or data, comes from another version, or cannot be read.
         """
         if not self.file.exists():
             return default
@@ -88,7 +88,7 @@ class Checkpoint:
         return saved["values"]
 
     def save(self, values: Any = None) -> None:
-        """Save the strategy after an experience, with values that JSON can hold."""
+        """Save the strategy after an experience, with values that JSON can represent."""
         self.done += 1
         write(
             self.file,
@@ -108,27 +108,27 @@ def can_resume(strategy: Any) -> bool:
 
 
 def write(file: Path, *, settings: Mapping[str, Any], **content: Any) -> None:
-    """Write a checkpoint whole or not at all."""
+    """Write a checkpoint atomically."""
     with atomic_write(file) as temporary:
         torch.save({"format": FORMAT, "settings": _as_json(settings), **content}, temporary)
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The content of a checkpoint, or ValueError."""
+    """Read the content of a checkpoint; ValueError if that fails."""
     try:
         content: dict[str, Any] = torch.load(file, "cpu", weights_only=True)
         if content["format"] != FORMAT:
             raise ValueError(f"Expected format {FORMAT}.")
     except _UNREADABLE as error:
         raise ValueError(
-            f"{file} is damaged, or of another version of mist_avalanche. Start anew with "
+            f"{file} is damaged, or from another version of mist_avalanche. Start again with "
             "--overwrite."
         ) from error
     return content
 
 
 def refuse_other_settings(folder: Path, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """ValueError that names what differs between the run in a folder and the one to be resumed."""
+    """Raise a ValueError with the differences between a folder's run and the one to resume."""
     given = _as_json(given)
     different = [
         f"{name}: {saved.get(name)} there, {given.get(name)} here"
@@ -143,12 +143,12 @@ def refuse_other_settings(folder: Path, saved: Mapping[str, Any], given: Mapping
 
 
 def _as_json(content: Any) -> Any:
-    """Plain data as it comes back from JSON, where tuples are lists."""
+    """Plain data as JSON returns it, with lists for tuples."""
     return json.loads(json.dumps(content, default=dict))
 
 
 def _random_state() -> dict[str, Any]:
-    """State of the global generators of Python, numpy and torch, as plain data and tensors."""
+    """State of the global generators of Python, NumPy and PyTorch, as plain data and tensors."""
     numpy: Any = np.random.get_state()
     return {
         "python": random.getstate(),

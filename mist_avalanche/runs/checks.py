@@ -1,4 +1,4 @@
-"""Checks before a run: unknown names, values out of range, combinations that cannot work."""
+"""Checks before a run: unknown names, values out of range, impossible combinations."""
 
 import inspect
 from collections.abc import Collection, Sequence
@@ -12,20 +12,20 @@ from ..utils import check_choice, check_integer, nearest_first
 from .build import find_benchmark, make_mist
 from .config import RunConfig
 
-# Arguments of benchmarks that have an option of their own
+# Arguments of benchmarks that have their own option
 _HAVE_OPTIONS = {"n_experiences", "seed", "dataset_root", "backbone", "image_size", "normalize"}
 
 
 def check_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
     """Check runs that share their options, and give each the arguments that it takes.
 
-    An argument of a strategy has to be known to at least one method, and goes to those that have
-    it. Arguments of MISTPlugin go to runs with MIST, of which there has to be one.
+    A strategy argument must be known to at least one method, and is passed to those that have it.
+    Arguments of MISTPlugin are passed to runs with MIST, and require at least one such run.
 
     Raises:
-        FileNotFoundError: there is no file with the weights.
-        ValueError: an unknown name or argument, with the nearest ones; a value out of range; a
-            combination that cannot work.
+        FileNotFoundError: the file with the weights does not exist.
+        ValueError: a name or argument is unknown (the message lists similar ones), a value is out
+            of range, or a combination is impossible.
     """
     infos = [find(config.strategy) for config in configs]
     taken = [arguments_of(info) for info in infos]
@@ -36,7 +36,7 @@ def check_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
     for config, info, known in zip(configs, infos, taken, strict=True):
         if config.mist_args and not any(c.mist for c in configs):
             raise ValueError(
-                f"{', '.join(config.mist_args)}: of MISTPlugin, but no run has it. Add --mist, or "
+                f"{', '.join(config.mist_args)}: for MISTPlugin, but no run has one. Add --mist or "
                 "'+mist' to a method."
             )
         strategy_args = {k: v for k, v in config.strategy_args.items() if k in known}
@@ -59,7 +59,7 @@ def _check(config: RunConfig, info: StrategyInfo) -> None:
         if name in _HAVE_OPTIONS:
             names = {"n_experiences": "experiences", "seed": "order-seed"}
             option = names.get(name, name.replace("_", "-"))
-            raise ValueError(f"Use --{option} in place of {name!r}.")
+            raise ValueError(f"Use --{option} instead of {name!r}.")
         what = f"benchmark {config.benchmark!r}"
         _check_argument(name, what, known - _HAVE_OPTIONS)
     for option, name in (("order_seed", "seed"), ("dataset_root", "dataset_root")):
@@ -74,7 +74,7 @@ def _check(config: RunConfig, info: StrategyInfo) -> None:
     if config.mist:
         for name in config.mist_args:
             _check_argument(name, "MISTPlugin", inspect.signature(MISTPlugin).parameters)
-        make_mist(config, verbose=False)  # which checks the ranges
+        make_mist(config, verbose=False)  # checks the ranges
         every = config.settings()["mist_args"].get("tune_on") == "every"
         if every and not info.follows_tuning:
             raise ValueError(

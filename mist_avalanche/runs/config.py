@@ -18,32 +18,32 @@ class RunConfig:
     """Settings of a run; the options of the command have the same names.
 
     Args:
-        benchmark: a name in :data:`mist_avalanche.benchmarks.BENCHMARKS`, or a function of your
-            own as ``package.module:function`` or ``./file.py:function``. It is called with the
-            number of experiences, ``seed`` and ``benchmark_args``.
-        strategy: a registered name, or a class of your own as ``package.module:Class`` or
+        benchmark: a name in :data:`mist_avalanche.benchmarks.BENCHMARKS`, or your own function as
+            ``package.module:function`` or ``./file.py:function``. It is called with the number of
+            experiences, ``seed`` and ``benchmark_args``.
+        strategy: a registered name, or your own class as ``package.module:Class`` or
             ``./file.py:Class``.
         mist: add a MISTPlugin.
-        mist_args: its arguments, over the defaults of the backbone.
+        mist_args: arguments of the MISTPlugin, which override the defaults of the backbone.
         strategy_args: arguments of the strategy, such as ``train_epochs``.
         drift_compensation: let a feature-based strategy follow a backbone that is tuned again.
         benchmark_args: arguments of the benchmark, such as ``alphabets``.
         dataset_root: folder of the data; None for Avalanche's data folder.
         experiences: number of experiences that the classes are split into.
-        first: train and evaluate on the first so many of them only; None for all.
-        seed: of training.
-        order_seed: of the class order.
+        first: number of experiences to train and evaluate on, from the first; None for all.
+        seed: training seed.
+        order_seed: seed of the class order.
         backbone: ``embedded`` or a timm name.
-        weights: file with its weights; None downloads them from timm's hub.
-        image_size: pixels per side of its inputs; None for the size of its pretraining.
-        normalize: of its inputs: ``published``, ``pretrained`` or ``none``; None for what goes with
-            the backbone, see :class:`~mist_avalanche.models.BackboneDefaults`.
+        weights: file with the backbone's weights; None downloads them from timm's hub.
+        image_size: pixels per side of the inputs; None for the size of the pretraining.
+        normalize: normalisation of the inputs: ``published``, ``pretrained`` or ``none``; None for
+            the backbone's default, see :class:`~mist_avalanche.models.BackboneDefaults`.
         device: ``auto``, ``cpu`` or ``cuda``.
-        precision: of the backbone: ``32`` or ``bf16``. Avalanche's own strategies use it in MIST's
-            tuning alone.
+        precision: backbone precision: ``32`` or ``bf16``. Avalanche's own strategies use it only
+            in MIST's tuning.
         compile: use ``torch.compile`` for the backbone.
-        num_workers: of the data loaders; each draws random transforms of its own.
-        name: of the method in tables and figures; None for one made of the settings.
+        num_workers: workers per data loader; each worker draws its own random transforms.
+        name: name of the method in tables and figures; None derives it from the settings.
     """
 
     benchmark: str = "glyphs"
@@ -70,7 +70,7 @@ class RunConfig:
 
     @classmethod
     def from_results(cls, results: Mapping[str, Any]) -> "RunConfig":
-        """The settings of a run, from the content of its results.json."""
+        """Create the settings of a run from the content of its results.json."""
         return cls(**{name: v for name, v in results["config"].items() if name != "split"})
 
     @property
@@ -96,7 +96,7 @@ class RunConfig:
         return {"image_size": size, "normalize": normalize, "mean": mean, "std": std}
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the numbers of a run, with all defaults filled in."""
+        """All settings that determine the results of a run, with defaults filled in."""
         info, defaults = find(self.strategy), backbone_defaults(self.backbone)
         mist = {o.name: o.default for o in fields(MISTOptions) if o.name not in _COMMON_TO_ALL}
         mist |= defaults.mist_for(drift_compensation=self.drift_compensation)

@@ -1,4 +1,4 @@
-"""Settings files for ``--config``: a results.json, or a file of the reference implementation."""
+"""Settings files for ``--config``: a results.json, or one of the reference implementation."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from .results import read_results
 
 log = logging.getLogger(__name__)
 
-_DATASETS = {  # by the reference's names: ours, and the number of classes
+_DATASETS = {  # the reference's name -> our name and the number of classes
     "cifar100": ("cifar100", 100),
     "cifar224": ("cifar100", 100),
     "cub": ("cub200", 200),
@@ -32,23 +32,23 @@ _BACKBONES = {
 }
 # The reference tunes before every experience, and its optimizer moves every entry.
 _PUBLISHED = {"score_on": "every", "tune_on": "every", "dynamics": "reference"}
-# Share of each tensor's entries that it protects; less than one entry: the single maximum.
+# Share of each tensor's entries that the reference protects; at least the single maximum.
 _PROTECTED = {"ranpac": 0.0005, "simplecil": 1e-12}
 
 
 def read_config(file: str | Path, given: Mapping[str, Any]) -> list[RunConfig]:
     """The runs that a settings file describes.
 
-    A results.json describes its run. A file of the reference describes one run per seed, which is
-    there the seed of the class order.
+    A results.json describes its run. A file of the reference implementation describes one run per
+    seed; its seeds are those of the class order.
 
     Args:
-        file: JSON.
-        given: other arguments of :class:`RunConfig`, such as where the data is.
+        file: a JSON file.
+        given: other arguments of :class:`RunConfig`, such as the folder of the data.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it has an impossible value, or decides what is given.
+        ValueError: the file has an impossible value, or sets an argument that is also given.
     """
     try:
         content = dict(json.loads(Path(file).read_text(encoding="utf-8")))
@@ -60,7 +60,7 @@ def read_config(file: str | Path, given: Mapping[str, Any]) -> list[RunConfig]:
         decided = {field.name for field in fields(RunConfig)} - places
     for name in given:
         if name in decided:
-            raise ValueError(f"{file} decides `{name}`. Omit it.")
+            raise ValueError(f"{file} already sets `{name}`. Omit it.")
     if "config" in content:
         return [_again(Path(file), given)]
     try:
@@ -75,7 +75,7 @@ def _again(file: Path, given: Mapping[str, Any]) -> RunConfig:
     config = RunConfig.from_results(results)
     now, then = digests_now(replace(config, **given), {}), results.get("digests", {})
     if changed := [name for name in sorted(now) if now[name] != then.get(name, now[name])]:
-        log.warning("%s is of other data than are here: %s differ.", file, ", ".join(changed))
+        log.warning("%s was made with other data: %s differ.", file, ", ".join(changed))
     strategy_args = dict(config.strategy_args)
     if strategy_args.get("seed") == config.seed:
         del strategy_args["seed"]  # filled in from the run's seed, which --seeds changes
@@ -83,7 +83,7 @@ def _again(file: Path, given: Mapping[str, Any]) -> RunConfig:
 
 
 def _reference(content: dict[str, Any], given: Mapping[str, Any]) -> list[RunConfig]:
-    """The runs of a file of the reference, whose content is used up."""
+    """The runs of a reference file; removes the keys that it has read from ``content``."""
     model = str(content.pop("model_name", "")).lower()
     check_choice("model_name", model, ("ranpac_mist", "simplecil_mist", "ranpac", "simplecil"))
     strategy, _, mist = model.partition("_")
@@ -114,7 +114,7 @@ def _reference(content: dict[str, Any], given: Mapping[str, Any]) -> list[RunCon
     for name in ("benchmark_args", "strategy_args", "mist_args"):
         settings[name] = {**settings[name], **given.get(name, {})}
     if content:
-        log.info("Ignored, as they change nothing in this run: %s.", ", ".join(content))
+        log.info("Ignored, because they do not affect this run: %s.", ", ".join(content))
     return [RunConfig(**settings, order_seed=check_integer("seed", seed, 0)) for seed in seeds]
 
 
@@ -124,7 +124,7 @@ def _mist_args(content: dict[str, Any], strategy: str) -> dict[str, Any]:
     for key in ("batch_size", "select_rate", "drop_rate"):
         if key in content:
             args[key] = content.pop(key)
-    if "mi_epochs" in content:  # the first of which only scores
+    if "mi_epochs" in content:  # the first one only scores
         args["tune_epochs"] = max(0, check_integer("mi_epochs", content.pop("mi_epochs"), 0) - 1)
     return args
 
@@ -136,7 +136,7 @@ def _experiences(content: dict[str, Any], n_classes: int) -> int:
     n_experiences = -(-n_classes // increment)
     if first != increment or experience_sizes(n_classes, n_experiences)[0] != increment:
         raise ValueError(
-            f"Expected `init_cls` (or 0) and `increment` that split {n_classes} classes evenly, "
-            f"the last experience being at most smaller, got {first} and {increment}."
+            f"Expected `init_cls` (or 0) and `increment` that split {n_classes} classes evenly "
+            f"(only the last experience may be smaller), got {first} and {increment}."
         )
     return n_experiences

@@ -1,7 +1,7 @@
 """Launchers: where runs are computed.
 
-A launcher takes settings and folders of runs, and what to do with each. It returns their results in
-order, None for those that failed; their folders have ``error.txt``.
+A launcher takes the settings and folders of runs, and a function that computes a run. It returns
+the results in order, None for failed runs, whose folders contain ``error.txt``.
 """
 
 import logging
@@ -38,7 +38,7 @@ Run: TypeAlias = tuple[RunConfig, Path]  # settings and folder
 Compute: TypeAlias = Callable[[RunConfig, Path], Results]
 Launcher: TypeAlias = Callable[[Sequence[Run], Compute], list[Results | None]]
 
-# Slurm's states of jobs that have ended, and ours for one that it has forgotten
+# Slurm's states of jobs that have ended, and ours for jobs that Slurm no longer lists
 _ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
     *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT", "GONE"),
@@ -46,7 +46,7 @@ _ENDED = {
 
 
 def local(runs: Sequence[Run], compute: Compute, *, jobs: int = 1) -> list[Results | None]:
-    """Here, one after the other or side by side in processes; Ctrl-C ends all of them."""
+    """Compute runs on this machine, in sequence or in parallel processes; Ctrl-C stops all."""
     if (jobs := min(jobs, len(runs))) < 2:
         return [_attempt(one, partial(compute, *one)) for one in runs]
     spawn = multiprocessing.get_context("spawn")
@@ -55,7 +55,7 @@ def local(runs: Sequence[Run], compute: Compute, *, jobs: int = 1) -> list[Resul
     pool = ProcessPoolExecutor(jobs, spawn, _start_worker, (level, threads, number))
     try:
         futures = [pool.submit(_attempt, one, partial(compute, *one)) for one in runs]
-        # the second attempt is for a process that is gone, as where memory ran out
+        # the second attempt handles a process that has died, e.g. for lack of memory
         return [_attempt(one, future.result) for one, future in zip(runs, futures, strict=True)]
     except BaseException:
         for process in [*pool._processes.values()]:
@@ -66,36 +66,36 @@ def local(runs: Sequence[Run], compute: Compute, *, jobs: int = 1) -> list[Resul
 
 
 def gather(runs: Sequence[Run], compute: Compute) -> list[Results | None]:
-    """Nowhere: only finished runs count."""
+    """Compute nothing: only finished runs are reported."""
     return [None for _ in runs]
 
 
 class Slurm:
-    """As jobs of Slurm, one per run in one array, through submitit.
+    """Computes runs as Slurm jobs, one per run in one array, with submitit.
 
-    A job that is preempted, or whose time is up, is queued again and goes on after the last
-    experience that it finished; one whose process was killed is submitted again, once. Jobs go on
-    when the process that submitted them is stopped. Called again with the same runs, it follows
-    those that are still in the queue and submits the others.
+    A job that is preempted or reaches its time limit is queued again, and resumes after the last
+    experience that it finished. A job whose process was killed is submitted again, once. Jobs keep
+    running when the process that submitted them is stopped. When called again with the same runs,
+    the launcher follows the jobs that are still in the queue and submits the others.
 
     Args:
-        folder: for scripts and logs; the nodes have to see it, as well as code, data and results.
-        parameters: of submitit's ``SlurmExecutor``: ``partition``, ``time`` (minutes; default:
-            720), ``gpus_per_node``, ``cpus_per_task``, ``mem``, ``array_parallelism`` (jobs at a
-            time), ``setup``, ``additional_parameters``, …; and ``max_num_timeout``, how many times
-            a job whose time is up is queued again (default: 3).
+        folder: folder of scripts and logs; the nodes need access to it, and to code, data, results.
+        parameters: parameters of submitit's ``SlurmExecutor``: ``partition``, ``time`` (minutes;
+            default: 720), ``gpus_per_node``, ``cpus_per_task``, ``mem``, ``setup``,
+            ``array_parallelism`` (jobs at a time), ``additional_parameters``, …; and
+            ``max_num_timeout``, how often a job is queued again after its time limit (default: 3).
 
     Raises:
-        ImportError: submitit is missing.
-        RuntimeError: there is no Slurm.
-        ValueError: an unknown parameter; a run that is in the queue with other settings.
+        ImportError: submitit is not installed.
+        RuntimeError: Slurm is not available.
+        ValueError: a parameter is unknown, or a run is in the queue with other settings.
     """
 
     def __init__(
         self, folder: str | Path, parameters: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
         self.executor = self.make_executor(Path(folder), dict(parameters))
-        self._ids: dict[Path, str] = {}  # of jobs that have not ended, by folder of the run
+        self._ids: dict[Path, str] = {}  # ids of unfinished jobs, by folder of the run
         self._submitted: Counter[Path] = Counter()
 
     @staticmethod
@@ -104,7 +104,7 @@ class Slurm:
         try:
             import submitit
         except ImportError as error:
-            hint = "Jobs of Slurm need submitit: pip install 'mist-avalanche[slurm]'."
+            hint = "Slurm jobs need submitit: pip install 'mist-avalanche[slurm]'."
             raise ImportError(hint) from error
         timeouts = parameters.pop("max_num_timeout", 3)
         executor = submitit.SlurmExecutor(folder, max_num_timeout=timeouts)
@@ -112,7 +112,7 @@ class Slurm:
         return executor
 
     def __call__(self, runs: Sequence[Run], compute: Compute) -> list[Results | None]:
-        """Submit, and wait for the results."""
+        """Submit jobs, and wait for the results."""
         states, new = self.states(), []
         for config, folder in runs:
             job = read_json(folder / "job.json") or {"id": None}
@@ -125,12 +125,12 @@ class Slurm:
         try:
             self._wait(runs, compute)
         except KeyboardInterrupt:
-            log.info("%d job(s) go on: %s.", len(self._ids), ", ".join(self._ids.values()))
+            log.info("%d job(s) keep running: %s.", len(self._ids), ", ".join(self._ids.values()))
             raise
         return [None if why_missing(folder) else read_results(folder) for _, folder in runs]
 
     def _submit(self, runs: Sequence[Run], compute: Compute) -> None:
-        """Submit an array of jobs, and write into the folder of each run which is its job."""
+        """Submit an array of jobs, and write each run's job id into its folder."""
         if not runs:
             return
         for _, folder in runs:
@@ -143,15 +143,15 @@ class Slurm:
             self._submitted[folder] += 1
 
     def _wait(self, runs: Sequence[Run], compute: Compute) -> None:
-        """Until every run has results or an error."""
+        """Wait until every run has results or an error."""
         pause, said = 1.0, ""
-        late: set[Path] = set()  # jobs that ended without a file, which may come late from a node
+        late: set[Path] = set()  # jobs that ended without a file, which may still arrive
         while self._ids:
             time.sleep(pause)
             pause = min(30.0, 1.5 * pause)
             try:
                 now = self.states()
-            except (OSError, RuntimeError) as error:  # as where the controller is busy
+            except (OSError, RuntimeError) as error:  # e.g. if the controller is busy
                 log.warning("%s", error)
                 continue
             states = {folder: now.get(job, "GONE") for folder, job in self._ids.items()}
@@ -173,10 +173,10 @@ class Slurm:
                 said = text
 
     def _gives_up(self, folder: Path, states: Mapping[Path, str]) -> bool:
-        """Whether a killed job is not submitted again; its run fails with the end of its log."""
+        """Whether to give up on a killed job; its run then fails with the end of its log."""
         job, state = self._ids[folder], states[folder]
         if state != "CANCELLED" and self._submitted[folder] < 2:
-            log.warning("Job %s (%s) was killed, and is submitted again.", job, folder)
+            log.warning("Job %s (%s) was killed and is submitted again.", job, folder)
             return False
         ended = self.executor.job_class(self.executor.folder, job)
         lines = (ended.stderr() or ended.stdout() or "").splitlines()[-5:]
@@ -185,7 +185,7 @@ class Slurm:
         return True
 
     def states(self) -> dict[str, str]:
-        """State of the user's jobs by id; those that have ended disappear after some minutes."""
+        """States of the user's jobs by id; finished jobs disappear after some minutes."""
         command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"]
         found = subprocess.run(command, capture_output=True, text=True, check=False)
         if found.returncode:
@@ -194,25 +194,25 @@ class Slurm:
 
 
 class _Job:
-    """What a job of Slurm does: one run, which goes on where it was stopped."""
+    """A Slurm job: one run, which resumes where it was stopped."""
 
     def __init__(self, compute: Compute, level: int) -> None:
         self.compute, self.level = compute, level
 
     def __call__(self, config: RunConfig, folder: Path) -> None:
-        cores = os.environ.get("SLURM_CPUS_PER_TASK")  # of which not every cluster lets torch know
+        cores = os.environ.get("SLURM_CPUS_PER_TASK")  # which PyTorch does not see on every cluster
         _start_worker(self.level, int(cores) if cores else None)
         _attempt((config, folder), partial(self.compute, config, folder))
 
     def checkpoint(self, *arguments: Any) -> Any:
-        """What submitit queues when the job is preempted."""
+        """The job that submitit queues when this one is preempted."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, *arguments)
 
 
 def _attempt(one: Run, compute: Callable[[], Results | None]) -> Results | None:
-    """What is computed for a run; None where that fails, with the error in ``error.txt``."""
+    """Compute a run; if it fails, write the error to ``error.txt`` and return None."""
     try:
         return compute()
     except Exception as error:
@@ -224,7 +224,7 @@ def _attempt(one: Run, compute: Callable[[], Results | None]) -> Results | None:
 
 
 def _start_worker(level: int, threads: int | None = None, number: Any = None) -> None:
-    """Give a process its log, and one of several its threads and its GPU."""
+    """Set up the logging of a process, and its threads and GPU if it is one of several."""
     if threads is not None:
         torch.set_num_threads(threads)
     if number is not None and torch.cuda.is_available():

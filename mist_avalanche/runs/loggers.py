@@ -16,7 +16,7 @@ LOGGERS = ("tensorboard", "csv", "wandb", "none")
 
 
 class _CSV(BaseLogger):
-    """All numbers in one file. Avalanche's CSVLogger writes accuracy and loss alone, 0 for none."""
+    """All metrics in one file. Avalanche's CSVLogger has only accuracy and loss, 0 if missing."""
 
     def __init__(self, file: Path, *, append: bool) -> None:
         super().__init__()
@@ -31,27 +31,27 @@ class _CSV(BaseLogger):
 
 
 class _WandB(WandBLogger):
-    """Without ``wandb.viz``, which current versions lack, and with steps that never fall."""
+    """Avoids ``wandb.viz``, which current versions lack, and steps that decrease."""
 
     step: int
 
     def log_single_metric(self, name: str, value: Any, x_plot: int) -> None:
         if isinstance(value, int | float):
-            self.step = max(self.step, x_plot)  # wandb ignores lower ones
+            self.step = max(self.step, x_plot)  # wandb ignores lower steps
             self.wandb.log({name: value}, step=self.step)
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """An error where a logger is unknown or not installed."""
+    """Raise an error if a logger is unknown or not installed."""
     for name in names:
         check_choice("logger", name, LOGGERS)
     if "wandb" in names and getattr(find_spec("wandb"), "origin", None) is None:
-        raise ModuleNotFoundError("There is no wandb. Use pip install mist-avalanche[wandb].")
+        raise ModuleNotFoundError("wandb is missing. Use pip install mist-avalanche[wandb].")
 
 
 @contextmanager
 def open_loggers(names: Sequence[str], folder: Path, config: RunConfig, done: int) -> Iterator[Any]:
-    """Loggers of a run; after ``done`` experiences they go on with what is there."""
+    """Open the loggers of a run; after ``done`` experiences they append to existing logs."""
     with ExitStack() as closing:
         found: list[Any] = []
         if "tensorboard" in names:
@@ -61,7 +61,7 @@ def open_loggers(names: Sequence[str], folder: Path, config: RunConfig, done: in
             found.append(table := _CSV(folder / "metrics.csv", append=done > 0))
             closing.enter_context(table.file)
         if "wandb" in names:
-            folder.mkdir(parents=True, exist_ok=True)  # wandb takes another place otherwise
+            folder.mkdir(parents=True, exist_ok=True)  # otherwise wandb uses another folder
             earlier = sorted((folder / "wandb").glob("*run-*-*")) if done else []
             run_id = earlier[-1].name.rpartition("-")[2] if earlier else uuid4().hex[:8]
             name = f"{config.label}, seed {config.seed}"

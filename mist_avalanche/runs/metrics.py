@@ -11,11 +11,11 @@ def summarize(correct: Sequence[Sequence[int]], counts: Sequence[int]) -> dict[s
     Args:
         correct: row t has the number of correct test images of experiences 0..t after training on
             experience t, predicted among all classes seen so far.
-        counts: test images of each experience.
+        counts: number of test images of each experience.
 
     Returns:
-        ``A_T``: over all test images of classes seen, after the last experience. ``A_bar``: mean of
-        that accuracy after each experience. ``A_new``: mean accuracy on the newest classes.
+        ``A_T``: accuracy on all test images of seen classes after the last experience. ``A_bar``:
+        mean of this accuracy after each experience. ``A_new``: mean accuracy on the newest classes.
         ``forgetting``: mean over the earlier experiences of the best accuracy on their classes
         minus the last (Chaudhry et al., arXiv 1801.10112); 0 for one experience.
     """

@@ -1,4 +1,4 @@
-"""The classifier of a finished run: kept as its last checkpoint, loaded again to be used."""
+"""The classifier of a finished run, saved as its last checkpoint and loaded for prediction."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -32,13 +32,13 @@ class Prediction(NamedTuple):
 class Classifier:
     """A trained model with the names of its classes.
 
-    Scores are the softmax of the logits; cosines are divided by the temperature of MIST's objective
-    first. They rank the classes of an image and are no probabilities: nothing calibrated them.
+    Scores are the softmax of the logits; cosines are first divided by the temperature of MIST's
+    objective. They rank the classes of an image, but are not calibrated probabilities.
 
     Args:
         model: images (B, 3, H, H) to logits (B, C).
-        class_names: by label.
-        prepare: reads an image file as a tensor (3, H, H), as the test images of the run were.
+        class_names: class names by label.
+        prepare: reads an image file as a tensor (3, H, H), transformed like the run's test images.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Classifier:
     def predict(
         self, files: Sequence[str | Path], k: int = 5, batch_size: int = 64
     ) -> list[list[Prediction]]:
-        """The k most likely classes of each image file, the most likely first.
+        """Predict the k most likely classes of each image file, the most likely first.
 
         Raises:
             ValueError: a file is not an image, or k is below 1.
@@ -78,9 +78,9 @@ class Classifier:
 
 
 def save_classifier(strategy: Any, folder: Path, settings: Mapping[str, Any]) -> None:
-    """Replace the last checkpoint of a finished run with what predictions need.
+    """Replace the last checkpoint of a finished run with what prediction needs.
 
-    Models that classify in their own way, such as SCR's, are not saved.
+    Models with their own way of classifying, such as SCR's, are not saved.
     """
     file = folder / checkpoint.NAME
     file.unlink(missing_ok=True)
@@ -97,22 +97,22 @@ def save_classifier(strategy: Any, folder: Path, settings: Mapping[str, Any]) ->
 def load_run(
     folder: str | Path, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> Classifier:
-    """The classifier of a finished run.
+    """Load the classifier of a finished run.
 
     Args:
-        folder: with ``results.json`` and ``checkpoint.pt``; of several seeds, that of one.
-        weights: file with the weights of the backbone, where the run's file is gone.
-        device: of the model.
+        folder: folder with ``results.json`` and ``checkpoint.pt``, of a single seed.
+        weights: file with the weights of the backbone, if the run's file no longer exists.
+        device: device of the model.
 
     Raises:
-        FileNotFoundError: the run is not finished, or keeps no classifier.
+        FileNotFoundError: the run is not finished, or has no saved classifier.
         ValueError: a file cannot be read.
     """
     results, saved = read_results(folder), Path(folder) / checkpoint.NAME
     config = RunConfig.from_results(results)
     if not saved.is_file():
         raise FileNotFoundError(
-            f"There is no {saved}: {config.strategy} keeps no classifier, or it was removed."
+            f"There is no {saved}: {config.strategy} saves no classifier, or it was removed."
         )
     if weights is not None:
         config = replace(config, weights=str(weights))
@@ -124,7 +124,7 @@ def load_run(
     checkpoint.refuse_other_settings(Path(folder), content["settings"], own)
     state = content["strategy"]["model"]
     for name, module in strategy.model.named_modules():
-        if isinstance(module, IncrementalClassifier):  # which has grown with the classes
+        if isinstance(module, IncrementalClassifier):  # it has grown with the classes
             weight = state[f"{name}.classifier.weight"]
             module.classifier = nn.Linear(weight.shape[1], len(weight))
             module.active_units = torch.zeros(len(weight), dtype=torch.int8)

@@ -1,4 +1,4 @@
-"""results.json: what a finished run says of itself, and how that is written, read and kept.
+"""results.json, the record of a finished run: content, writing, reading and protection.
 
 ``docs/results-json.md`` describes every key.
 """
@@ -44,7 +44,7 @@ def results_of(
 ) -> dict[str, Any]:
     """The content of results.json.
 
-    ``pretrained`` is a copy of the backbone from before the run; ``record`` has the number of
+    ``pretrained`` is a copy of the backbone before the run; ``record`` has the numbers of
     ``correct`` test images, and the seconds of ``train``, ``eval`` and ``cpu``.
     """
     correct, stream = record["correct"], benchmark.train_stream[: config.first]
@@ -95,7 +95,7 @@ def results_of(
 def _parameters(
     config: RunConfig, strategy: Any, backbone: nn.Module, pretrained: nn.Module
 ) -> dict[str, int]:
-    """Numbers of entries, see ``docs/results-json.md``."""
+    """Numbers of parameter entries, see ``docs/results-json.md``."""
     model, now = strategy.model, dict(backbone.named_parameters())
     whole = {id(t) for t in (*backbone.parameters(), *backbone.buffers())}
     others = {
@@ -124,7 +124,7 @@ def _parameters(
 
 
 def _entries(content: Any) -> int:
-    """Entries of the tensors in plain data."""
+    """Number of entries of all tensors in nested data."""
     if isinstance(content, Mapping):
         return sum(map(_entries, content.values()))
     return content.numel() if isinstance(content, Tensor) else 0
@@ -134,23 +134,23 @@ def _entries(content: Any) -> int:
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     with atomic_write(path) as temporary:
         text = json.dumps(content, indent=1, default=dict)
         temporary.write_text(f"{text}\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file; None where there is none."""
+    """Read a JSON file; None if it does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def read_results(path: str | Path) -> dict[str, Any]:
-    """The content of a results.json, or of that in a folder.
+    """Read a results.json, given its path or its folder.
 
     Raises:
-        FileNotFoundError: there is none; the message names those of seeds in the folder.
-        ValueError: it is no results.json of this version.
+        FileNotFoundError: there is none; the message names a seed's folder, if there is one.
+        ValueError: the file is not a results.json of this version.
     """
     file = Path(path) if Path(path).suffix == ".json" else Path(path) / "results.json"
     if not file.is_file():
@@ -163,17 +163,17 @@ def read_results(path: str | Path) -> dict[str, Any]:
             return results
     except (ValueError, KeyError, TypeError):
         pass
-    raise ValueError(f"{file} holds no results of a run, as this version writes them.")
+    raise ValueError(f"{file} does not contain results of a run as this version writes them.")
 
 
 def clear(folder: Path) -> None:
-    """Remove a run."""
+    """Remove the files of a run."""
     for name in ("results.json", "checkpoint.pt", "error.txt"):
         (folder / name).unlink(missing_ok=True)
 
 
 def why_missing(folder: Path) -> str | None:
-    """What is to say of a run without results; None where it has some."""
+    """Why a run has no results; None if it has results."""
     if (folder / "results.json").exists():
         return None
     if not (error := folder / "error.txt").exists():
@@ -182,30 +182,30 @@ def why_missing(folder: Path) -> str | None:
 
 
 def write_error(folder: Path, text: str) -> None:
-    """Say in the folder of a run why it failed."""
+    """Write to the folder of a run why it failed."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "error.txt").write_text(text, encoding="utf-8", errors="replace")
 
 
 def refuse_to_replace(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """ValueError where runs, finished or stopped, or their tables would be replaced unasked."""
+    """Raise a ValueError if runs or their tables would be replaced unintentionally."""
     if resume or overwrite:
         return
     finished = any((folder / name).exists() for name in _FINISHED)
     if finished or (folder / "checkpoint.pt").exists():
         raise ValueError(
             f"{folder} holds a {'finished' if finished else 'stopped'} run. --resume (resume=True) "
-            "keeps what is there where the settings are the same; --overwrite (overwrite=True) "
-            "replaces it. Or choose another folder."
+            "keeps finished runs with the same settings; --overwrite (overwrite=True) replaces "
+            "them. Or choose another folder."
         )
 
 
 def finished_results(
     config: RunConfig, folder: Path, known: dict[str, dict[str, str]]
 ) -> dict[str, Any] | None:
-    """The results in a folder, None where there are none yet.
+    """The results in a folder; None if there are none yet.
 
-    ValueError where they are of other settings, images or weights; ``known`` is as for
+    Raises a ValueError if their settings, images or weights differ; ``known`` is as for
     :func:`~.build.digests_now`.
     """
     if not (folder / "results.json").exists():

@@ -47,26 +47,26 @@ def run(
     progress: bool = True,
     loggers: Sequence[str] = ("tensorboard",),
 ) -> dict[str, Any]:
-    """Train on every experience, evaluate on all classes seen so far, write the results.
+    """Train on every experience, evaluate on all classes seen so far, and write the results.
 
     Args:
         config: the settings.
         output: folder for ``results.json``, the loggers' files, and ``checkpoint.pt``, for
             resuming and for :func:`~mist_avalanche.runs.load_run`.
-        resume: go on after the last finished experience of a run with the same settings; return
-            the results of a finished one as they are.
-        overwrite: replace a run.
+        resume: continue after the last finished experience of a run with the same settings; if the
+            run is finished, return its results.
+        overwrite: replace an existing run.
         progress: show progress bars in a terminal.
-        loggers: ``"tensorboard"``, ``"csv"``, ``"wandb"``, ``"none"``; they change no result.
+        loggers: ``"tensorboard"``, ``"csv"``, ``"wandb"``, ``"none"``; they do not affect results.
 
     Returns:
         The content of results.json; ``docs/results-json.md`` describes it.
 
     Raises:
-        FileNotFoundError: there is no data, or no file with weights.
-        ValueError: the settings do not fit together; a run is there, with neither
-            ``resume`` nor ``overwrite``; with ``resume``, a run with other settings, images or
-            weights is there; a logger is unknown.
+        FileNotFoundError: the data or the file with the weights is missing.
+        ValueError: the settings contradict each other; a run exists, and neither ``resume`` nor
+            ``overwrite`` is given; with ``resume``, the existing run has other settings, images or
+            weights; or a logger is unknown.
         ModuleNotFoundError: wandb is not installed.
     """
     check_loggers(loggers)
@@ -77,13 +77,13 @@ def run(
         return finished
     if not resume:
         clear(folder)
-    for unfinished in folder.glob(".*.tmp"):  # a run was killed while it wrote
+    for unfinished in folder.glob(".*.tmp"):  # a run was killed while writing
         unfinished.unlink()
     return _run(config, folder, loggers, bars=progress and sys.stderr.isatty())
 
 
 def _run(config: RunConfig, folder: Path, loggers: Sequence[str], *, bars: bool) -> dict[str, Any]:
-    """A run, from where a checkpoint in its folder ends."""
+    """Run, starting from the checkpoint in the folder if there is one."""
     device = choose_device(config.device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -96,7 +96,7 @@ def _run(config: RunConfig, folder: Path, loggers: Sequence[str], *, bars: bool)
     torch.manual_seed(config.seed)
 
     metrics = accuracy_metrics(experience=True, stream=True) + loss_metrics(epoch=True)
-    evaluator = EvaluationPlugin(metrics, loggers=[BaseLogger()])  # which ignores all values
+    evaluator = EvaluationPlugin(metrics, loggers=[BaseLogger()])  # it ignores all values
     strategy = make_strategy(
         config,
         backbone,
@@ -124,7 +124,7 @@ def _run(config: RunConfig, folder: Path, loggers: Sequence[str], *, bars: bool)
             found = strategy.eval(tests[: t + 1], num_workers=config.num_workers)
             record["train"].append(round(trained - began, 3))
             record["eval"].append(round(time.perf_counter() - trained, 3))
-            record["cpu"] += sum(os.times()[:4]) - worked  # of loaders, too
+            record["cpu"] += sum(os.times()[:4]) - worked  # including data loaders
             record["correct"].append([_correct(found, i, counts[i]) for i in range(t + 1)])
             if checkpoint is not None:
                 checkpoint.save(record)
@@ -132,7 +132,7 @@ def _run(config: RunConfig, folder: Path, loggers: Sequence[str], *, bars: bool)
             log.info("%s, accuracy %.1f %%", which, summarize(record["correct"], counts)["A_T"])
 
     results = results_of(config, benchmark, strategy, backbone, pretrained, record, digests)
-    write_json(results, folder / "results.json")  # from here on the run is finished
+    write_json(results, folder / "results.json")  # marks the run as finished
     save_classifier(strategy, folder, config.settings())
     (folder / "error.txt").unlink(missing_ok=True)
     return results

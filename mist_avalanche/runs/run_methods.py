@@ -1,4 +1,4 @@
-"""Many runs: methods and seeds. One that fails leaves the others going."""
+"""Many runs: methods and seeds. If one fails, the others continue."""
 
 import os
 from collections.abc import Sequence
@@ -31,28 +31,28 @@ def run_methods(
     launcher: Launcher | None = None,
     loggers: Sequence[str] = ("tensorboard",),
 ) -> list[list[Results]]:
-    """Every method with the same seeds, counted up from the ``seed`` of its settings.
+    """Run every method with the same number of seeds, counted up from its ``seed`` setting.
 
     Args:
-        methods: settings and output folder of each.
-        n_seeds: runs per method. One writes to the method's folder itself, several to ``seed-S``
-            within it.
-        vary_order: give each seed a class order of its own.
-        jobs: runs at a time, each in its own process with its share of the threads and, as long as
-            there are enough, a GPU of its own. The number of threads changes the last bits of sums.
-        resume: keep finished runs with the same settings, and go on with stopped ones.
+        methods: settings and output folder of each method.
+        n_seeds: runs per method. A single run writes to the method's folder itself, several runs to
+            ``seed-S`` within it.
+        vary_order: use a different class order for each seed.
+        jobs: runs at a time, each in its own process with its share of the threads and, if there
+            are enough, its own GPU. The number of threads changes the last bits of sums.
+        resume: keep finished runs with the same settings, and continue stopped ones.
         overwrite: replace finished runs.
-        progress: show progress bars in a terminal, for one job.
-        launcher: computes the runs, in place of this machine: a :class:`.Slurm`.
+        progress: show progress bars in a terminal; only with one job.
+        launcher: computes the runs instead of this machine: a :class:`.Slurm`.
         loggers: as for :func:`~mist_avalanche.runs.run`.
 
     Returns:
-        For each method, the results of its seeds in order, without those that failed.
+        For each method, the results of its seeds in order, without failed runs.
 
     Raises:
-        ValueError, ModuleNotFoundError: as :func:`~mist_avalanche.runs.run` does, before anything
-            is run.
-        RuntimeError: every run failed; the message is the error of the first.
+        ValueError, ModuleNotFoundError: as for :func:`~mist_avalanche.runs.run`, before the first
+            run starts.
+        RuntimeError: every run failed; the message is the error of the first run.
     """
     check_integer("n_seeds", n_seeds, 1)
     check_integer("jobs", jobs, 1)
@@ -65,7 +65,7 @@ def run_methods(
     ]
     for _, folder in (*methods, *runs):
         refuse_to_replace(folder, resume=resume, overwrite=overwrite)
-    if launcher and overwrite:  # before jobs that may be queued again, and go on then
+    if launcher and overwrite:  # first, because jobs that are queued again resume
         for _, folder in runs:
             clear(folder)
     known: dict[str, dict[str, str]] = {}
@@ -103,7 +103,7 @@ def runs_of(
 
 
 def default_jobs(device: str) -> int:
-    """As many runs at a time as there are GPUs, or cores (up to 8) where the device is the CPU."""
+    """Default number of parallel runs: that of GPUs, or of cores (up to 8) on the CPU."""
     if choose_device(device).type == "cuda":
         return torch.cuda.device_count()
     return min(8, os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""A learning rate for one's own backbone and images, from the first experience alone."""
+"""Suggests a learning rate for a backbone and images, from the first experience only."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,21 +17,21 @@ from .build import choose_device, make_backbone, make_benchmark, make_mist
 from .config import RunConfig
 
 LRS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-_HELD_OUT = 5  # one of so many images per class
+_HELD_OUT = 5  # every fifth image per class is held out
 
 
 class Trial(NamedTuple):
-    """One learning rate, tried; None is the frozen backbone.
+    """Result of one learning rate; None stands for the frozen backbone.
 
-    ``accuracy`` is that of a nearest-mean classifier on held-out images, in percent; ``gain`` the
-    points over the frozen backbone, image by image, and ``half_width`` that of its 95 % interval.
+    ``accuracy`` is that of a nearest-mean classifier on held-out images, in percent. ``gain`` is
+    the gain over the frozen backbone in points, paired by image, with ± ``half_width`` (95 %).
     """
 
     lr: float | None
     accuracy: float
     gain: float = 0.0
     half_width: float = 0.0
-    n_images: int = 0  # held out in any of the splits
+    n_images: int = 0  # number of images held out in any of the splits
 
 
 def suggest(
@@ -39,14 +39,14 @@ def suggest(
 ) -> list[Trial]:
     """Try learning rates of MIST on the training images of the first experience.
 
-    A fifth of each class is held out. MIST tunes on one half of the classes; a nearest-mean
-    classifier of both halves is then evaluated on the held-out images, so half of them are of
-    classes that MIST has not seen. No test image and no later experience is used.
+    A fifth of each class is held out. MIST tunes on one half of the classes. A nearest-mean
+    classifier of both halves is then evaluated on the held-out images, so half of them belong to
+    classes that MIST has not seen. No test images or later experiences are used.
 
     Args:
-        config: of the run that the learning rate is for; its ``seed`` draws the first split.
-        lrs: learning rates.
-        n_splits: draws of the held-out images and of the halves.
+        config: settings of the run to find a learning rate for; its ``seed`` draws the first split.
+        lrs: learning rates to try.
+        n_splits: number of random splits into held-out images and halves.
         progress: show a progress bar in a terminal.
 
     Returns:
@@ -66,17 +66,17 @@ def suggest(
         )
     trials: list[Trial] = []
     frozen = torch.zeros(0)
-    disable = None if progress else True  # None: where there is no terminal
+    disable = None if progress else True  # None: disabled without a terminal
     for lr in tqdm((None, *lrs), "learning rates", disable=disable, leave=False):
         mist_args = {**config.mist_args, "lr": lr, "tune_on": "first"}
         tried = replace(config, mist=lr is not None, mist_args=mist_args)
         seeds = range(config.seed, config.seed + n_splits)
         measured = [_measure(replace(tried, seed=seed), dataset, targets) for seed in seeds]
         rows, correct = (torch.cat(parts) for parts in zip(*measured, strict=True))
-        times = torch.bincount(rows)  # that an image was held out
+        times = torch.bincount(rows)  # how often each image was held out
         shares = torch.bincount(rows, correct)[times > 0] / times[times > 0]
         frozen = shares if lr is None else frozen
-        gain = 100 * (shares - frozen)  # by image
+        gain = 100 * (shares - frozen)  # per image
         n = len(gain)
         spread = stats.t.ppf(0.975, n - 1) * float(gain.std()) / n**0.5
         half_width = 0.0 if lr is None else spread or 300 / n  # by the rule of three
@@ -86,12 +86,12 @@ def suggest(
 
 
 def best(trials: Sequence[Trial]) -> Trial:
-    """The most accurate trial; of equally accurate ones, the first."""
+    """The most accurate trial; the first one if several are equally accurate."""
     return max(trials, key=lambda t: round(t.accuracy, 6))
 
 
 def split_classes(targets: Tensor, seed: int) -> tuple[list[Tensor], Tensor]:
-    """Rows of targets (n,) to train on, for each half of the classes, and rows held out."""
+    """Training rows of targets (n,) for each half of the classes, and held-out rows."""
     generator = torch.Generator().manual_seed(seed)
     classes = torch.unique(targets)
     order = classes[torch.randperm(len(classes), generator=generator)]
@@ -109,7 +109,7 @@ def split_classes(targets: Tensor, seed: int) -> tuple[list[Tensor], Tensor]:
 
 
 def _measure(config: RunConfig, dataset: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows held out (n,), and whether they are classified (n,), 0 or 1."""
+    """Held-out rows (n,), and whether they are classified correctly (n,), 0 or 1."""
     halves, held_out = split_classes(targets, config.seed)
     strategy = SimpleCIL(
         model=make_backbone(config),

@@ -1,4 +1,4 @@
-"""Strategies with a pretrained backbone, and Avalanche's own as baselines."""
+"""Strategies for pretrained backbones, and Avalanche's own strategies as baselines."""
 
 from . import baselines as baselines
 from .aper import APER as APER

@@ -18,16 +18,16 @@ from .registry import register
     "aper", title="APER", paper="arXiv 2303.07338", needs="vit", stores="an adapter, class means"
 )
 class APER(FeatureStrategy):
-    """Class means of [plain, adapted] features, adapted to the first experience alone.
+    """Class means of [plain, adapted] features, adapted to the first experience only.
 
-    In the first experience an adapter is trained with a cosine classifier that is thrown away
-    (:func:`~mist_avalanche.strategies.first_session.adapt`). Afterwards nothing is trained. An
-    image is f(x) = [φ(x), φ_adapted(x)] (2 D,), a class is the mean of f over its training images
-    under the eval transform, and logits are cosines of the two, each normalised as a whole. A
-    MISTPlugin tunes the backbone before that, for both halves, and before the first experience
-    only.
+    In the first experience, an adapter is trained with a cosine classifier that is then discarded
+    (:func:`~mist_avalanche.strategies.first_session.adapt`). Afterwards, nothing is trained. An
+    image has the features f(x) = [φ(x), φ_adapted(x)] (2 D,). The prototype of a class is the mean
+    of f over its training images under the eval transform. Logits are the cosines of f(x) and the
+    prototypes, over all 2 D entries. A MISTPlugin tunes the backbone, and so both halves, before
+    the adapter is trained, and only before the first experience.
 
-    Settings of the first session that are omitted are those of the authors for ViT-B/16.
+    Omitted settings of the first session default to those of the authors for ViT-B/16.
 
     Args:
         model: timm's VisionTransformer, images (B, C, H, W) to features (B, D); with
@@ -36,20 +36,20 @@ class APER(FeatureStrategy):
             ``"vpt_shallow"`` (prompt tokens), or ``"finetune"`` (a copy of the whole backbone).
         lr: learning rate: 0.01; 0.05 for ``"vpt_deep"``.
         train_epochs: passes over the experience: 20; 5 for ``"vpt_deep"`` and ``"finetune"``.
-        train_mb_size: images per batch, also of computing features: 48; 16 for ``"vpt_deep"``, 128
-            for ``"finetune"``.
-        weight_decay: of everything that is trained: 5e-4.
-        min_lr: the rate that the cosine schedule would have after the last epoch: 0.
+        train_mb_size: images per batch, also when features are computed: 48; 16 for
+            ``"vpt_deep"``, 128 for ``"finetune"``.
+        weight_decay: weight decay of everything that is trained: 5e-4.
+        min_lr: the learning rate that the cosine schedule would reach after the last epoch: 0.
         bottleneck: width of ``"adapter"``: 64.
-        dropout: in ``"adapter"``, in training: 0.1.
-        n_prompts: tokens of ``"vpt_deep"`` and ``"vpt_shallow"``: 5.
-        seed: of everything random in the first session.
+        dropout: dropout rate in ``"adapter"`` during training: 0.1.
+        n_prompts: number of tokens of ``"vpt_deep"`` and ``"vpt_shallow"``: 5.
+        seed: seed of all randomness in the first session.
         common: see :class:`~.base.Common`.
     """
 
     tune_on = "first"
     follows_tuning = False  # the adapter and the class means belong to one backbone
-    masks_steps = False  # the first session leaves the backbone as it is
+    masks_steps = False  # the first session does not change the backbone
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What all strategies here share: a pretrained backbone with a head, cached features, a state."""
+"""Base class of all strategies here: pretrained backbone and head, cached features, state."""
 
 import inspect
 from abc import ABC
@@ -19,18 +19,18 @@ from ..utils import in_mode, state_hash
 
 
 class Common(TypedDict, total=False):
-    """Keyword arguments that every strategy here takes besides its own.
+    """Keyword arguments that every strategy here takes in addition to its own.
 
     Args:
         criterion: loss of logits and labels; None for the cross-entropy.
-        eval_mb_size: images per batch of evaluation; changes no result.
-        device: of the model.
+        eval_mb_size: images per batch in evaluation; does not affect results.
+        device: device of the model.
         plugins: Avalanche plugins, such as :class:`~mist_avalanche.MISTPlugin`.
         evaluator: Avalanche's evaluation plugin.
         eval_every: as in Avalanche.
-        precision: of the backbone: ``"32"`` or ``"bf16"`` (autocast; heads and losses in float32).
-        cache: keep features of test images in memory while the backbone stays the same. Give False
-            where the eval transform is random or a plugin changes test images.
+        precision: backbone precision: ``"32"`` or ``"bf16"`` (autocast; heads and losses: float32).
+        cache: keep features of test images in memory while the backbone does not change. Use False
+            if the eval transform is random or a plugin changes test images.
     """
 
     criterion: nn.Module | None
@@ -54,24 +54,24 @@ class Features(NamedTuple):
 class PretrainedStrategy(SupervisedTemplate, ABC):
     """An Avalanche strategy around a pretrained backbone.
 
-    No optimizer, number of classes, timeline of classes or task labels are needed. A classifier
-    that a backbone of timm, torchvision or Avalanche still has is removed, with a warning.
+    No optimizer, number of classes, order of classes or task labels are needed. If a backbone from
+    timm, torchvision or Avalanche still has its classifier, it is removed with a warning.
 
     Args:
         model: backbone and head, images to logits.
-        train_mb_size: images per batch of training.
-        train_epochs: passes over the training images of an experience.
+        train_mb_size: images per batch in training.
+        train_epochs: epochs over the training images of an experience.
         common: see :class:`Common`.
 
     Attributes:
-        tune_on: before which experiences a MISTPlugin tunes unless it is told.
-        follows_tuning: False where what is learned belongs to one state of the backbone, so that
-            a MISTPlugin must not tune before every experience.
+        tune_on: before which experiences a MISTPlugin tunes by default.
+        follows_tuning: False if what is learned depends on one state of the backbone, so that a
+            MISTPlugin must not tune before every experience.
         masks_steps: whether a MISTPlugin masks the steps of the strategy's own training.
 
     Raises:
-        TypeError: an unknown argument.
-        ValueError: features of the backbone depend on task labels, or its classifier grows.
+        TypeError: an argument is unknown.
+        ValueError: the backbone's features depend on task labels, or its classifier grows.
     """
 
     tune_on: str = "every"
@@ -81,10 +81,10 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
     model: Any
     dataloader: Any
 
-    if not TYPE_CHECKING:  # to checkers it would hide the arguments of __init__
+    if not TYPE_CHECKING:  # it would hide the arguments of __init__ from type checkers
 
         def __new__(cls, **kwargs: Any) -> Any:
-            """Remember the arguments, which a :class:`~mist_avalanche.runs.Checkpoint` compares."""
+            """Store the arguments, which a :class:`~mist_avalanche.runs.Checkpoint` compares."""
             strategy = super().__new__(cls)
             own = {k: v for k, v in kwargs.items() if k not in Common.__annotations__}
             plain = (bool, int, float, str)
@@ -121,11 +121,11 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
             evaluator=evaluator,
             eval_every=eval_every,
         )
-        self.model.to(self.device)  # which Avalanche does in training only
+        self.model.to(self.device)  # Avalanche does this only in training
 
     @property
     def backbone(self) -> Any:
-        """The pretrained backbone, images to features, which a MISTPlugin tunes."""
+        """The pretrained backbone, from images to features; a MISTPlugin tunes it."""
         return self.model.backbone
 
     @property
@@ -138,15 +138,15 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
         return {"model": self.model.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a :meth:`state_dict` of a strategy that was made with the same arguments."""
+        """Restore a :meth:`state_dict` of a strategy that was created with the same arguments."""
         self.model.load_state_dict(state["model"])
         self.forget_features()
 
     def make_optimizer(self, **kwargs: Any) -> None:
-        """Avalanche's optimizer is not used."""
+        """Do nothing: Avalanche's optimizer is not used."""
 
     def _make_empty_loss(self) -> Tensor:
-        """Losses are summed in the model's dtype; Avalanche's sum is in float32."""
+        """Zero loss in the model's dtype; Avalanche sums losses in float32."""
         return next(self.model.parameters()).new_zeros(1)
 
     # ---- Features ----------------------------------------------------------------------------
@@ -154,20 +154,20 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
     def extract(
         self, dataset: Any, run: Callable[[Tensor], Tensor], num_workers: int = 0
     ) -> Features:
-        """What ``run`` gives for the images of a dataset, in order."""
+        """Apply ``run`` to the images of a dataset, in order."""
         loader = DataLoader(
             dataset,
             batch_size=self.eval_mb_size,
             num_workers=num_workers,
             pin_memory=self.device.type == "cuda",
             collate_fn=dataset.collate_fn,
-            generator=torch.Generator(),  # evaluation leaves the global random stream alone
+            generator=torch.Generator(),  # evaluation does not touch the global random stream
         )
         return self.collect(loader, run)
 
     @torch.no_grad()
     def collect(self, batches: Iterable[Any], run: Callable[[Tensor], Tensor]) -> Features:
-        """What ``run`` gives for the images of batches (x, y, ...), in evaluation mode."""
+        """Apply ``run`` to the images of batches (x, y, ...), in evaluation mode."""
         rows = []
         with in_mode(self.model, training=False):
             for x, y, *rest in batches:
@@ -178,24 +178,24 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
     def cached(
         self, dataset: Any, key: Hashable, run: Callable[[Tensor], Tensor], num_workers: int
     ) -> Features:
-        """:meth:`extract` of the test set at hand, from memory if it was there under this key.
+        """:meth:`extract` for the current test set, from the cache if the key is in it.
 
-        Without a cache these are the images as plugins have left them.
+        Without a cache, the images are used as plugins have adapted them.
         """
         if self._cache is None:
             return self.extract(self.adapted_dataset, run, num_workers)
         if (id(dataset), key) not in self._cache:
             found = self.extract(dataset.eval(), run, num_workers)
-            self._cache[id(dataset), key] = dataset, found  # so that no other gets this id
+            self._cache[id(dataset), key] = dataset, found  # keeps the id from being reused
         return self._cache[id(dataset), key][1]
 
     def forget_features(self) -> None:
-        """Drop cached features, after a change of something other than the backbone's weights."""
+        """Drop cached features after a change to anything other than the backbone's weights."""
         if self._cache is not None:
             self._cache.clear()
 
     def _before_eval(self, **kwargs: Any) -> None:
-        """Drop cached features where the backbone has changed by a bit."""
+        """Drop cached features if any bit of the backbone has changed."""
         super()._before_eval(**kwargs)
         if self._cache is not None and self._cache.backbone != (now := state_hash(self.backbone)):
             self._cache.clear()
@@ -203,16 +203,16 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
 
 
 class FeatureCache(dict[tuple[int, Hashable], tuple[Any, Features]]):
-    """Features of test images, by the dataset and what they are of; copies start empty."""
+    """Features of test images, by dataset and key; copies start empty."""
 
-    backbone = b""  # hash of the backbone that they come from
+    backbone = b""  # hash of the backbone that computed them
 
     def __deepcopy__(self, memo: Any) -> "FeatureCache":
         return FeatureCache()
 
 
 class FeatureBatches(list[list[Tensor]]):
-    """Batches [features, labels, task labels] of features that were extracted before."""
+    """Batches [features, labels, task labels] of features that are already extracted."""
 
     def __init__(self, features: Features, batch_size: int) -> None:
         parts = (torch.split(part, batch_size) for part in features)
@@ -220,10 +220,10 @@ class FeatureBatches(list[list[Tensor]]):
 
 
 def arguments_of(function: Any) -> dict[str, Any]:
-    """Keyword arguments of a class or function, including those that it passes on: the defaults.
+    """Defaults of the keyword arguments of a class or function, including those it passes on.
 
-    ``**common: Unpack[Common]`` says which these are; untyped ones are those of the parent class.
-    One without a default has ``inspect.Parameter.empty``.
+    ``**common: Unpack[Common]`` lists the latter; untyped ones are those of the parent class. An
+    argument without a default has ``inspect.Parameter.empty``.
     """
     inits = [function]
     if isinstance(function, type):
@@ -236,7 +236,7 @@ def arguments_of(function: Any) -> dict[str, Any]:
         passed_on = next((p for p in parameters if p.kind is p.VAR_KEYWORD), None)
         if passed_on is None:
             break
-        annotation = passed_on.annotation  # in typing's own, its origin has the name
+        annotation = passed_on.annotation  # for typing's own Unpack, its origin has the name
         if "Unpack" in f"{annotation} {getattr(annotation, '__origin__', None)}":
             (common,) = get_args(get_type_hints(init)[passed_on.name])
             names |= common.__annotations__.keys()

@@ -18,30 +18,30 @@ from .registry import register
     "codaprompt", title="CODA-Prompt", paper="arXiv 2211.13218", needs="vit", stores="prompts, keys"
 )
 class CODAPrompt(PromptStrategy):
-    """Prefixes that are sums of components, each weighted by how well it fits the image.
+    """Learns prefixes as sums of components, each weighted by how well it matches the image.
 
-    Prefixes are keys and values that the attention of a block sees before those of the image. In
-    each block p = Σ_m α_m P_m with α_m = cos(q ⊙ A_m, K_m), where the query q is the feature of the
-    frozen ViT. Every experience adds components P_m, keys K_m and attention vectors A_m, orthogonal
-    to all before, and freezes the earlier ones. The loss is the cross-entropy over the experience's
-    classes, plus μ times how far P, K and A are from orthogonal.
+    Prefixes are keys and values that precede those of the image in the attention of a block. In
+    each block, p = Σ_m α_m P_m with α_m = cos(q ⊙ A_m, K_m), where the query q is the image's
+    feature from the frozen ViT. Every experience adds components P_m, keys K_m and attention
+    vectors A_m, orthogonal to all earlier ones, and freezes those. The loss is the cross-entropy
+    over the experience's classes plus μ times a penalty on non-orthogonal P, K and A.
 
     Defaults are the published ones for ViT-B/16 and CIFAR-100.
 
     Args:
-        per_experience: components that an experience adds; all together are at most D.
+        per_experience: components that an experience adds; at most D in total.
         length: rows of a component, half of them for keys and half for values.
-        blocks: blocks with prefixes; None for those of 0 to 4 that the ViT has.
+        blocks: blocks with prefixes; None for those of blocks 0 to 4 that the ViT has.
         orthogonality: μ.
-        seed: of the prompts' start.
+        seed: seed of the prompts' initialisation.
         model, lr, clip_grad_norm: see :class:`~.prompt_based.PromptStrategy`.
         train_mb_size, train_epochs, common: see :class:`~.base.PretrainedStrategy`.
 
     Raises:
-        ValueError: more experiences than orthogonal components have room for.
+        ValueError: there are more experiences than orthogonal components allow.
     """
 
-    head_std = None  # as nn.Linear starts
+    head_std = None  # the initialisation of nn.Linear
 
     def __init__(
         self,
@@ -77,12 +77,12 @@ class CODAPrompt(PromptStrategy):
         )
 
     def schedule(self, epoch: int) -> float:
-        """Share of the learning rate in an epoch, counted from 0."""
+        """Factor on the learning rate in an epoch, counted from 0."""
         return coda_cosine(epoch, self.train_epochs)
 
 
 def coda_cosine(epoch: int, epochs: int) -> float:
-    """Share of the learning rate in epoch e of E, counted from 0.
+    """Factor on the learning rate in epoch e of E, counted from 0.
 
     cos(99π · max(e - 1, 0) / (200 (E - 1))), which stays at 1 for the first two epochs.
     """

@@ -14,19 +14,19 @@ from .slca import SLCA
 
 @register("cofima", title="CoFiMA", paper="arXiv 2312.08977", stores="Gaussians of classes, Fisher")
 class CoFiMA(SLCA):
-    """SLCA, whose backbone is averaged after each later experience with what it was before.
+    """SLCA with a backbone that is averaged with its previous state after each later experience.
 
-    F_t is the mean over the training batches of experience t, after it is trained, of the squared
-    gradient of the cross-entropy over all classes so far, at most ``fisher_clip``. The backbone is
-    :func:`~.cofima.fisher_average` of its states before (F_{t-1}) and after (F_t). Gaussians,
-    alignment and the next experience go on from the average; rows of the classifier are not
-    averaged. The state before is that before a MISTPlugin tunes.
+    F_t is the squared gradient of the cross-entropy over all classes so far, averaged over the
+    training batches of experience t after training and clipped at ``fisher_clip``. The new backbone
+    is the :func:`~.cofima.fisher_average` of its states before (F_{t-1}) and after (F_t) the
+    experience; the former is the state before a MISTPlugin tunes. Gaussians, alignment and the next
+    experience start from the average. Rows of the classifier are not averaged.
 
     Args:
         model: the backbone, images to features (B, D).
-        new_weight: λ, the weight of the state after.
+        new_weight: λ, the weight of the state after the experience.
         fisher: False gives every entry the weight λ, which is CoMA.
-        fisher_clip: largest entry of F_t.
+        fisher_clip: upper bound on the entries of F_t.
         slca: see :class:`~.slca.SLCA`.
     """
 
@@ -42,26 +42,26 @@ class CoFiMA(SLCA):
         self.new_weight = check_rate("new_weight", new_weight, "[0, 1]")
         self.fisher, self.fisher_clip = fisher, check_rate("fisher_clip", fisher_clip, "(0, inf)")
         self._fisher: dict[str, Tensor] = {}  # F of the last experience, by parameter
-        self._before: dict[str, Tensor] = {}  # the backbone
+        self._before: dict[str, Tensor] = {}  # weights of the backbone before the experience
         super().__init__(model=model, **slca)
 
     def state_dict(self) -> dict[str, Any]:
-        """That of SLCA, and F of the last experience."""
+        """State of SLCA, and F of the last experience."""
         return {**super().state_dict(), "fisher": {**self._fisher}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a :meth:`state_dict` of a strategy that was made with the same arguments."""
+        """Restore a :meth:`state_dict` of a strategy that was created with the same arguments."""
         super().load_state_dict(state)
         self._fisher = {name: f.to(self.device) for name, f in state["fisher"].items()}
 
     def before_experience(self) -> None:
-        """Remember the backbone."""
+        """Store the backbone's weights."""
         super().before_experience()
         trained = ((name, p) for name, p in self.backbone.named_parameters() if p.requires_grad)
         self._before = {name: p.detach().clone() for name, p in trained}
 
     def after_experience(self, dataset: Any, num_workers: int) -> None:
-        """Average the backbone, then go on as SLCA."""
+        """Average the backbone, then continue as SLCA does."""
         self.head.end()
         weights = {name: self.backbone.get_parameter(name) for name in self._before}
         last, self._fisher = self._fisher, self._new_fisher(weights) if self.fisher else {}
@@ -91,13 +91,13 @@ def fisher_average(
 ) -> dict[str, Tensor]:
     """θ_old + w (θ_new - θ_old), with w = λ F_new / ((1 - λ) F_old + λ F_new), by name (pure).
 
-    w is in [0, 1]. Entries that are the same in both stay so, by the bit.
+    w is in [0, 1]. Entries that are equal in both stay bit-identical.
 
     Args:
         old: tensors by name.
-        new: of the same shapes; names that ``old`` lacks come back as they are.
+        new: tensors of the same shapes; those missing from ``old`` are returned unchanged.
         new_weight: λ in [0, 1].
-        fishers: F_old and F_new of all of ``old``, or KeyError; None, or 0 in both, gives w = λ.
+        fishers: F_old and F_new for all of ``old``, or KeyError; None, or 0 in both, gives w = λ.
     """
     average = {name: tensor.detach() for name, tensor in new.items()}
     for name, tensor in old.items():

@@ -17,22 +17,22 @@ from .registry import register
     "dualprompt", title="DualPrompt", paper="arXiv 2204.04799", needs="vit", stores="prompts, keys"
 )
 class DualPrompt(PromptStrategy):
-    """Prefixes that all experiences share, and an expert for each experience, found by its key.
+    """Learns general prefixes for all experiences, and one expert per experience, found by its key.
 
-    Prefixes are keys and values that the attention of a block sees before those of the image. The
-    general ones train in every experience. The expert and the key κ_t of experience t train in it
-    alone: on its images in training, on the images whose query q, the feature of the frozen ViT, is
-    nearest to κ_t in evaluation. The loss is the cross-entropy over the experience's classes minus
-    λ cos(q, κ_t), which draws the key to the queries.
+    Prefixes are keys and values that precede those of the image in the attention of a block. The
+    general ones are trained in every experience, the expert and the key κ_t of experience t only in
+    that experience, on its images. In evaluation, an image uses the expert whose key κ_t is nearest
+    to its query q, its feature from the frozen ViT. The loss is the cross-entropy over the
+    experience's classes minus λ cos(q, κ_t), which draws the key towards the queries.
 
     Defaults are those of LAMDA-PILOT for ViT-B/16 and CIFAR-100, with the authors' clipping.
 
     Args:
-        general_length, expert_length: rows of a key prefix, and of a value prefix.
+        general_length, expert_length: number of rows of a key prefix and of a value prefix.
         general_blocks: blocks with general prefixes; None for 0 and 1.
         expert_blocks: blocks with expert prefixes; None for those of 2, 3, 4 that the ViT has.
         key_loss_weight: λ.
-        seed: of the prompts' start.
+        seed: seed of the prompts' initialisation.
         model, lr, clip_grad_norm: see :class:`~.prompt_based.PromptStrategy`.
         train_mb_size, train_epochs, common: see :class:`~.base.PretrainedStrategy`.
     """

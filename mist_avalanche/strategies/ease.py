@@ -21,36 +21,36 @@ from .registry import register
 class EASE(GradientStrategy):
     """Trains an adapter for each experience, and classifies in the subspaces of all adapters.
 
-    In an experience a new adapter of the frozen ViT is trained, with a cosine classifier that is
-    thrown away and the cross-entropy over the experience's own classes. Then each new class gets
-    its mean, under the eval transform, in every subspace, and old classes get prototypes in the new
-    one, made from those of other classes (:class:`~mist_avalanche.models.subspaces.SubspaceHead`).
-    An image passes through the ViT once per subspace. A class that comes back adds to its means,
-    and belongs to the experience that had it first. A MISTPlugin tunes the ViT before the first
-    experience only.
+    In each experience, a new adapter of the frozen ViT is trained with a temporary cosine
+    classifier and the cross-entropy over the experience's own classes. Then each new class gets its
+    mean under the eval transform as a prototype in every subspace. Old classes get prototypes in
+    the new subspace, synthesised from other classes
+    (:class:`~mist_avalanche.models.subspaces.SubspaceHead`). An image passes through the ViT once
+    per subspace. A class that returns updates its means, but still belongs to its first
+    experience. A MISTPlugin tunes the ViT before the first experience only.
 
     Defaults are those of the authors for ViT-B/16 and CIFAR-100.
 
     Args:
         model: timm's VisionTransformer, images (B, C, H, W) to features (B, D).
         bottleneck: width of an adapter.
-        dropout: in the adapter, in training.
-        alpha: α; divided by the number of subspaces minus 1 it is the weight of a class's cosines
+        dropout: dropout rate in the adapter during training.
+        alpha: α; α divided by the number of subspaces minus 1 is the weight of a class's cosines
             outside its own subspace. None for the cosine of all subspaces as one vector.
         beta: weight of one more block, the ViT without an adapter; None for no such block.
-        complement: ``"all"`` makes all missing prototypes again after each experience, as the
+        complement: ``"all"`` recomputes all missing prototypes after each experience, as the
             authors' code does; ``"newest"`` only those in the newest subspace, as in their text.
-        lr: learning rate of SGD, on a cosine schedule.
-        weight_decay: of adapter and classifier.
-        seed: of the start of adapters and classifiers.
-        train_mb_size, train_epochs, common: see :class:`~.base.PretrainedStrategy`. In evaluation
-            ``mb_x`` are features (B, S, D) where these are cached.
+        lr: initial learning rate of SGD with a cosine schedule.
+        weight_decay: weight decay of adapter and classifier.
+        seed: seed of the initialisation of adapters and classifiers.
+        train_mb_size, train_epochs, common: see :class:`~.base.PretrainedStrategy`. In evaluation,
+            ``mb_x`` holds features (B, S, D) if they are cached.
     """
 
     tune_on = "first"
     follows_tuning = False  # adapters and prototypes belong to one ViT
 
-    adapter: Adapter  # of the present experience, with its classifier
+    adapter: Adapter  # of the current experience, with its classifier
     classifier: CosineHead
 
     def __init__(
@@ -85,7 +85,7 @@ class EASE(GradientStrategy):
         )
 
     def before_training(self) -> None:
-        """A new adapter of the frozen ViT, and a classifier for as long as it is trained.
+        """Create an adapter of the frozen ViT, and a temporary classifier to train it with.
 
         The classifier also has rows for earlier classes, whose images a plugin may replay.
         """
@@ -97,7 +97,7 @@ class EASE(GradientStrategy):
             self.classifier = CosineHead(self.backbone.embed_dim, sorted(known)).to(weights)
 
     def make_new_optimizer(self) -> torch.optim.SGD:
-        """SGD with momentum 0.9 of the adapter and its classifier."""
+        """SGD with momentum 0.9 for the adapter and its classifier."""
         parameters = [*self.adapter.parameters(), *self.classifier.parameters()]
         return torch.optim.SGD(parameters, lr=self.lr, momentum=0.9, weight_decay=self.weight_decay)
 
@@ -106,20 +106,20 @@ class EASE(GradientStrategy):
         return cosine_schedule(epoch, self.train_epochs)
 
     def logits(self, x: Tensor) -> Any:
-        """Logits (B, C) of images, in training with the new adapter; in evaluation of features."""
+        """Logits (B, C): of images with the new adapter in training, of features in evaluation."""
         if self.is_training:
             adapted = partial(self.adapter, self.backbone)
             return self.classifier(self.model.run_backbone(adapted, x))
         return (self.head if isinstance(self.dataloader, FeatureBatches) else self.model)(x)
 
     def after_experience(self, dataset: Any, num_workers: int) -> None:
-        """Prototypes in all subspaces, with the new one."""
+        """Compute prototypes in all subspaces, including the new one."""
         self.model.use(self.adapter)
         found = self.extract(dataset, self.model.features, num_workers)
         self.head.add_subspace(found.features, found.labels)
 
     def make_eval_dataloader(self, num_workers: int = 0, **kwargs: Any) -> None:
-        """Features in all subspaces, computed where they are new; images where none are cached."""
+        """Batches of features in all subspaces, cached if possible; of images without a cache."""
         if self._cache is None:
             super().make_eval_dataloader(num_workers=num_workers, **kwargs)
             return

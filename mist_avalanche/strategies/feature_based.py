@@ -1,4 +1,4 @@
-"""Strategies without gradients: a classifier computed from features of a frozen backbone."""
+"""Gradient-free strategies: a classifier computed from features of a frozen backbone."""
 
 import warnings
 from abc import abstractmethod
@@ -20,12 +20,12 @@ class FeatureCommon(Common, total=False):
     """Keyword arguments of every feature-based strategy, in addition to :class:`Common`.
 
     Args:
-        train_mb_size: images per batch while features are computed; changes no result.
-        drift_compensation: where a plugin tunes the backbone again, move what is stored of earlier
-            classes by the affine map, fitted on eight views of the current training images, from
-            their features before to those after.
-        joined: classify by the features of the backbone as it was given and as it is tuned, side by
-            side, each of norm 1. Two backbones are run and kept.
+        train_mb_size: images per batch when features are computed; does not affect results.
+        drift_compensation: when a plugin tunes the backbone again, move the stored statistics of
+            earlier classes by an affine map from features before tuning to features after it,
+            fitted on eight views of the current training images.
+        joined: classify by the concatenated features of the given and the tuned backbone, each of
+            norm 1. Both backbones are kept and run.
         compile: use ``torch.compile`` for the backbone.
     """
 
@@ -38,18 +38,18 @@ class FeatureCommon(Common, total=False):
 class FeatureStrategy(PretrainedStrategy):
     """Extracts the features of an experience once, then calls :meth:`fit`.
 
-    Features are those of the training images under the eval transform. The backbone stays as it is
-    unless a plugin tunes it before an experience. Statistics stored of earlier classes then become
-    stale: there is a warning, or they are moved with ``drift_compensation``. Metrics and plugins
-    see features (B, D) as ``mb_x``.
+    Features are those of the training images under the eval transform. The backbone is not changed
+    unless a plugin tunes it before an experience. The stored statistics of earlier classes then
+    become stale: they are moved with ``drift_compensation``; otherwise there is a warning. Metrics
+    and plugins see features (B, D) as ``mb_x``.
 
     Args:
-        model: backbone and head; the head has ``seen``, and ``move(drift)`` if it can follow.
+        model: backbone and head; the head has ``seen``, and ``move(drift)`` if it supports drift.
         train_mb_size, drift_compensation, joined, compile, common: see :class:`FeatureCommon`.
 
     Raises:
-        ValueError: ``compile`` or ``joined`` with a first session.
-        FloatingPointError: the backbone gives NaN or Inf.
+        ValueError: ``compile`` or ``joined`` is combined with a first session.
+        FloatingPointError: the backbone returns NaN or Inf.
     """
 
     seed: int = 0
@@ -66,22 +66,22 @@ class FeatureStrategy(PretrainedStrategy):
         **common: Unpack[Common],
     ) -> None:
         if compile and self.session:
-            raise ValueError("torch.compile does not see a first session's adapter. Omit one.")
+            raise ValueError("torch.compile cannot handle a first session's adapter. Omit one.")
         if joined and self.session:
-            raise ValueError("A first session has features of its own. Omit it or `joined`.")
+            raise ValueError("A first session defines its own features. Omit it or `joined`.")
         super().__init__(model=model, train_mb_size=train_mb_size, train_epochs=1, **common)
         self.model.run_backbone.compile = compile
         if joined:
             self.model.join()
         self.drift_compensation = drift_compensation
         self._images: Any = None  # batches of the experience's training images
-        self._fitted_on = ""  # hash of the backbone that the last features came from
+        self._fitted_on = ""  # hash of the backbone that computed the last features
         self._before: Mapping[str, Tensor] = {}  # its weights before plugins tune it
         self._warned = False
 
     @abstractmethod
     def fit(self, features: Tensor, labels: Tensor) -> None:
-        """Add an experience, features (n, D) of labels (n,), to the head."""
+        """Add the features (n, D) of an experience, with labels (n,), to the head."""
 
     def first_session(self, num_workers: int = 0, shuffle: bool = True, **kwargs: Any) -> None:
         """Adapt the backbone to the first experience, before anything is fitted."""
@@ -100,33 +100,33 @@ class FeatureStrategy(PretrainedStrategy):
             self.model.use(adapter)
 
     def state_dict(self) -> dict[str, Any]:
-        """The model, and which backbone the stored statistics belong to."""
+        """State of the model, and a hash of the backbone that the statistics belong to."""
         return {**super().state_dict(), "fitted_on": self._fitted_on}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a :meth:`state_dict` of a strategy that was made with the same arguments."""
+        """Restore a :meth:`state_dict` of a strategy that was created with the same arguments."""
         super().load_state_dict(state)
         self._fitted_on = state["fitted_on"]
 
     # ---- Training ----------------------------------------------------------------------------
 
     def train_dataset_adaptation(self, **kwargs: Any) -> None:
-        """Train on the images as they are evaluated."""
+        """Use the eval transform for training images."""
         self.adapted_dataset = self.experience.dataset.eval()
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
-        """Every image once, in order."""
+        """Load every image once, in order."""
         super().make_train_dataloader(**{**kwargs, "shuffle": False, "drop_last": False})
-        self._images = self.dataloader  # plugins such as Replay put another in its place
+        self._images = self.dataloader  # plugins such as Replay replace the attribute
 
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
-        """Make room for the experience's classes; plugins come right after."""
+        """Make room for the experience's classes; plugins run right afterwards."""
         self.model = self.model_adaptation()
         if self.drift_compensation and self.head.seen.any():
             self._before = deepcopy(self.backbone.state_dict())
 
     def _before_training_exp(self, **kwargs: Any) -> None:
-        """Let plugins tune the backbone; then what is stored follows its features."""
+        """Let plugins tune the backbone; then move the stored statistics, or warn."""
         super()._before_training_exp(**kwargs)
         first = not self.head.seen.any()
         if first:
@@ -140,15 +140,15 @@ class FeatureStrategy(PretrainedStrategy):
                 self._warned = True
                 warnings.warn(
                     f"The backbone was tuned after {type(self).__name__} had stored statistics of "
-                    "earlier classes. They are stale now, and those classes will be recognised "
-                    "less well. Use MISTPlugin(tune_on='first') (--mist-arg tune_on=first) or "
+                    "earlier classes. They are now stale, and accuracy on those classes will "
+                    "drop. Use MISTPlugin(tune_on='first') (--mist-arg tune_on=first) or "
                     "drift_compensation=True (--drift-compensation).",
                     stacklevel=2,
                 )
         self._before, self._fitted_on = {}, now
 
     def _follow(self) -> None:
-        """Move what is stored by the map from features before tuning to features after."""
+        """Move the stored statistics by the map from features before tuning to those after it."""
         now, new = deepcopy(self.backbone.state_dict()), self._views_of_images()
         self.backbone.load_state_dict(self._before)
         old = self._views_of_images()
@@ -166,7 +166,7 @@ class FeatureStrategy(PretrainedStrategy):
 
     @torch.no_grad()
     def training_epoch(self, **kwargs: Any) -> None:
-        """Fit the head; then pass through the features once more for plugins and metrics."""
+        """Fit the head, then iterate over the features once more for plugins and metrics."""
         found = self.collect(self._images, self.model.features)
         self.fit(found.features, found.labels)
         for self.mbatch in FeatureBatches(found, self.train_mb_size):

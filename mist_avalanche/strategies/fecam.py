@@ -1,4 +1,4 @@
-"""FeCAM: a Mahalanobis distance for each class (Goswami et al., arXiv 2309.14062)."""
+"""FeCAM: one Mahalanobis distance per class (Goswami et al., arXiv 2309.14062)."""
 
 import torch
 from torch import Tensor, nn
@@ -16,20 +16,20 @@ from .registry import register
 class FeCAM(FeatureStrategy):
     """Classifies an image by its distance to each class mean, in the metric of that class.
 
-    f are the features of an image, divided by their norm. A class has their mean μ and covariance Σ
-    over its training images, under the eval transform. With m_d the mean of the diagonal of Σ, and
-    m_o that of its other entries that are not zero,
+    f denotes the features of an image, divided by their norm; μ and Σ are the mean and covariance
+    of f over the training images of a class under the eval transform. With m_d the mean of the
+    diagonal of Σ, and m_o the mean of its non-zero off-diagonal entries,
 
         Σ' = Σ + γ₁ m_d I + γ₂ m_o (1 - I),    N = Σ' / (s sᵀ),    s² the diagonal of Σ',
 
-    with 1 the matrix of ones. Logits are -(f - μ)ᵀ N⁻¹ (f - μ); of a class with one image, N is I.
+    with 1 the matrix of ones. Logits are -(f - μ)ᵀ N⁻¹ (f - μ); N is I for a class with one image.
     Nothing is trained, and a MISTPlugin tunes the backbone before the first experience only. The
-    power transform of the paper is for features that are not negative, unlike a ViT's, and omitted.
+    paper's power transform is omitted: it needs non-negative features, which a ViT does not have.
 
     Args:
-        model: the backbone, images (B, C, H, W) to features (B, D). A class takes 8 D² bytes.
-        diagonal_shrinkage: γ₁ > 0: the authors' for CIFAR-100; ImageNet-R has γ₁ = γ₂ = 10.
-        off_diagonal_shrinkage: γ₂; a ValueError where it leaves a Σ' that is no metric.
+        model: the backbone, images (B, C, H, W) to features (B, D). Each class takes 8 D² bytes.
+        diagonal_shrinkage: γ₁ > 0; default: the authors' for CIFAR-100 (ImageNet-R: γ₁ = γ₂ = 10).
+        off_diagonal_shrinkage: γ₂; a value that makes Σ' an invalid metric raises a ValueError.
         train_mb_size, joined, compile, common: see :class:`~.feature_based.FeatureCommon`.
     """
 

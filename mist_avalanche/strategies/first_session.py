@@ -1,7 +1,7 @@
-"""First-session adaptation: what is learned from the images of the first experience alone.
+"""First-session adaptation: an adapter is trained on the first experience only.
 
-As APER (arXiv 2303.07338) and RanPAC (arXiv 2307.02251) do it: an adapter, or a copy of the
-backbone, is trained with a cosine classifier, which is thrown away.
+As in APER (arXiv 2303.07338) and RanPAC (arXiv 2307.02251), an adapter, or a copy of the backbone,
+is trained with a cosine classifier that is then discarded.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,7 +29,7 @@ from ..utils import (
 
 AdapterName = Literal["adapter", "ssf", "vpt_deep", "vpt_shallow", "finetune"]
 
-# The settings of APER's authors for ViT-B/16, by their names in APER.
+# The settings of APER's authors for ViT-B/16, under the names of APER's arguments.
 _ALL = {"lr": 0.01, "train_epochs": 20, "train_mb_size": 48, "weight_decay": 5e-4, "min_lr": 0.0}
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "adapter": {**_ALL, "bottleneck": 64, "dropout": 0.1},
@@ -41,10 +41,10 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
 
 
 def session_settings(adapter: str, **settings: float | None) -> dict[str, Any]:
-    """All settings of a first session: ``adapter``, those given, and else the published ones.
+    """All settings of a first session: ``adapter``, the given ones, and published defaults.
 
     Raises:
-        ValueError: a setting that is unknown, out of its range, or of another adapter.
+        ValueError: a setting is unknown, out of its range, or belongs to another adapter.
     """
     published = PUBLISHED[check_choice("adapter", adapter, PUBLISHED)]
     given = {name: value for name, value in settings.items() if value is not None}
@@ -63,7 +63,7 @@ def session_settings(adapter: str, **settings: float | None) -> dict[str, Any]:
 
 
 def new_adapter(backbone: nn.Module, adapter: str, **settings: Any) -> nn.Module:
-    """What is trained, as it starts; a ValueError where it does not fit the backbone."""
+    """Create the module to be trained, or raise a ValueError if it does not fit the backbone."""
     own = {n: v for n, v in settings.items() if n in ("bottleneck", "dropout", "n_prompts")}
     return ADAPTERS[adapter](backbone, **own)
 
@@ -79,21 +79,21 @@ def adapt(
     shuffle: bool = True,
     **settings: float | None,
 ) -> nn.Module:
-    """Train an adapter on one experience, with a cosine classifier that is thrown away.
+    """Train an adapter on one experience, with a cosine classifier that is then discarded.
 
-    SGD with momentum 0.9, a cosine schedule per epoch, and the cross-entropy, on images under the
-    training transform. The backbone and global random streams stay as they are. Afterwards
-    ``adapter(backbone, images)`` gives the adapted features.
+    Uses SGD with momentum 0.9, a cosine schedule per epoch, and the cross-entropy, on images under
+    the training transform. The backbone and the global random streams do not change. Afterwards,
+    ``adapter(backbone, images)`` returns the adapted features.
 
     Args:
         backbone: images (B, C, H, W) to features (B, D), on the device to train on.
-        experience: of an Avalanche benchmark.
-        adapter: what is trained, see :class:`~mist_avalanche.strategies.APER`.
-        seed: of everything random.
-        precision: of the backbone: ``"32"`` or ``"bf16"``.
-        num_workers: processes that read images.
-        shuffle: whether images come in another order in each epoch.
-        settings: of the training and the adapter, as in APER.
+        experience: experience of an Avalanche benchmark.
+        adapter: kind of adapter, see :class:`~mist_avalanche.strategies.APER`.
+        seed: seed of all randomness.
+        precision: precision of the backbone: ``"32"`` or ``"bf16"``.
+        num_workers: number of processes that read images.
+        shuffle: whether to shuffle the images in each epoch.
+        settings: settings of the training and the adapter, as in APER.
     """
     s = session_settings(adapter, **settings)
     weights, run = next(backbone.parameters()), Forward(precision)
@@ -130,7 +130,7 @@ def train(
 ) -> Tensor:
     """Train an adapter and a classifier on batches (x, y, ...), and return the loss of each step.
 
-    The backbone is frozen meanwhile.
+    The backbone is frozen during training.
     """
     tunable = [p for p in backbone.parameters() if p.requires_grad]
     backbone.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What SLCA, SSIAT and MOS share: a Gaussian per class, and a classifier aligned with them."""
+"""Base class of SLCA, SSIAT and MOS: a Gaussian per class, and a classifier aligned with them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,11 +16,11 @@ class GaussianCommon(Common, total=False):
     """Keyword arguments in addition to those of :class:`~.base.PretrainedStrategy`.
 
     Args:
-        lr: of the classifier, and of an adapter.
-        weight_decay: of everything that is trained, also in the alignment.
-        align_lr: of the alignment; None for ``lr``.
-        align_epochs: passes of the alignment; 0 for no alignment.
-        samples_per_class: draws per class in each of them.
+        lr: learning rate of the classifier and of an adapter.
+        weight_decay: weight decay of everything that is trained, also in the alignment.
+        align_lr: learning rate of the alignment; None for ``lr``.
+        align_epochs: epochs of the alignment; 0 for no alignment.
+        samples_per_class: draws per class and epoch of the alignment.
     """
 
     lr: float
@@ -31,7 +31,7 @@ class GaussianCommon(Common, total=False):
 
 
 class GaussianStrategy(GradientStrategy):
-    """Has :class:`GaussianCommon`, and a Gaussian per class, on the CPU: 4 D² bytes each."""
+    """A strategy with :class:`GaussianCommon` and a Gaussian per class (4 D² bytes, on the CPU)."""
 
     def __init__(
         self,
@@ -56,16 +56,16 @@ class GaussianStrategy(GradientStrategy):
         return cosine_schedule(epoch, self.train_epochs)
 
     def state_dict(self) -> dict[str, Any]:
-        """The model, and the Gaussians."""
+        """State of the model and the Gaussians."""
         return {**super().state_dict(), "gaussians": self.gaussians.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a :meth:`state_dict` of a strategy that was made with the same arguments."""
+        """Restore a :meth:`state_dict` of a strategy that was created with the same arguments."""
         super().load_state_dict(state)
         self.gaussians.load_state_dict(state["gaussians"])
 
     def align(self, weight: Tensor, bias: Tensor, **logits: Any) -> None:
-        """From the second experience on, align rows (C, D) and (C,) in place, and log the loss."""
+        """From the second experience on, align weights (C, D) and biases (C,) in place; log it."""
         if self.gaussians.n_experiences < 2:
             return
         how = {"lr": self.align_lr, "weight_decay": self.weight_decay, **logits}

@@ -1,4 +1,4 @@
-"""Strategies that train on every experience, each time with a new optimizer."""
+"""Base class of strategies that train on every experience, each time with a new optimizer."""
 
 import math
 from abc import abstractmethod
@@ -17,10 +17,10 @@ from .base import PretrainedStrategy
 class GradientStrategy(PretrainedStrategy):
     """Trains on every experience with the cross-entropy over its own classes.
 
-    An experience: grow the head (:meth:`before_experience`), let plugins tune the backbone, choose
-    what trains (:meth:`before_training`), train with a new optimizer and schedule, compute
-    statistics (:meth:`after_experience`). Logits of other classes are -inf in training, so rows of
-    earlier classes stay as they are.
+    Steps of an experience: grow the head (:meth:`before_experience`), let plugins tune the
+    backbone, choose what to train (:meth:`before_training`), train with a new optimizer and
+    schedule, compute statistics (:meth:`after_experience`). In training, logits of other classes
+    are -inf, so that rows of earlier classes do not change.
 
     Args:
         model: backbone and head.
@@ -28,7 +28,7 @@ class GradientStrategy(PretrainedStrategy):
             ``train_epochs``.
 
     Raises:
-        ValueError: part of an online stream: these strategies need an experience as a whole.
+        ValueError: the experience is part of an online stream; a whole experience is needed.
     """
 
     masks_steps = False  # the backbone is frozen as a whole or trained as a whole
@@ -43,23 +43,23 @@ class GradientStrategy(PretrainedStrategy):
             model=model, train_mb_size=train_mb_size, train_epochs=train_epochs, **common
         )
         self._tunable = [p for p in model.backbone.parameters() if p.requires_grad]
-        self._classes: list[int] = []  # of the present experience
+        self._classes: list[int] = []  # of the current experience
         self._scheduler: Any = None
 
-    # ---- What a strategy defines -------------------------------------------------------------
+    # ---- To be defined by a strategy ---------------------------------------------------------
 
     def before_experience(self) -> None:
-        """Grow; plugins, which tune a backbone that requires gradients, come next."""
+        """Grow the head; plugins, which tune a backbone that requires gradients, run next."""
 
     def before_training(self) -> None:
-        """Freeze or attach what the strategy does; plugins have tuned the backbone."""
+        """Freeze or attach modules; plugins have already tuned the backbone."""
 
     @abstractmethod
     def make_new_optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer of what trains in this experience."""
+        """The optimizer of the parameters that are trained in this experience."""
 
     def schedule(self, epoch: int) -> float:
-        """Share of the learning rates in an epoch, counted from 0."""
+        """Factor on the learning rates in an epoch, counted from 0."""
         return 1.0
 
     def logits(self, x: Tensor) -> Any:
@@ -67,19 +67,19 @@ class GradientStrategy(PretrainedStrategy):
         return self.model(x)
 
     def extra_loss(self) -> Any:
-        """What is added to the cross-entropy of the current mini-batch."""
+        """Additional loss of the current mini-batch, added to the cross-entropy."""
         return 0.0
 
     def after_experience(self, dataset: Any, num_workers: int) -> None:
-        """Statistics of the experience's training images under the eval transform."""
+        """Compute statistics of the experience's training images under the eval transform."""
 
     # ---- An experience -----------------------------------------------------------------------
 
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
-        """Grow, and let plugins see a backbone that can train."""
+        """Grow the head, and make the backbone trainable for plugins."""
         if isinstance(self.experience, OnlineCLExperience):
             raise ValueError(
-                f"{type(self).__name__} trains several epochs on a whole experience and cannot "
+                f"{type(self).__name__} trains for several epochs on a whole experience and cannot "
                 "take parts of an online stream. Train on the benchmark's own train_stream."
             )
         self._classes = classes_of(self.experience)
@@ -89,7 +89,7 @@ class GradientStrategy(PretrainedStrategy):
         self.before_experience()
 
     def _before_training_exp(self, **kwargs: Any) -> None:
-        """Let plugins tune the backbone; then make the optimizer of what trains."""
+        """Let plugins tune the backbone; then create the optimizer."""
         super()._before_training_exp(**kwargs)
         self.before_training()
         self.model.to(self.device)
@@ -97,9 +97,9 @@ class GradientStrategy(PretrainedStrategy):
         self._scheduler = LambdaLR(self.optimizer, self.schedule)
 
     def forward(self) -> Tensor:
-        """Logits (B, C) of the mini-batch, in training -inf for classes of other experiences.
+        """Logits (B, C) of the mini-batch; in training, -inf for classes of other experiences.
 
-        Labels that a plugin has put into the batch, such as replayed ones, take part as well.
+        Labels that a plugin has added to the batch, such as replayed ones, are not masked.
         """
         logits = self.logits(self.mb_x)
         if not self.is_training:
@@ -110,7 +110,7 @@ class GradientStrategy(PretrainedStrategy):
         return logits.masked_fill(others, -math.inf)
 
     def criterion(self) -> Tensor:
-        """Cross-entropy, in training plus :meth:`extra_loss`."""
+        """Cross-entropy; in training, plus :meth:`extra_loss`."""
         loss = super().criterion()
         return loss + self.extra_loss() if self.is_training else loss
 
@@ -126,5 +126,5 @@ class GradientStrategy(PretrainedStrategy):
 
 
 def cosine_schedule(epoch: int, epochs: int) -> float:
-    """Share of a learning rate that falls on a cosine from 1 to 0, by epochs counted from 0."""
+    """Factor on a learning rate: a cosine from 1 to 0 over the epochs, counted from 0."""
     return (1 + math.cos(math.pi * epoch / epochs)) / 2

@@ -12,12 +12,12 @@ from .registry import register
 
 @register("l2p", title="L2P", paper="arXiv 2112.08654", needs="vit", stores="prompts, keys")
 class L2P(PromptStrategy):
-    """A pool of prompt tokens, of which every image takes those with the nearest keys.
+    """Learns a pool of prompts; every image uses those with the nearest keys.
 
-    The query q of an image is its feature from the frozen ViT. Of the M prompts it takes the N with
-    the largest cos(q, κ_m). Their tokens pass through the ViT with those of the image, and the mean
-    of their outputs goes to a linear classifier. The loss is the cross-entropy over the
-    experience's classes minus λ Σ_chosen cos(q, κ_m), which draws chosen keys to the queries.
+    The query q of an image is its feature from the frozen ViT. The image uses the N of M prompts
+    with the largest cos(q, κ_m). Their tokens pass through the ViT with those of the image, and the
+    mean of their outputs goes to a linear classifier. The loss is the cross-entropy over the
+    experience's classes minus λ Σ_chosen cos(q, κ_m), which draws chosen keys towards the queries.
 
     Defaults are those of LAMDA-PILOT for ViT-B/16 and CIFAR-100, with the authors' clipping.
 
@@ -26,10 +26,10 @@ class L2P(PromptStrategy):
         length: tokens per prompt.
         top_k: N, prompts per image.
         key_loss_weight: λ.
-        batchwise: in training, all images of a batch take the prompts that most of them chose, as
-            published. In evaluation, where the batches of one experience would give it away, every
-            image always chooses for itself.
-        seed: of the prompts' start.
+        batchwise: in training, all images of a batch use the prompts that most of them chose, as
+            published. In evaluation, each image always chooses its own: a batch from a single
+            experience would otherwise reveal that experience.
+        seed: seed of the prompts' initialisation.
         model, lr, clip_grad_norm: see :class:`~.prompt_based.PromptStrategy`.
         train_mb_size, train_epochs, common: see :class:`~.base.PretrainedStrategy`.
     """

@@ -22,25 +22,25 @@ from .registry import register
 
 @register("mos", title="MOS", paper="arXiv 2412.09441", needs="vit", stores="adapters, Gaussians")
 class MOS(GaussianStrategy):
-    """Trains an adapter of a frozen ViT for each experience, and finds the one an image needs.
+    """Trains an adapter of a frozen ViT for each experience, and retrieves one for each image.
 
-    It starts as a copy of the last one. The loss is the cross-entropy of a linear classifier over
-    the experience's own classes plus ρ times :func:`~.mos.separation_loss`. After each step the
-    adapter moves towards the mean of earlier ones (:func:`~.mos.merge`); in the authors' code after
-    each forward pass of a block too. Then new classes get means under the first adapter and
-    Gaussians under their own, which is the last that saw them, and the classifier is aligned for
-    good. An image passes through the ViT once per adapter, and then to a
-    :class:`~mist_avalanche.models.subspaces.RetrievalHead`. A MISTPlugin tunes the ViT before the
-    first experience only. Defaults are the authors' for ViT-B/16 and CIFAR-100.
+    A new adapter starts as a copy of the last one. The loss is the cross-entropy of a linear
+    classifier over the experience's own classes plus ρ times :func:`~.mos.separation_loss`. After
+    each step, the adapter moves towards the mean of earlier ones (:func:`~.mos.merge`); in the
+    authors' code, also after each forward pass of a block. Then new classes get means under the
+    first adapter and Gaussians under their own adapter, the last that was trained on them, and the
+    classifier is aligned permanently. An image passes through the ViT once per adapter, and then
+    through a :class:`~mist_avalanche.models.subspaces.RetrievalHead`. A MISTPlugin tunes the ViT
+    before the first experience only. Defaults are the authors' for ViT-B/16 and CIFAR-100.
 
     Args:
         model: timm's VisionTransformer, images (B, C, H, W) to features (B, D).
-        bottleneck, dropout: of each :class:`~mist_avalanche.models.adapters.Adapter`.
-        merge: share α of the mean.
+        bottleneck, dropout: see :class:`~mist_avalanche.models.adapters.Adapter`.
+        merge: α, the weight of the mean.
         separation: ρ.
-        rounds: of finding the adapter.
-        lr: of the adapter; the classifier's is a tenth.
-        samples_per_class: None for five batches.
+        rounds: number of rounds of adapter retrieval.
+        lr: learning rate of the adapter; the classifier's is a tenth of it.
+        samples_per_class: draws per class of the alignment; None for five batches.
         weight_decay, align_lr, align_epochs: see :class:`~.gaussian_based.GaussianCommon`.
         train_mb_size, train_epochs, common: see :class:`~.base.PretrainedStrategy`.
     """
@@ -87,7 +87,7 @@ class MOS(GaussianStrategy):
         )
 
     def before_training(self) -> None:
-        """A copy of the last adapter of the frozen ViT, or a new one."""
+        """Copy the last adapter of the frozen ViT, or create the first one."""
         self.backbone.requires_grad_(False)
         earlier, means = self.model.adapters, self.gaussians.means.values()
         start = deepcopy(earlier[-1]) if earlier else self.model.new_adapter()
@@ -95,30 +95,30 @@ class MOS(GaussianStrategy):
         self._means = [mean.to(next(start.parameters())) for mean in means]
 
     def make_new_optimizer(self) -> torch.optim.SGD:
-        """SGD with momentum 0.9 of the adapter and all rows of the classifier."""
+        """SGD with momentum 0.9 for the adapter and all rows of the classifier."""
         adapter = {"params": [*self.adapter.parameters()], "lr": self.lr}
         rows = {"params": [*self.head.linear.parameters()], "lr": 0.1 * self.lr}
         return torch.optim.SGD([adapter, rows], momentum=0.9, weight_decay=self.weight_decay)
 
     def logits(self, x: Tensor) -> Any:
-        """Logits (B, C) of images, in training of the linear classifier with the new adapter."""
+        """Logits (B, C) of images; in training, by the linear classifier with the new adapter."""
         if not self.is_training:
             return self.model(x)
         self._features = self.model.run_backbone(partial(self.adapter, self.backbone), x)
         return self.head.linear(self._features)
 
     def extra_loss(self) -> Any:
-        """ρ times the separation of the mini-batch and means of earlier classes."""
+        """ρ times the separation loss of the mini-batch and the means of earlier classes."""
         rows = torch.stack([*self._means, *self._features])
         return self.separation * separation_loss(rows)
 
     def optimizer_step(self, **kwargs: Any) -> None:
-        """Step, and merge."""
+        """Take a step, then merge."""
         super().optimizer_step(**kwargs)
         merge(self.adapter, self.model.adapters, self.merge)
 
     def after_experience(self, dataset: Any, num_workers: int) -> None:
-        """Gaussians of the classes, an aligned classifier, and means under the first adapter."""
+        """Add Gaussians, align the classifier, and add means under the first adapter."""
         self._features = None
         self.model.use(self.adapter)
         features, labels, _ = self.extract(dataset, self.model.features, num_workers)  # (n, S, D)
@@ -129,7 +129,7 @@ class MOS(GaussianStrategy):
 
 
 def separation_loss(rows: Tensor) -> Tensor:
-    """Cross-entropy of R Rᵀ / 0.8 with the number of each row as its label; R are rows (n, D)."""
+    """Cross-entropy of R Rᵀ / 0.8 with the index of each row as its label; R are rows (n, D)."""
     return F.cross_entropy(rows @ rows.T / 0.8, torch.arange(len(rows), device=rows.device))
 
 

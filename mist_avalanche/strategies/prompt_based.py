@@ -1,4 +1,4 @@
-"""What L2P, DualPrompt and CODA-Prompt share: on a frozen ViT, prompts and a classifier train."""
+"""Base class of L2P, DualPrompt and CODA-Prompt: prompts and a classifier on a frozen ViT."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,22 +16,22 @@ from .gradient_based import GradientStrategy
 class PromptStrategy(GradientStrategy):
     """Trains a prompt module and a growing linear classifier on a frozen ViT.
 
-    An image's prompts belong to its query, the ViT's features without prompts. The loss is the
-    cross-entropy over the experience's classes plus that of the prompts. Every experience has a new
-    Adam without weight decay. Prompts, keys and classifier belong to the ViT that they were trained
-    with, so a MISTPlugin tunes it before the first experience only.
+    The prompts of an image depend on its query, its features from the ViT without prompts. The loss
+    is the cross-entropy over the experience's classes plus the loss of the prompts. Every
+    experience starts with a new Adam without weight decay. Prompts, keys and classifier depend on
+    the ViT they were trained with, so a MISTPlugin tunes it before the first experience only.
 
     Args:
         model: timm's VisionTransformer, images (B, C, H, W) to features (B, D).
-        prompts: of the ViT's width, for blocks that it has.
-        lr: of Adam.
-        clip_grad_norm: largest norm of the gradient; None for no limit.
+        prompts: prompt module that matches the ViT's width and blocks.
+        lr: learning rate of Adam.
+        clip_grad_norm: maximum norm of the gradient; None for no limit.
         common: see :class:`~.gradient_based.GradientStrategy`.
     """
 
     tune_on = "first"
     follows_tuning = False
-    head_std: float | None = 0.02  # of the classifier's start
+    head_std: float | None = 0.02  # of the classifier's initial weights
 
     def __init__(
         self,
@@ -65,14 +65,14 @@ class PromptStrategy(GradientStrategy):
         self.backbone.requires_grad_(False)
 
     def make_new_optimizer(self) -> torch.optim.Adam:
-        """Adam of the experience's prompts and the classifier."""
+        """Adam for the experience's prompts and the classifier."""
         return torch.optim.Adam(self._trained(), lr=self.lr)
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def logits(self, x: Tensor) -> Any:
-        """Logits (B, C) of images, in evaluation with the queries that were kept."""
+        """Logits (B, C) of images; in evaluation, with the cached queries."""
         return self.model(x, None if self.is_training else next(self._queries, None))
 
     def extra_loss(self) -> Any:
@@ -80,13 +80,13 @@ class PromptStrategy(GradientStrategy):
         return self.model.output.loss
 
     def optimizer_step(self, **kwargs: Any) -> None:
-        """Clip the norm of the gradient, and step."""
+        """Clip the norm of the gradient, then take a step."""
         if self.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(self._trained(), self.clip_grad_norm)
         super().optimizer_step(**kwargs)
 
     def make_eval_dataloader(self, num_workers: int = 0, **kwargs: Any) -> None:
-        """Images in order, and their queries where they are kept."""
+        """Batches of images in order, and their queries if they are cached."""
         super().make_eval_dataloader(num_workers=num_workers, **kwargs)
         self._queries = iter(())
         if self._cache is not None:

@@ -22,24 +22,24 @@ class RanPAC(FeatureStrategy):
 
     h = relu(f W) for features f (D,), with W (D, M) fixed and standard normal. G = Σ h hᵀ and
     Q = Σ h yᵀ over all training images, under the eval transform; logits are h (G + λI)⁻¹ Q. λ is
-    the candidate of 10⁻⁸ … 10⁸ with the least squared error on a shuffled 20 % of the current
+    the candidate among 10⁻⁸ … 10⁸ with the least squared error on a random 20 % of the current
     experience or, with few images, a share of the mean |h|² (:mod:`~mist_avalanche.models.ridge`).
 
     Args:
         model: the backbone, images (B, C, H, W) to features (B, D).
         n_random_features: M; 0 for h = f (decorrelation only).
-        first_session: what is trained on the first experience before anything is computed, so that
-            f are adapted features: ``"adapter"``, ``"ssf"``, ``"vpt_deep"``, ``"vpt_shallow"`` or
-            ``"finetune"``, see :class:`~mist_avalanche.strategies.APER`. A MISTPlugin tunes before
-            it, by default before the first experience only. None for nothing.
-        first_session_args: its settings, such as ``lr`` and ``train_epochs``, see
+        first_session: kind of adapter to train on the first experience, so that f are adapted
+            features: ``"adapter"``, ``"ssf"``, ``"vpt_deep"``, ``"vpt_shallow"`` or ``"finetune"``,
+            see :class:`~mist_avalanche.strategies.APER`. A MISTPlugin tunes before the adapter is
+            trained, by default before the first experience only. None for no adapter.
+        first_session_args: settings of the first session, such as ``lr`` and ``train_epochs``, see
             :class:`~mist_avalanche.strategies.APER`.
-        seed: of W, of the shuffling and of the first session.
-        dtype: of G and Q. In float64 G takes 8 M² bytes (800 MB at M = 10000), in float32 half of
-            that, and as much again while it is factorised.
+        seed: seed of W, of the shuffling and of the first session.
+        dtype: dtype of G and Q. G takes 8 M² bytes in float64 (800 MB at M = 10000) and half of
+            that in float32, plus the same amount while it is factorised.
         common: see :class:`~mist_avalanche.strategies.feature_based.FeatureCommon`. With
-            ``drift_compensation`` the features of all images are kept in float16 (2 D bytes each,
-            no pixels), moved, and G and Q computed again from them.
+            ``drift_compensation``, the features of all images are kept in float16 (2 D bytes each,
+            no pixels) and moved, and G and Q are recomputed from them.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RanPAC(FeatureStrategy):
             from .first_session import new_adapter, session_settings
 
             if not drift_compensation:
-                self.tune_on = "first"  # the adapter belongs to the backbone of its time
+                self.tune_on = "first"  # the adapter depends on the backbone it was trained with
             self.masks_steps = False  # "finetune" trains the whole backbone
             self.session = session_settings(first_session, **(first_session_args or {}))
             make = partial(new_adapter, **self.session)

@@ -1,11 +1,11 @@
-"""The registry: strategies by their names in the command, in results and in tables.
+"""The registry of strategies, by their names in the command, in results and in tables.
 
-A strategy is registered where it is written::
+A strategy is registered where it is defined::
 
     @register("l2p", title="L2P", paper="arXiv 2112.08654", needs="vit")
     class L2P(GradientStrategy): ...
 
-One of your own needs no registration: the command takes ``package.module:Class`` and
+Your own strategy needs no registration: the command takes ``package.module:Class`` and
 ``./file.py:Class``.
 """
 
@@ -26,21 +26,21 @@ Build = TypeVar("Build", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class StrategyInfo:
-    """What is known of a strategy.
+    """Facts about a strategy.
 
     Args:
-        name: in the command, in results and in tables.
-        title: as people read it.
-        build: makes it: the class, or a function with the same arguments.
-        paper: its source.
-        stores: what it keeps for later experiences besides backbone and linear head.
+        name: name in the command, in results and in tables.
+        title: display name.
+        build: creates the strategy: its class, or a function with the same arguments.
+        paper: source of the strategy.
+        stores: what the strategy stores for later experiences besides backbone and linear head.
         needs: ``"vit"`` for timm's VisionTransformer, ``"any"`` for any module from images to
             features.
-        is_baseline: whether it is one of Avalanche's, see :mod:`.baselines`.
-        upper_bound: whether it sees the images of all experiences at once.
-        copies: how many times it keeps the model's size for later experiences.
-        mist: arguments of MISTPlugin that its model needs.
-        arguments: its own and their defaults, where ``build`` does not list them.
+        is_baseline: whether the strategy is one of Avalanche's, see :mod:`.baselines`.
+        upper_bound: whether the strategy sees the images of all experiences at once.
+        copies: storage for later experiences, in multiples of the model's size.
+        mist: arguments of MISTPlugin that the strategy's model needs.
+        arguments: the strategy's own arguments and their defaults, if ``build`` does not list them.
     """
 
     name: str
@@ -57,7 +57,7 @@ class StrategyInfo:
 
     @property
     def tune_on(self) -> str:
-        """Before which experiences MIST tunes unless it is told."""
+        """Before which experiences MIST tunes by default."""
         return str(getattr(self.build, "tune_on", "every"))
 
     @property
@@ -67,17 +67,17 @@ class StrategyInfo:
 
     @property
     def has_drift(self) -> bool:
-        """Whether it stores statistics that can follow a drift of the features."""
+        """Whether the strategy stores statistics that can follow a drift of the features."""
         return "drift_compensation" in base.arguments_of(self.build)
 
 
 STRATEGIES: dict[str, StrategyInfo] = {}
-# What `compare` compares unless told otherwise: all but Cumulative, a second upper bound.
+# What `compare` compares by default: all but Cumulative, a second upper bound.
 COMPARED = (
     *("simplecil", "simplecil+mist", "ranpac", "ranpac+mist"),
     *("naive", "replay", "ewc", "lwf", "er_ace", "der", "scr", "streaming_lda", "joint"),
 )
-# Arguments for which the command has options of their own, or that are no plain data.
+# Arguments that have their own option in the command, or that are not plain data.
 _NOT_SETTINGS = {
     *("model", "device", "plugins", "evaluator", "criterion"),
     *("precision", "compile", "drift_compensation"),
@@ -85,7 +85,7 @@ _NOT_SETTINGS = {
 
 
 def register(name: str, *, title: str, **about: Any) -> Callable[[Build], Build]:
-    """Give a strategy a name; arguments are those of :class:`StrategyInfo`."""
+    """Register a strategy under a name; arguments are those of :class:`StrategyInfo`."""
 
     def add(build: Build) -> Build:
         STRATEGIES[name] = StrategyInfo(name, title, build, **about)
@@ -95,18 +95,18 @@ def register(name: str, *, title: str, **about: Any) -> Callable[[Build], Build]
 
 
 def find(name: str) -> StrategyInfo:
-    """A registered strategy, or one's own: ``package.module:Class`` or ``./file.py:Class``.
+    """A registered strategy, or your own: ``package.module:Class`` or ``./file.py:Class``.
 
     Raises:
-        ValueError: there is no such strategy, and the message names the nearest ones; or there is
-            another one of the same name.
+        ValueError: there is no such strategy (the message lists similar names), or a registered
+            one has the same name.
     """
     if name in STRATEGIES:
         return STRATEGIES[name]
     if ":" not in name:
         raise ValueError(
             f"Unknown strategy {name!r}. Use one of {nearest_first(name, STRATEGIES)}, or "
-            "./file.py:Class or package.module:Class for one of your own."
+            "./file.py:Class or package.module:Class for your own."
         )
     build = load(name)
     for info in STRATEGIES.values():
@@ -114,13 +114,13 @@ def find(name: str) -> StrategyInfo:
             return info
     title = getattr(build, "__name__", name)
     if title.lower() in STRATEGIES:
-        raise ValueError(f"There is a strategy {title.lower()!r} already. Rename your {title}.")
+        raise ValueError(f"A strategy {title.lower()!r} already exists. Rename your {title}.")
     register(title.lower(), title=title)(build)
     return STRATEGIES[title.lower()]
 
 
 def overview() -> list[dict[str, str]]:
-    """A row of facts about each strategy, for tables; Avalanche's own come last."""
+    """One row of facts per strategy, for tables; Avalanche's own come last."""
     return [
         {
             "name": info.name,
@@ -135,7 +135,7 @@ def overview() -> list[dict[str, str]]:
 
 
 def arguments_of(info: StrategyInfo) -> dict[str, Any]:
-    """Settings of a strategy that the command may pass as ``--strategy-arg``: their defaults."""
+    """Defaults of the settings that the command may pass as ``--strategy-arg``."""
     found = info.arguments or base.arguments_of(info.build)
     return {name: default for name, default in found.items() if name not in _NOT_SETTINGS}
 
@@ -152,7 +152,7 @@ def load(name: str) -> Any:
     try:
         if module_name.endswith(".py"):
             return getattr(_load_file(Path(module_name).resolve()), attribute)
-        if "" not in sys.path:  # an installed command starts without it
+        if "" not in sys.path:  # an installed command runs without it
             sys.path.insert(0, "")
         return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, OSError, AttributeError) as error:
@@ -164,7 +164,7 @@ def load(name: str) -> Any:
 
 @cache
 def _load_file(path: Path) -> Any:
-    """A Python file as a module, once per process."""
+    """Import a Python file as a module, once per process."""
     spec: Any = importlib.util.spec_from_file_location(f"_mist_avalanche_user_{path}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look for it
@@ -181,10 +181,10 @@ def build(
     image_size: int,
     **arguments: Any,
 ) -> Any:
-    """A strategy around a backbone, images of ``image_size`` to ``n_features`` features.
+    """Build a strategy around a backbone, images of ``image_size`` to ``n_features`` features.
 
-    Only some of Avalanche's strategies need these numbers and that of all classes. ``arguments``
-    are the strategy's, with ``device``, ``plugins`` and ``evaluator``.
+    Only some of Avalanche's strategies need these numbers and ``n_classes``. ``arguments`` are
+    those of the strategy, including ``device``, ``plugins`` and ``evaluator``.
     """
     if info.is_baseline:
         sizes = {"n_features": n_features, "n_classes": n_classes, "image_size": image_size}

@@ -11,10 +11,10 @@ from .registry import register
 
 @register("simplecil", title="SimpleCIL", paper="arXiv 2303.07338", stores="class means")
 class SimpleCIL(FeatureStrategy):
-    """Classifies an image by the cosines of its features and the class prototypes.
+    """Classifies an image by the cosines between its features and the class prototypes.
 
-    The prototype of a class is the mean of the features of its training images under the eval
-    transform. Nothing is trained; a :class:`~mist_avalanche.MISTPlugin` tunes the backbone before.
+    The prototype of a class is the mean feature of its training images under the eval transform.
+    Nothing is trained, except that a :class:`~mist_avalanche.MISTPlugin` may tune the backbone.
 
     Args:
         model: the backbone, images (B, C, H, W) to features (B, D).

@@ -1,4 +1,4 @@
-"""SSIAT: one adapter for all experiences, and class means that follow it (arXiv 2403.19979)."""
+"""SSIAT: one adapter for all experiences; class means follow its drift (arXiv 2403.19979)."""
 
 from functools import partial
 from typing import Any
@@ -22,19 +22,19 @@ from .registry import register
     "ssiat", title="SSIAT", paper="arXiv 2403.19979", needs="vit", stores="an adapter, Gaussians"
 )
 class SSIAT(GaussianStrategy):
-    """Trains one adapter of a frozen ViT in all experiences, and moves old class means after it.
+    """Trains one adapter of a frozen ViT in all experiences, and shifts old class means with it.
 
     The loss is the cross-entropy of :func:`~.ssiat.margin_logits` over the experience's own
-    classes. Then old means move as the features near them did since before the experience
+    classes. After training, each old mean is shifted like the features near it
     (:func:`~mist_avalanche.models.drift.weighted_shift`, under the eval transform), new classes get
-    Gaussians, and the cosine classifier is aligned for good; its old rows decay in training, as in
-    the authors' code. A MISTPlugin tunes the ViT without adapter before each experience, and old
-    means follow that as well. Defaults are the authors' for ViT-B/16, CIFAR-100 and ImageNet-R.
+    Gaussians, and the cosine classifier is aligned permanently. Its old rows decay in training, as
+    in the authors' code. A MISTPlugin tunes the ViT without the adapter before each experience; the
+    shift covers this too. Defaults are the authors' for ViT-B/16, CIFAR-100 and ImageNet-R.
 
     Args:
         model: timm's VisionTransformer, images (B, C, H, W) to features (B, D).
-        bottleneck, dropout: of the :class:`~mist_avalanche.models.adapters.Adapter`.
-        first_epochs, train_epochs: passes over the first and over each later experience.
+        bottleneck, dropout: see :class:`~mist_avalanche.models.adapters.Adapter`.
+        first_epochs, train_epochs: epochs in the first and in each later experience.
         scale, margin: s and m of the logits in training.
         drift_sigma: σ of the shift.
         train_mb_size, common: see :class:`~.gaussian_based.GaussianCommon`.
@@ -58,7 +58,7 @@ class SSIAT(GaussianStrategy):
         self.scale = check_rate("scale", scale, "(0, inf)")
         self.margin = check_rate("margin", margin, "[0, inf)")
         self.drift_sigma = check_rate("drift_sigma", drift_sigma, "(0, inf)")
-        self._before: Tensor | None = None  # features before, where there are old means
+        self._before: Tensor | None = None  # features before training, if there are old means
         head = GrowingCosine(vit_size(model)[0], std=0.02).to(next(model.parameters()))
         adapter = partial(Adapter, bottleneck=bottleneck, dropout=dropout)
         super().__init__(
@@ -71,30 +71,30 @@ class SSIAT(GaussianStrategy):
         self.model.use(self.model.new_adapter())
 
     def check_model_and_optimizer(self, num_workers: int = 0, **kwargs: Any) -> None:
-        """Compute the features before; plugins, which may tune the ViT, come next."""
+        """Compute features before plugins, which may tune the ViT, and before training."""
         super().check_model_and_optimizer(num_workers=num_workers, **kwargs)
         if self.gaussians.classes:
             dataset = self.experience.dataset.eval()
             self._before = self.extract(dataset, self.model.features, num_workers).features
 
     def before_training(self) -> None:
-        """Freeze the ViT, and train the adapter."""
+        """Freeze the ViT, and make the adapter trainable."""
         self.backbone.requires_grad_(False)
         self.model.adapters.requires_grad_(True)
         self.train_epochs = self.epochs[bool(self.gaussians.classes)]
 
     def make_new_optimizer(self) -> torch.optim.SGD:
-        """SGD with momentum 0.9 of the adapter and all rows."""
+        """SGD with momentum 0.9 for the adapter and all rows of the classifier."""
         parameters = [*self.model.adapters.parameters(), *self.head.parameters()]
         return torch.optim.SGD(parameters, lr=self.lr, momentum=0.9, weight_decay=self.weight_decay)
 
     def logits(self, x: Tensor) -> Any:
-        """Cosines (B, C) of images, in training with scale and margin."""
+        """Cosines (B, C) of images; in training, with scale and margin."""
         cosines, s, m = self.model(x), self.scale, self.margin
         return margin_logits(cosines, self.mb_y, s, m) if self.is_training else cosines
 
     def after_experience(self, dataset: Any, num_workers: int) -> None:
-        """Move old means, add Gaussians of the classes, and align the classifier."""
+        """Shift old means, add Gaussians of the new classes, and align the classifier."""
         after, labels, _ = self.extract(dataset, self.model.features, num_workers)
         if self._before is not None:
             means = torch.stack([*self.gaussians.means.values()])

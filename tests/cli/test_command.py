@@ -193,7 +193,7 @@ def test_a_console_that_cannot_show_a_name(tmp_path):
 def test_a_figure_that_cannot_be_drawn_ends_no_run(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("mist_avalanche.cli.experiment.write_figures", lambda *_: 1 / 0)
     assert cli.main(["run", *COMMON, "--output", str(tmp_path / "out")]) == 0
-    assert "there is no report: division by zero" in caplog.text
+    assert "the report could not be written: division by zero" in caplog.text
     assert (tmp_path / "out" / "results.json").is_file()
 
 
@@ -238,12 +238,12 @@ def test_suggest(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:4]] == ["frozen", "0.001"]
     assert lines[5].startswith("16 held-out images")
-    assert lines[6].startswith(("Use --lr", "They cannot tell"))
+    assert lines[6].startswith(("Use --lr", "No learning rate differs clearly"))
 
 
 def test_options_of_mist_say_whose_they_are(capsys):
     with pytest.raises(SystemExit):
         cli.main(["compare", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "--lr VALUE of MISTPlugin's tuning, as --mist-arg lr=VALUE" in shown
-    assert "--batch-size VALUE of MISTPlugin's tuning" in shown
+    assert "--lr VALUE short for --mist-arg lr=VALUE, for MISTPlugin's tuning" in shown
+    assert "--batch-size VALUE short for --mist-arg batch_size=VALUE" in shown

@@ -101,7 +101,7 @@ def test_commands_one_per_line(sweep, capsys):
         ("grid: {ranpac.n_random_features: [1]}\nstrategies: simplecil", "no method has it"),
         ("grid: {mist.lr: [1]}\nstrategies: simplecil", "no method has it"),
         ("grid: {simplecil.depth: [1]}\nstrategies: simplecil", "no argument 'depth'"),
-        ("grid: {mist.lr: [1, 1]}\nstrategies: simplecil+mist", "several methods"),
+        ("grid: {mist.lr: [1, 1]}\nstrategies: simplecil+mist", "Several methods"),
         ("launcher: pbs", "'local' or 'slurm', got 'pbs'"),
     ],
 )

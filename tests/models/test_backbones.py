@@ -124,7 +124,7 @@ def test_input_statistics():
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.pth", b"", "it is empty; get it again"),
+        ("a.pth", b"", "it is empty; download it again"),
         ("a.safetensors", b"", "it is empty"),
         ("a.pth", b"<!DOCTYPE html><html>404</html>", "it is a web page; download"),
         ("a.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
@@ -151,8 +151,8 @@ def test_other_patches_are_said(tmp_path, caplog):
     assert "other.pth: patches of 8 pixels are resampled" in caplog.text
 
 
-def test_tensors_that_the_backbone_has_not_are_said(tmp_path, tiny_state, caplog):
+def test_tensors_that_are_not_in_the_backbone_are_logged(tmp_path, tiny_state, caplog):
     more = {"blocks.12.norm1.bias": torch.zeros(1), "head.weight": torch.zeros(1)}
     torch.save({**tiny_state, **more}, tmp_path / "more.pth")
     create_backbone(TINY, tmp_path / "more.pth")
-    assert "1 tensors that the backbone has not, as blocks.12.norm1.bias" in caplog.text
+    assert "1 tensors are not in the backbone, e.g. blocks.12.norm1.bias" in caplog.text

@@ -141,7 +141,7 @@ def test_what_is_no_classifier_stays():
     for model in (cut, own, two):  # a warning would be an error
         names = [n for n, _ in model.named_modules()]
         assert [n for n, _ in without_classifier(model, "RanPAC").named_modules()] == names
-    with pytest.raises(ValueError, match="RanPAC needs a backbone that gives features"):
+    with pytest.raises(ValueError, match="RanPAC needs a backbone that returns features"):
         without_classifier(nn.Sequential(own, IncrementalClassifier(5)), "RanPAC")
 
 

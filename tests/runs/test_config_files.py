@@ -94,7 +94,7 @@ def test_what_is_given_beside_the_file(tmp_path):
     assert first.backbone == "embedded"
     assert (first.mist_args["drop_rate"], first.mist_args["lr"]) == (0.5, 1e-3)
     for name, value in (("strategy", "ranpac"), ("experiences", 10), ("order_seed", 1)):
-        with pytest.raises(ValueError, match=f"decides `{name}`"):
+        with pytest.raises(ValueError, match=f"already sets `{name}`"):
             read(tmp_path, settings(), {name: value})
 
 
@@ -160,7 +160,7 @@ def test_a_run_is_repeated_from_its_results(tmp_path):
     (elsewhere,) = read_config(file, {"dataset_root": "there"})
     assert elsewhere.dataset_root == "there"
     for name in ("backbone", "seed", "mist_args"):
-        with pytest.raises(ValueError, match=f"decides `{name}`"):
+        with pytest.raises(ValueError, match=f"already sets `{name}`"):
             read_config(file, {name: None})
     file.write_text(json.dumps({**first, "schema": 0}))
     with pytest.raises(ValueError, match="this version"):

@@ -84,7 +84,7 @@ def test_folders_without_a_classifier(tmp_path):
     run(config("streaming_lda"), tmp_path / "seed-3")
     with pytest.raises(FileNotFoundError, match="seed-3"):
         load_run(tmp_path)
-    with pytest.raises(FileNotFoundError, match="streaming_lda keeps no classifier"):
+    with pytest.raises(FileNotFoundError, match="streaming_lda saves no classifier"):
         load_run(tmp_path / "seed-3")
     (tmp_path / "seed-3" / "results.json").write_text("{")
     with pytest.raises(ValueError, match=r"results\.json"):

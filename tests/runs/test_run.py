@@ -133,7 +133,7 @@ def test_the_backbone_decides_the_inputs_unless_told_otherwise():
         ({"benchmark_args": {"seed": 1}}, "--order-seed"),
         ({"mist": True, "mist_args": {"lrr": 1}}, "MISTPlugin has no argument 'lrr'. It has lr"),
         ({"mist": True, "mist_args": {"drop_rate": 2}}, "`drop_rate`"),
-        ({"mist_args": {"lr": 1e-3}}, "lr: of MISTPlugin.*--mist"),
+        ({"mist_args": {"lr": 1e-3}}, "lr: for MISTPlugin.*--mist"),
         ({"first": 4}, "`first`"),
         ({"precision": "16"}, "`precision`"),
         ({"normalize": "imagenet"}, "`normalize`"),

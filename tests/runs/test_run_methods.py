@@ -181,7 +181,7 @@ def test_finished_runs_are_kept_where_the_data_are_gone(tmp_path, caplog):
     found = run_methods([one])
     (tmp_path / "photos").rename(tmp_path / "elsewhere")
     assert run_methods([one], resume=True) == found
-    assert "Finished runs are taken as they are" in caplog.text
+    assert "Finished runs are accepted without a check" in caplog.text
 
 
 def test_runs_of_other_images_do_not_stand_in_one_table(tmp_path):

@@ -51,7 +51,7 @@ def test_settings_of_the_command():
         ("nowhere.module:Class", "Cannot load 'nowhere.module:Class'"),
         ("./nowhere.py:Class", "Cannot load './nowhere.py:Class'"),
         ("mist_avalanche:Nothing", "Cannot load 'mist_avalanche:Nothing'"),
-        ("avalanche.training.supervised:Replay", "There is a strategy 'replay' already. Rename"),
+        ("avalanche.training.supervised:Replay", "A strategy 'replay' already exists. Rename"),
     ],
 )
 def test_unknown_names_are_explained(name, message):

@@ -1,4 +1,4 @@
-"""Prompts for a frozen ViT: three modules that make them, and the model that has them."""
+"""Prompts for a frozen ViT: three prompt modules, and the model that uses them."""
 
 from .base import PromptModule as PromptModule
 from .base import PromptOutput as PromptOutput

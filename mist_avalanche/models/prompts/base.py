@@ -1,4 +1,4 @@
-"""What a prompt module is: queries to prompts, growing with the experiences."""
+"""Base class of prompt modules, which map queries to prompts and grow with the experiences."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -19,24 +19,24 @@ class PromptOutput:
     """The prompts of a batch."""
 
     loss: Tensor  # scalar, added to the cross-entropy; 0 in evaluation
-    tokens: Tensor | None = None  # (B, L, D), which pass through all blocks with the image's
+    tokens: Tensor | None = None  # (B, L, D), which pass through all blocks with image tokens
     prefixes: Mapping[int, Prefix] = field(default_factory=dict)  # by block
-    ids: Tensor | None = None  # (B, N) prompts chosen
+    ids: Tensor | None = None  # (B, N) ids of the chosen prompts
     similarity: Tensor | None = None  # (B, M) cosines of queries and keys
 
 
 class PromptModule(nn.Module, ABC):
-    """Makes the prompts of a ViT of width D from queries.
+    """Maps queries to the prompts of a ViT of width D.
 
-    What grows is an ``nn.ParameterList`` with one parameter per experience, of which only the last
-    trains. ``load_state_dict`` takes as many experiences as were saved.
+    Whatever grows is an ``nn.ParameterList`` with one parameter per experience, of which only the
+    last is trained. ``load_state_dict`` creates as many parameters as were saved.
 
     Args:
         n_features: D.
-        seed: of all that is drawn, on the CPU and by experience.
+        seed: seed of all random draws, which are made on the CPU, separately per experience.
     """
 
-    _like: Tensor  # gives new parameters their dtype and device
+    _like: Tensor  # defines the dtype and device of new parameters
 
     def __init__(self, n_features: int, seed: int) -> None:
         super().__init__()
@@ -48,10 +48,10 @@ class PromptModule(nn.Module, ABC):
         """Prompts for queries (B, D); how they are chosen may depend on ``self.training``."""
 
     def begin_experience(self) -> None:
-        """Grow by the share of one experience, and freeze what earlier ones have learned."""
+        """Add the prompts of one experience, and freeze those of earlier ones."""
 
     def freeze_earlier(self) -> None:
-        """Let only the last experience's parameter of each list train."""
+        """Freeze all parameters of each list except that of the last experience."""
         for parameters in self.children():
             for earlier in list(parameters.parameters())[:-1]:
                 earlier.requires_grad_(False)
@@ -65,13 +65,13 @@ class PromptModule(nn.Module, ABC):
         return self.new(2 * torch.rand(*shape, generator=generator) - 1)
 
     def generator(self, *path: int) -> torch.Generator:
-        """Random numbers for one purpose."""
+        """A random generator for one purpose."""
         return torch.Generator().manual_seed(derive_seed(self.seed, *path))
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Make one parameter per saved experience, for torch to fill in."""
+        """Create one parameter per saved experience, for torch to fill in."""
         for name, _ in list(self.named_children()):
             saved = (v for key, v in state_dict.items() if key.startswith(f"{prefix}{name}."))
             setattr(self, name, nn.ParameterList(self.new(torch.zeros_like(v)) for v in saved))
@@ -88,10 +88,10 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 def choose_blocks(
     name: str, blocks: Sequence[int] | None, depth: int, *, published: Sequence[int]
 ) -> tuple[int, ...]:
-    """The blocks that argument ``name`` asks for; with None, the published ones that the ViT has.
+    """The blocks that argument ``name`` selects; for None, the published ones that the ViT has.
 
     Raises:
-        ValueError: there is none, or the ViT, of ``depth`` blocks, does not have them.
+        ValueError: no block is selected, or the ViT, with ``depth`` blocks, does not have them.
     """
     chosen = sorted({b for b in published if b < depth} if blocks is None else {*blocks})
     if not chosen or not {*chosen} <= {*range(depth)}:

@@ -10,12 +10,12 @@ from .base import PromptModule, PromptOutput, cosine
 
 
 class GeneralExpertPrompts(PromptModule):
-    """Prefixes that all experiences share, and an expert for each experience, found by its key.
+    """Prefixes that all experiences share, and one expert per experience, found by its key.
 
-    In training every image has the expert of the current experience t, and the loss is
-    -λ cos(q, κ_t), averaged over images. In evaluation an image has the expert with the nearest
+    In training, every image uses the expert of the current experience t, and the loss is
+    -λ cos(q, κ_t), averaged over images. In evaluation, an image uses the expert with the nearest
     key. A new expert starts as a copy of the last one; its key, the first expert and the general
-    prefixes start from U(-1, 1). On a block with both, the general prefix comes first.
+    prefixes start from U(-1, 1). In a block with both, the general prefix comes first.
 
     ``key_loss_weight`` is λ; see :class:`~mist_avalanche.strategies.DualPrompt`.
     """
@@ -53,7 +53,7 @@ class GeneralExpertPrompts(PromptModule):
         self.freeze_earlier()
 
     def forward(self, query: Tensor) -> PromptOutput:
-        """Prefixes for queries (B, D), none before the first experience, and the experts' ids."""
+        """Prefixes for queries (B, D) (none before the first experience), and the experts' ids."""
         if not len(self.experts):
             return PromptOutput(query.new_zeros(()))
         similarity = cosine(query, torch.stack([*self.keys]))  # (B, T)

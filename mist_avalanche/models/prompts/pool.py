@@ -8,7 +8,7 @@ from .base import PromptModule, PromptOutput, cosine
 
 
 class PromptPool(PromptModule):
-    """M prompts of Lp tokens with a key each; an image takes the N with the largest s = cos(q, κ).
+    """M prompts of Lp tokens, each with a key; an image uses the N with the largest s = cos(q, κ).
 
     The loss is -λ Σ_chosen s, averaged over images. All experiences share the pool.
 
@@ -53,5 +53,5 @@ class PromptPool(PromptModule):
 
 
 def _largest(scores: Tensor, k: int) -> Tensor:
-    """Columns (B, k) of the largest scores (B, M); of equal ones the first."""
+    """Columns (B, k) of the largest scores (B, M); the first ones if scores are equal."""
     return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]

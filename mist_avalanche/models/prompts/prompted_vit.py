@@ -1,10 +1,10 @@
-"""A ViT with prompts and a classifier, seen as one model from images to logits.
+"""A ViT with prompts and a classifier, as one model from images to logits.
 
-Prompts are attached to timm's VisionTransformer by hooks, for one pass at a time; outside of it the
-ViT is the plain one. Prompt tokens join those of the image behind ``norm_pre``. A prefix (P_K, P_V)
-of length L gives the attention of a block L more keys and values: L zero tokens in front of its
-input make room, their rows of ``qkv``'s output become [0 | P_K | P_V], and their outputs are
-dropped. So timm's own attention computes, fused or not, and prefixes pass through no projection.
+Hooks attach prompts to timm's VisionTransformer for one pass at a time; otherwise the ViT is
+unchanged. Prompt tokens are inserted before the patch tokens, after ``norm_pre``. A prefix
+(P_K, P_V) of length L gives the attention of a block L more keys and values: L zero tokens are
+prepended to its input, their rows in the output of ``qkv`` become [0 | P_K | P_V], and their
+outputs are dropped. Timm's own attention is used, fused or not, and prefixes are not projected.
 """
 
 from functools import partial
@@ -21,13 +21,13 @@ from .base import PromptModule, PromptOutput
 class PromptedViT(BackboneWithHead):
     """Images to logits, by two passes through one frozen ViT.
 
-    The first pass, without prompts and without gradient, gives the query: the ViT's features. The
-    second has the prompts that belong to the query. Features are the mean of the outputs at the
-    prompt tokens where there are any, otherwise the ViT's own.
+    The first pass, without prompts and without gradient, returns the ViT's features as the query.
+    The second pass uses the prompts for this query. Features are the mean output at the prompt
+    tokens if there are any, otherwise the ViT's own features.
 
     Args:
         backbone: timm's VisionTransformer without classifier.
-        prompts: of the ViT's width and for blocks that it has.
+        prompts: prompt module that matches the ViT's width and blocks.
         head: features (B, D) to logits (B, C).
     """
 
@@ -38,7 +38,7 @@ class PromptedViT(BackboneWithHead):
         backbone.eval()
 
     def forward(self, x: Tensor, query: Tensor | None = None) -> Tensor:
-        """Logits (B, C) of images; their queries (B, D) are computed where they are not given."""
+        """Logits (B, C) of images; their queries (B, D) are computed unless they are given."""
         return self.head(self.features(x, query))
 
     @torch.no_grad()
@@ -47,7 +47,7 @@ class PromptedViT(BackboneWithHead):
         return self.run_backbone(self.backbone, x)
 
     def features(self, x: Tensor, query: Tensor | None = None) -> Tensor:
-        """Features (B, D) with prompts, which are in :attr:`output` afterwards."""
+        """Features (B, D) with prompts; the prompts are stored in :attr:`output`."""
         self.output = self.prompts(self.query(x) if query is None else query)
         return self.run_backbone(partial(self._with_prompts, self.output), x)
 
@@ -62,20 +62,20 @@ class PromptedViT(BackboneWithHead):
         return vit.fc_norm(tokens[:, first:last].mean(1))
 
     def train(self, mode: bool = True) -> "PromptedViT":
-        """As in torch, but the ViT stays in evaluation mode."""
+        """Set the mode as in torch, but keep the ViT in evaluation mode."""
         super().train(mode)
         self.backbone.eval()
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the last output, whose graph of gradients cannot be copied."""
+        """State without the last output, whose autograd graph cannot be copied."""
         return {**vars(self), "output": None}
 
 
 def _hooks(vit: Any, output: PromptOutput) -> Hooks:
     """Attach prompts to a ViT until the handles are removed."""
     if output.tokens is not None:
-        tokens, first = output.tokens, vit.num_prefix_tokens  # behind the class token, if any
+        tokens, first = output.tokens, vit.num_prefix_tokens  # after the class token, if any
         yield after(
             vit.norm_pre, lambda x: torch.cat([x[:, :first], tokens.to(x.dtype), x[:, first:]], 1)
         )
@@ -84,7 +84,7 @@ def _hooks(vit: Any, output: PromptOutput) -> Hooks:
 
 
 def _prefix_hooks(attn: Any, keys: Tensor, values: Tensor) -> Hooks:
-    """Attach a prefix (B, L, D) to an attention."""
+    """Attach a prefix, keys and values (B, L, D), to an attention module."""
     length = keys.shape[1]
 
     def make_room(x: Tensor) -> Tensor:  # (B, n, D)
