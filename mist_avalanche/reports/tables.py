@@ -95,13 +95,15 @@ def write_tables(methods: Methods, folder: Path, name: str) -> Path:
             numbers[label] |= {metric: found["mean"], f"{metric}_std": found["std"]}
         numbers[label] |= {**costs(runs), **setting({label: runs})}
     about = described(methods)
-    caption = f"Accuracy (\\%), mean $\\pm$ standard deviation over seeds. {about}"
-    head = ["\\begin{table}", "\\centering", f"\\caption{{{caption}}}", f"\\label{{tab:{name}}}"]
+    seeds = sorted({len(runs) for runs in methods.values()})
+    over = f"over {' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}"
+    accuracies = f"Accuracy (\\%), mean $\\pm$ standard deviation {over}. {about}"
+    costs_of = f"Costs, mean {over}. Entries in thousands. {about}"
     texts = {
         f"{name}.md": f"{table(methods, 'pipe')}\n\n{about}",
-        f"{name}.tex": "\n".join([*head, table(methods, "latex"), "\\end{table}"]),
+        f"{name}.tex": _float(table(methods, "latex"), accuracies, name),
         f"{name}-costs.md": cost_table(methods, "pipe"),
-        f"{name}-costs.tex": cost_table(methods, "latex"),
+        f"{name}-costs.tex": _float(cost_table(methods, "latex"), costs_of, f"{name}-costs"),
         f"{name}.json": json.dumps(numbers, indent=1),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,6 +114,14 @@ def write_tables(methods: Methods, folder: Path, name: str) -> Path:
         writer.writeheader()
         writer.writerows({"method": label, **row} for label, row in numbers.items())
     return folder / f"{name}.md"
+
+
+def _float(tabular: str, caption: str, label: str) -> str:
+    """A LaTeX table with a caption; if it is wider than the text, both margins share the rest."""
+    head = f"\\caption{{{caption}}}\n\\label{{tab:{label}}}"
+    size = "\\footnotesize\n\\setlength{\\tabcolsep}{3pt}"
+    body = f"\\makebox[\\linewidth]{{%\n{tabular}}}"
+    return f"\\begin{{table}}\n\\centering\n{head}\n{size}\n{body}\n\\end{{table}}"
 
 
 def _format(methods: Methods, columns: Mapping[str, Sequence[str]], style: str) -> str:
@@ -131,6 +141,7 @@ def _format(methods: Methods, columns: Mapping[str, Sequence[str]], style: str) 
     if style == "latex":
         for plain, command in _LATEX.items():
             text = text.replace(plain, command)
+        text = re.sub(r"(?<=& )( *)-([\d.]+)", r"\1$-$\2", text)
         lines = text.split("\n")  # four lines precede the first row
         for n in reversed(range(1, len(order))):
             if hosts[order[n]] != hosts[order[n - 1]]:
