@@ -106,7 +106,10 @@ def test_tables_say_what_they_are_of(tmp_path):
     said = "After 4 of 10 experiences with 5 classes each, on 40 test images."
     for suffix in ("md", "tex"):
         assert said in (tmp_path / f"comparison.{suffix}").read_text()
-    assert r"\caption{Accuracy" in (tmp_path / "comparison.tex").read_text()
+    for name, caption in (("comparison", "Accuracy"), ("comparison-costs", "Costs")):
+        text = (tmp_path / f"{name}.tex").read_text()
+        assert rf"\caption{{{caption}" in text
+        assert text.count("{") == text.count("}")
     numbers = json.loads((tmp_path / "comparison.json").read_text())["simplecil"]
     assert (numbers["experiences"], numbers["of_experiences"]) == (4, 10)
     assert numbers["A_T_std"] is None
