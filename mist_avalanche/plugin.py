@@ -129,21 +129,22 @@ class MISTPlugin(SupervisedPlugin):
 
     @classmethod
     def for_backbone(
-        cls, name: str, *, drift_compensation: bool = False, **changes: Any
+        cls, name: str, *, drift_compensation: bool = False, joined: bool = False, **changes: Any
     ) -> "MISTPlugin":
         """Create a plugin with the tuning defaults of a backbone.
 
         Args:
             name: name as in :func:`~mist_avalanche.models.create_backbone`.
             drift_compensation: use the defaults for a strategy with drift compensation.
+            joined: use those for a strategy with joined features.
             changes: options that differ from the defaults.
 
         Raises:
             ValueError: the backbone is unknown.
         """
         check_backbone(name)
-        defaults = backbone_defaults(name).mist_for(drift_compensation=drift_compensation)
-        return cls(**{**defaults, **changes})
+        options = {"drift_compensation": drift_compensation, "joined": joined}
+        return cls(**{**backbone_defaults(name).mist_for(**options), **changes})
 
     # ---- Results -----------------------------------------------------------------------------
 

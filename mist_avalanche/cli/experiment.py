@@ -151,6 +151,7 @@ def plan(methods: Sequence[RunConfig], n_seeds: int, output: Path) -> str:
     for config in methods:
         settings, defaults = config.settings(), backbone_defaults(config.backbone)
         of_strategy = {**defaults.strategy_for(find(config.strategy).name), **config.strategy_args}
+        of_strategy |= {"joined": True} if config.joined else {}
         parts = [", ".join(f"{name}={settings['strategy_args'][name]}" for name in of_strategy)]
         if config.mist:
             shown = dict.fromkeys(("tune_on", "lr", "tune_epochs", "batch_size", *config.mist_args))

@@ -78,11 +78,29 @@ class RunConfig:
         """Name of the method in tables and folders, such as ``ranpac+mist+drift``."""
         additions = {
             "mist": self.mist,
-            "joined": self.strategy_args.get("joined"),
+            "joined": self.joined and not self._joined_by_default,
             "drift": self.drift_compensation,
         }
         names = [find(self.strategy).name, *(name for name, added in additions.items() if added)]
         return self.name or "+".join(names)
+
+    @property
+    def joined(self) -> bool:
+        """Whether features before and after tuning are joined: as given, or the default."""
+        return bool(self.strategy_args.get("joined", self._joined_by_default))
+
+    @property
+    def _joined_by_default(self) -> bool:
+        """If MIST tunes once, at the image size and for the strategies that gain from it."""
+        defaults = backbone_defaults(self.backbone)
+        return (
+            self.mist
+            and self.mist_args.get("tune_on", "first") == "first"
+            and not self.drift_compensation
+            and find(self.strategy).name in defaults.joined
+            and self.image_size in (None, defaults.image_size)
+            and not self.strategy_args.get("first_session")
+        )
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -99,9 +117,11 @@ class RunConfig:
         """All settings that determine the results of a run, with defaults filled in."""
         info, defaults = find(self.strategy), backbone_defaults(self.backbone)
         mist = {o.name: o.default for o in fields(MISTOptions) if o.name not in _COMMON_TO_ALL}
-        mist |= defaults.mist_for(drift_compensation=self.drift_compensation)
+        mist |= defaults.mist_for(drift_compensation=self.drift_compensation, joined=self.joined)
         strategy = {k: v for k, v in arguments_of(info).items() if isinstance(v, _PLAIN)}
         strategy |= defaults.strategy_for(info.name)
+        if "joined" in strategy:
+            strategy["joined"] = self.joined
         if "seed" in strategy:
             strategy["seed"] = self.seed
         mist_args = {**mist, **info.mist, **self.mist_args}

@@ -102,6 +102,32 @@ def test_settings_have_the_defaults_of_the_backbone():
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "joined"),
+    [
+        ({}, True),
+        ({"strategy": "ranpac"}, True),
+        ({"mist": False}, False),
+        ({"drift_compensation": True}, False),  # tuned again
+        ({"mist_args": {"tune_on": "every"}}, False),
+        ({"strategy": "ranpac", "strategy_args": {"first_session": "adapter"}}, False),
+        ({"strategy_args": {"joined": False}}, False),
+        ({"image_size": 128}, False),
+        ({"strategy": "fecam"}, False),
+        ({"strategy": "fecam", "strategy_args": {"joined": True}}, True),
+    ],
+)
+def test_features_are_joined_where_a_backbone_is_tuned_once(changes, joined):
+    config = RunConfig(**{"backbone": "deit_tiny_patch16_224", "mist": True, **changes})
+    settings = config.settings()
+    assert settings["strategy_args"]["joined"] is joined
+    if config.mist:
+        assert settings["mist_args"]["lr"] == (1e-2 if joined else 3e-3)
+    assert ("joined" in config.label) is (config.strategy == "fecam" and joined)
+    again = RunConfig.from_results({"config": settings})
+    assert (again.settings(), again.label) == (settings, config.label)
+
+
 def test_the_backbone_decides_the_inputs_unless_told_otherwise():
     paper, other = "vit_base_patch16_224", "deit_tiny_patch16_224"
     imagenet, half = [0.485, 0.456, 0.406], [0.5, 0.5, 0.5]
