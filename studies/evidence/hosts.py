@@ -16,6 +16,7 @@ from typing import Any
 from zipfile import ZipFile
 
 from mist_avalanche.reports.labels import display_name
+from mist_avalanche.reports.summary import costs
 from mist_avalanche.runs import RunConfig, run_methods
 
 SETS = {"cub": ("cub100.zip", "cub200"), "cars": ("cars98.zip", "cars98")}
@@ -40,9 +41,21 @@ CHOICES: dict[str, list[dict[str, Any]]] = {
         {"lr": 0.03, "backbone_lr": 3e-4},
         {"lr": 0.03, "backbone_lr": 3e-3},
     ],
+    "fecam": [
+        {"diagonal_shrinkage": d, "off_diagonal_shrinkage": o}
+        for d, o in ((0.1, 0.0), (1.0, 0.0), (10.0, 0.0), (1.0, 1.0))
+    ],
+    "cofima": [
+        {"lr": 0.01, "backbone_lr": 1e-4},
+        {"lr": 0.01, "backbone_lr": 1e-3},
+        {"lr": 0.03, "backbone_lr": 3e-4},
+    ],
+    "ssiat": [{"lr": lr} for lr in (0.01, 0.03, 0.1)],
+    "mos": [{"lr": lr} for lr in (0.03, 0.1)],
     "aper": [{"adapter": a} for a in ("adapter", "ssf", "vpt_deep", "vpt_shallow", "finetune")],
 }
-HOSTS = ("codaprompt", "l2p", "dualprompt", "ease", "slca", "aper", "ranpac", "simplecil")
+HOSTS = ("simplecil", "ranpac", "fecam", "aper", "slca", "cofima", "ease", "ssiat", "mos")
+HOSTS += ("dualprompt", "l2p", "codaprompt")
 
 
 def main() -> None:
@@ -52,9 +65,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/hosts"))
     parser.add_argument("--set", choices=SETS, default="cub")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--hosts", default=",".join(HOSTS), help="names, with commas")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", choices=("choose", "measure"))
     args = parser.parse_args()
+    hosts = args.hosts.split(",")
     archive, folder = SETS[args.set]
     images = args.output / "images"
     if not (images / folder).exists():
@@ -72,20 +87,22 @@ def main() -> None:
     )
     output = args.output / args.set
     chosen = output / "choice.json"
-    if args.only != "measure" and not chosen.exists():
+    settings = json.loads(chosen.read_text()) if chosen.exists() else {}
+    todo = [host for host in hosts if host in CHOICES and host not in settings]
+    if args.only != "measure" and todo:
         training = replace(base, dataset_root=f"{base.dataset_root}-training")
-        settings = choose(training, output, args)
+        settings |= choose(training, output, args, todo)
         chosen.write_text(json.dumps(settings, indent=1))
     if args.only != "choose":
-        measure(base, json.loads(chosen.read_text()), output, args)
+        measure(base, settings, output, args, hosts)
 
 
-def choose(base: RunConfig, output: Path, args: argparse.Namespace) -> dict[str, Any]:
+def choose(base: RunConfig, output: Path, args: Any, hosts: list[str]) -> dict[str, Any]:
     """The best A_T of each host, a fifth of the training images held out, without MIST."""
     methods = [
         (replace(base, strategy=host, strategy_args=settings), output / "choice" / f"{host}-{i}")
-        for host, choices in CHOICES.items()
-        for i, settings in enumerate(choices)
+        for host in hosts
+        for i, settings in enumerate(CHOICES.get(host, ()))
     ]
     rows: dict[str, list[tuple[float, dict[str, Any]]]] = {}
     found = run_methods(methods, jobs=args.jobs, resume=True)
@@ -97,11 +114,13 @@ def choose(base: RunConfig, output: Path, args: argparse.Namespace) -> dict[str,
     return {host: max(tried, key=lambda row: row[0])[1] for host, tried in rows.items()}
 
 
-def measure(base: RunConfig, chosen: dict[str, Any], output: Path, args: Any) -> None:
+def measure(
+    base: RunConfig, chosen: dict[str, Any], output: Path, args: Any, hosts: list[str]
+) -> None:
     """Every host without and with MIST."""
     methods = [
         (replace(base, strategy=host, mist=mist, strategy_args=chosen.get(host, {})), name)
-        for host in HOSTS
+        for host in hosts
         for mist in (False, True)
         for name in [output / f"{host}{'+mist' if mist else ''}"]
     ]
@@ -114,22 +133,28 @@ def measure(base: RunConfig, chosen: dict[str, Any], output: Path, args: Any) ->
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """Markdown: A_T and A_bar of each host without and with MIST, and the gain of each seed."""
+    """Markdown: A_T and A_bar of each host without and with MIST, the gain of each seed, costs.
+
+    Seconds are CPU or GPU seconds of a run, stored is in thousands of numbers, without MIST.
+    """
     found = {
         (row["strategy"], row["mist"], row["seed"]): row["metrics"]
         for row in rows
         if row["images"] == "test"
     }
     seeds = sorted({seed for _, _, seed in found})
-    head = ["", "A_T / A_bar", "with MIST", "gain of A_T, each seed"]
-    lines = [f"| {' | '.join(head)} |", "| --- | --: | --: | --: |"]
-    for host in HOSTS[::-1]:
+    head = ["", "A_T / A_bar", "with MIST", "gain of A_T, each seed", "seconds", "stored (k)"]
+    lines = [f"| {' | '.join(head)} |", "| --- |" + " --: |" * (len(head) - 1)]
+    for host in dict.fromkeys(host for host, _, _ in found):
         pairs = [[found[host, mist, seed] for seed in seeds] for mist in (False, True)]
         cells = [
             " / ".join(f"{mean(m[k] for m in ms):.1f}" for k in ("A_T", "A_bar")) for ms in pairs
         ]
         gains = [b["A_T"] - a["A_T"] for a, b in zip(*pairs, strict=True)]
         cells.append(", ".join(f"{gain:+.1f}" for gain in gains))
+        plain = costs([row for row in rows if (row["strategy"], row["mist"]) == (host, False)])
+        cells += [f"{plain['gpu_seconds'] or plain['cpu_seconds']:.0f}"]
+        cells += [f"{(plain['stored'] + plain['added']) / 1000:,.0f}"]
         lines.append(f"| {display_name(host)} | {' | '.join(cells)} |")
     return lines
 
