@@ -27,6 +27,7 @@ from mist_avalanche.strategies.registry import STRATEGIES, register
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SCRIPTS = [*(ROOT / "examples").glob("*.py"), ROOT / "studies" / "pretrain_embedded_backbone.py"]
 # arguments, and what is printed
 EXAMPLES = {
     "compare_baselines.py": ([], r"Streaming LDA"),
@@ -34,6 +35,10 @@ EXAMPLES = {
     "own_strategy.py": ([], r"Top1_Acc_Stream"),
     "paper_table.py": (["--dry-run", "--settings", "s.json"], r"slca\+mist +train_epochs=50\W.*=2"),
     "plug_into_your_strategy.py": ([], r"updated in the last step: 0\.\d+%"),
+    "own_images.py": (
+        ["photos", "--backbone", "embedded", "--experiences", "2"],
+        r"after .*, .*: \d",
+    ),
     "pretrain_embedded_backbone.py": (["--epochs", "1", "--renderings", "1"], r"mean: \d"),
     "prompts.py": ([], r"experts: 3; "),
     "run_split_imagenet_r.py": (
@@ -174,10 +179,10 @@ def test_guide(folder, capsys, page):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "examples").glob("*.py")))
+@pytest.mark.parametrize("name", sorted(p.name for p in SCRIPTS))
 def test_example(folder, monkeypatch, capsys, name):
     arguments, printed = EXAMPLES[name]
-    script = str(ROOT / "examples" / name)
+    (script,) = (str(p) for p in SCRIPTS if p.name == name)
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     if name == "compare_baselines.py":  # without processes, which would not know of the fixture
         monkeypatch.setattr(runs, "run_methods", lambda plan, **_: run_methods(plan))

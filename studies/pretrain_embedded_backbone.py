@@ -1,6 +1,6 @@
 """Make the weights of the embedded backbone: classify 400 glyphs of matplotlib's fonts.
 
-    python examples/pretrain_embedded_backbone.py --output embedded.safetensors
+    python studies/pretrain_embedded_backbone.py --output embedded.safetensors
 
 It takes about ten minutes of one core. Every epoch draws 60 new renderings of each glyph in three
 faces, upright at first, and rotated as far as the style says from a third of the steps on. At the
