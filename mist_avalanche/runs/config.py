@@ -86,7 +86,7 @@ class RunConfig:
 
     @property
     def joined(self) -> bool:
-        """Whether features before and after tuning are joined: as given, or the default."""
+        """Whether features before and after tuning are joined, as given or by default."""
         return bool(self.strategy_args.get("joined", self._joined_by_default))
 
     @property
