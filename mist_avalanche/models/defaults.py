@@ -24,7 +24,7 @@ class BackboneDefaults:
         joined: strategies that do so by default, in the command, if MIST tunes once and images have
             that size.
         n_random_features: M of :class:`~mist_avalanche.strategies.RanPAC`.
-        strategies: other strategies' arguments, by the strategy's name.
+        strategies: other arguments of strategies, by the strategy's name.
     """
 
     timm_name: str | None = None

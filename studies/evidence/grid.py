@@ -29,6 +29,9 @@ def first(lr: float, **more: Any) -> dict[str, Any]:
     return {"tune_on": "first", "lr": lr, "tune_epochs": EPOCHS, **more}
 
 
+JOINED = first(1e-2)  # of joined features
+
+
 def choice(results: Results) -> list[Job]:
     """Learning rates, on held-out training images of classes that are tuned on, and of others."""
     found = []
@@ -211,8 +214,8 @@ def held_out(results: Results) -> list[Tuning]:
 def joined(results: Results) -> list[Tuning]:
     """Joined features of a backbone that is tuned once, at 224 pixels, and of a random mask."""
     found = [Tuning(name, SIZE) for name in TITLES]
-    found += [Tuning(name, SIZE, first(1e-2), seed) for seed in SEEDS for name in TITLES]
-    return found + [Tuning(n, SIZE, first(1e-2, select_by="random")) for n in ("cub", "cars")]
+    found += [Tuning(name, SIZE, JOINED, seed) for seed in SEEDS for name in TITLES]
+    return found + [Tuning(n, SIZE, {**JOINED, "select_by": "random"}) for n in ("cub", "cars")]
 
 
 STAGES: dict[str, Callable[[Results], list[Any]]] = {

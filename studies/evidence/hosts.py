@@ -65,11 +65,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/hosts"))
     parser.add_argument("--set", choices=SETS, default="cub")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--hosts", default=",".join(HOSTS), help="names, with commas")
+    parser.add_argument("--hosts", type=lambda names: names.split(","), default=[*HOSTS])
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", choices=("choose", "measure"))
     args = parser.parse_args()
-    hosts = args.hosts.split(",")
     archive, folder = SETS[args.set]
     images = args.output / "images"
     if not (images / folder).exists():
@@ -88,13 +87,13 @@ def main() -> None:
     output = args.output / args.set
     chosen = output / "choice.json"
     settings = json.loads(chosen.read_text()) if chosen.exists() else {}
-    todo = [host for host in hosts if host in CHOICES and host not in settings]
+    todo = [host for host in args.hosts if host in CHOICES and host not in settings]
     if args.only != "measure" and todo:
         training = replace(base, dataset_root=f"{base.dataset_root}-training")
         settings |= choose(training, output, args, todo)
         chosen.write_text(json.dumps(settings, indent=1))
     if args.only != "choose":
-        measure(base, settings, output, args, hosts)
+        measure(base, settings, output, args)
 
 
 def choose(base: RunConfig, output: Path, args: Any, hosts: list[str]) -> dict[str, Any]:
@@ -114,13 +113,11 @@ def choose(base: RunConfig, output: Path, args: Any, hosts: list[str]) -> dict[s
     return {host: max(tried, key=lambda row: row[0])[1] for host, tried in rows.items()}
 
 
-def measure(
-    base: RunConfig, chosen: dict[str, Any], output: Path, args: Any, hosts: list[str]
-) -> None:
+def measure(base: RunConfig, chosen: dict[str, Any], output: Path, args: Any) -> None:
     """Every host without and with MIST."""
     methods = [
         (replace(base, strategy=host, mist=mist, strategy_args=chosen.get(host, {})), name)
-        for host in hosts
+        for host in args.hosts
         for mist in (False, True)
         for name in [output / f"{host}{'+mist' if mist else ''}"]
     ]
