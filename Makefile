@@ -29,14 +29,14 @@ check: $(INSTALLED)
 slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist load -m slow
 
-# warnings are errors; build/site/index.html needs no server and no network
+# one folder per version, which needs no server and no network; warnings are errors
+docs: SITE = build/site/$(shell sed -n 's/__version__ = "\(.*\)"/\1/p' mist_avalanche/_version.py)
 docs: $(VENV)/.docs
-	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs build/site
-	@echo "Site: build/site/index.html"
+	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs $(SITE)
+	@echo "Site: $(SITE)/index.html"
 
-# IMAGES: a folder of class folders with photographs; without it loading is not measured
 bench: $(INSTALLED)
-	$(BIN)/python studies/performance $(if $(IMAGES),--images $(IMAGES))
+	$(BIN)/python studies/performance
 
 # DATA: a folder with real/ (weights and archives of photographs) and omniglot/, to measure anew;
 # without it, the page is written from the rows in studies/evidence/measured.jsonl

@@ -1,7 +1,8 @@
 """The six strategies of the paper, each without and with MIST, on one benchmark.
 
-Options are those of `mist-avalanche compare`, but for --strategies, and --settings FILE.json with
-arguments of each strategy, under the names that RunConfig has for them:
+Options are those of `mist-avalanche compare`. --strategies names other strategies, without `+mist`,
+and --settings FILE.json has arguments of each strategy, under the names that RunConfig has for
+them:
 
     {"slca": {"strategy_args": {"train_epochs": 50}, "mist_args": {"lr": 1e-4}}}
 """
@@ -19,15 +20,15 @@ from mist_avalanche.cli.options import add_experiment, config_of, with_options_f
 from mist_avalanche.runs import RunConfig
 from mist_avalanche.runs.checks import check_runs
 
-STRATEGIES = ("simplecil", "ranpac", "l2p", "dualprompt", "ease", "slca")
+PAPER = "simplecil,ranpac,l2p,dualprompt,ease,slca"
 PARTS = {"strategy_args", "mist_args"}
 
 
-def read_settings(file):
+def read_settings(file, strategies):
     """Arguments by strategy, checked."""
     settings = json.loads(file.read_text()) if file else {}
-    if unknown := settings.keys() - {*STRATEGIES}:
-        raise ValueError(f"{file} has {min(unknown)!r}. Strategies are {', '.join(STRATEGIES)}.")
+    if unknown := settings.keys() - {*strategies}:
+        raise ValueError(f"{file} has {min(unknown)!r}. Strategies are {', '.join(strategies)}.")
     if unknown := {part for given in settings.values() for part in given} - PARTS:
         raise ValueError(f"{file} has {min(unknown)!r}. Use {' and '.join(sorted(PARTS))}.")
     for strategy, given in settings.items():
@@ -35,9 +36,9 @@ def read_settings(file):
     return settings
 
 
-def methods_of(base, settings):
+def methods_of(base, strategies, settings):
     """Every strategy without and with MIST."""
-    for strategy in STRATEGIES:
+    for strategy in strategies:
         given = settings.get(strategy, {})
         merged = {part: {**getattr(base, part), **given.get(part, {})} for part in PARTS}
         for mist in (False, True):
@@ -50,6 +51,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_experiment(parser)
+    parser.add_argument("--strategies", default=PAPER, help="names, separated by commas")
     parser.add_argument("--settings", type=Path, metavar="FILE.json", help="of each strategy")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s")
@@ -58,7 +60,9 @@ def main():
         if args.config:
             args = with_options_file(args, parser, sys.argv[1:])
         args.command_line = shlex.join(["python", *sys.argv])
-        run_and_report([*methods_of(config_of(args), read_settings(args.settings))], args, "paper")
+        strategies = args.strategies.split(",")
+        settings = read_settings(args.settings, strategies)
+        run_and_report([*methods_of(config_of(args), strategies, settings)], args, "paper")
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         sys.exit(f"paper_table.py: {error}")
 

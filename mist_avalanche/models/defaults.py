@@ -51,9 +51,9 @@ class BackboneDefaults:
 # The paper's values, for ViT-B/16, are MISTPlugin's defaults. Those of the embedded backbone are
 # the best of a few learning rates and numbers of epochs on glyphs of its pretraining, which are in
 # no benchmark (studies/performance/kinds_of_shift.py). Those of its strategies come from held-out
-# training images of SplitGlyphs, with the upright backbone of docs/small-backbone.md. RanPAC's M is
-# not close to the number of training images: if both are equal, a small ridge fits the images
-# exactly and generalises badly. CODA-Prompt has at most D components over all experiences.
+# training images of SplitGlyphs, with an earlier embedded backbone. RanPAC's M is not close to the
+# number of training images: if both are equal, a small ridge fits the images exactly and
+# generalises badly. CODA-Prompt has at most D components over all experiences.
 DEFAULTS: Mapping[str, BackboneDefaults] = {
     EMBEDDED: BackboneDefaults(
         image_size=32,

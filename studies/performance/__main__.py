@@ -1,6 +1,6 @@
 """Every measurement of ``docs/performance.md``, each in a process of its own, as one page.
 
-Run by ``make bench``. Some need a GPU or a folder of photographs.
+Run by ``make bench``. Some need a GPU.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ SECTIONS = {
     "Prompts on ViT-B/16": ("prompts.py",),
     "SLCA's alignment": ("alignment.py",),
     "RanPAC's ridge and solution": ("ridge.py",),
-    "Deltas": ("deltas.py",),
 }
 _56_PAIRS = (STEP, "--device", "cuda", "--pairs", "56")
 ON_A_GPU = {
@@ -55,12 +54,9 @@ def machine() -> str:
 def main() -> None:
     """Measure everything and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", metavar="DIR", help="class folders of photographs")
     parser.add_argument("--output", type=Path, default=Path("results/performance.md"))
     args = parser.parse_args()
     sections = dict(SECTIONS)
-    if args.images:
-        sections["Images from a data loader"] = ("input.py", args.images)
     if torch.cuda.is_available():
         sections |= ON_A_GPU
     lines = ["# Performance", "", f"{machine()}. One thread; times on a CPU are CPU seconds."]
@@ -74,7 +70,7 @@ def main() -> None:
             text=True,
             check=True,
         ).stdout.rstrip()
-        shown = " ".join("DIR" if a == args.images else shlex.quote(a) for a in arguments)
+        shown = shlex.join(arguments)
         call = f"`python studies/performance/{script} {shown}".rstrip() + "`"
         lines += ["", f"## {title}", "", call, ""]
         lines.append(text if "|" in text else f"```\n{text}\n```")
