@@ -98,6 +98,7 @@ FAMILIES: Mapping[str, BackboneDefaults] = {
             "codaprompt": {"lr": 5e-3, "train_mb_size": 32, "per_experience": 8},
             "aper": {"adapter": "ssf"},
             "ease": {"lr": 0.1},
+            "fecam": {"diagonal_shrinkage": 10.0},
         },
     )
 }
