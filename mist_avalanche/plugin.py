@@ -28,9 +28,10 @@ class MISTPlugin(SupervisedPlugin):
 
     Before an experience, the plugin scores how sensitive every backbone weight is to the MI
     objective, selects at most ``select_rate`` of the weights, and tunes these with SGD, dropping
-    most of them in every step. While the strategy trains, the same mask is applied to its own
-    backbone gradients. Entries that are not selected stay bit-identical, whatever optimizer the
-    strategy uses (``docs/mist.md``). A plugin belongs to one strategy.
+    most of them (leaving them unchanged) in every step. While the strategy trains, the same mask is
+    applied to its own backbone gradients. Entries (single weights) that are not selected stay
+    bit-identical, whatever optimizer the strategy uses (``docs/mist.md``). A plugin belongs to one
+    strategy.
 
     In an online stream (``split_online_stream``), the plugin scores and tunes once, on the first
     part with two classes and ``batch_size`` images. Until then it warns and changes nothing.
@@ -68,9 +69,9 @@ class MISTPlugin(SupervisedPlugin):
         dynamics: ``"sparse"``, or ``"reference"`` to reproduce the published code: the rate applies
             per tensor, always-selected entries come on top, and momentum and weight decay move
             every entry.
-        classifier: name of the module whose input is the features, if it is not found by itself.
+        classifier: name of the module whose input is the features, unless found automatically.
         batch_size: images per batch of scoring and tuning, each in two views.
-        chunk_size: images that pass through the backbone at a time, if a batch does not fit in
+        chunk_size: views that pass through the backbone at a time, if a batch does not fit in
             memory. The gradient is the same, at the cost of a second forward pass.
         precision: precision of scoring and tuning: ``"32"`` or ``"bf16"`` (autocast; weights, loss
             and scores in float32).

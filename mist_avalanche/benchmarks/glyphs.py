@@ -50,7 +50,7 @@ def SplitGlyphs(
     Args:
         n_experiences: number of experiences.
         shift: how far the images are from the embedded backbone's pretraining, in [0, 2]: upright
-            print at 0; hand-drawn at 1; also hollow, on blotted paper, at 2. In between, lengths,
+            print at 0; hand-drawn at 1; all hollow, on blotted paper, at 2. In between, lengths,
             angles and shares are interpolated linearly; at 0.5, colour disappears and strokes
             become uneven.
         data_seed: seed of the renderings.

@@ -43,7 +43,8 @@ class ImageBenchmark(Dataset):
         Args:
             n_experiences: number of experiences.
             dataset_root: a folder that contains the dataset as a folder or an archive, or one of
-                these itself; None for Avalanche's data folder. Archives are unpacked next to it.
+                these itself; None for Avalanche's data folder. An archive is unpacked next to
+                itself.
             split: ``"official"``; ``"processed"`` for train and test (or val) folders; ``"hash"``
                 for 80 % of each class by the hash of the names, if there is no official split.
                 None for the first of these that is available.

@@ -65,7 +65,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     add("--order-seed", type=int, help="seed of the class order (default: 1993)")
     add("--backbone", help="'embedded' (default) or a timm name")
     add("--weights", metavar="FILE", help="backbone weights, instead of those from timm's hub")
-    add("--image-size", type=int, metavar="PIXELS", help="default: that of the pretraining")
+    add("--image-size", type=int, metavar="PIXELS", help="pixels per side (default: as pretrained)")
     add("--normalize", help="published, pretrained or none (default: depends on the backbone)")
     add("--device", help="auto (default), cpu or cuda")
     add("--precision", help="backbone precision: 32 (default) or bf16")

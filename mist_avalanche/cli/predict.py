@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``predict``."""
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="image files")
-    add("--run", required=True, metavar="DIR", help="folder of a run, of a single seed")
+    add("--run", required=True, metavar="DIR", help="folder of one run (a single seed)")
     add("--top", type=int, default=5, metavar="K", help="classes per image (default: 5)")
     add("--weights", metavar="FILE", help="backbone weights, if the run's file no longer exists")
     add("--device", default="auto", help="auto (default), cpu or cuda")

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "package.module:Class or ./file.py:Class",
     )
     add("--mist", action="store_true", help="add MISTPlugin")
-    add("--drift-compensation", action="store_true", help="follow a backbone that is tuned again")
+    add("--drift-compensation", action="store_true", help="move statistics when MIST tunes again")
 
 
 def execute(args: argparse.Namespace) -> None:

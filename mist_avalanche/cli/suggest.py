@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``suggest``."""
     add_settings(parser)
     add = parser.add_argument
-    add("--lrs", metavar="LR,…", help="default: 0.0003,0.001,0.003,0.01,0.03")
+    add("--lrs", metavar="LR,…", help="rates to try (default: 0.0003,0.001,0.003,0.01,0.03)")
     add("--splits", type=int, default=1, metavar="N", help="random splits to average (default: 1)")
 
 

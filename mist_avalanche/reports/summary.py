@@ -123,7 +123,7 @@ def _cost(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Gain(NamedTuple):
-    """A method with MIST minus its host without, in points of A_T."""
+    """A method with MIST minus the same method without it, in points of A_T."""
 
     label: str
     host: str

@@ -34,7 +34,7 @@ _LATEX = {
 
 
 def table(methods: Methods, style: str = "simple") -> str:
-    """Accuracy in percent, mean ± standard deviation over seeds; methods are grouped by host.
+    """Accuracy in percent, mean ± standard deviation over seeds; methods are grouped by strategy.
 
     Next to A_T, Δ is the mean gain over the strategy without MIST.
 

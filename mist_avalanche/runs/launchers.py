@@ -104,7 +104,7 @@ class Slurm:
         try:
             import submitit
         except ImportError as error:
-            hint = "Slurm jobs need submitit: pip install 'mist-avalanche[slurm]'."
+            hint = "Slurm jobs need submitit: pip install submitit."
             raise ImportError(hint) from error
         timeouts = parameters.pop("max_num_timeout", 3)
         executor = submitit.SlurmExecutor(folder, max_num_timeout=timeouts)

@@ -46,7 +46,7 @@ def check_loggers(names: Sequence[str]) -> None:
     for name in names:
         check_choice("logger", name, LOGGERS)
     if "wandb" in names and getattr(find_spec("wandb"), "origin", None) is None:
-        raise ModuleNotFoundError("wandb is missing. Use pip install mist-avalanche[wandb].")
+        raise ModuleNotFoundError("wandb is missing. Use pip install wandb.")
 
 
 @contextmanager

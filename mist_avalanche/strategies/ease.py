@@ -35,8 +35,8 @@ class EASE(GradientStrategy):
         model: timm's VisionTransformer, images (B, C, H, W) to features (B, D).
         bottleneck: width of an adapter.
         dropout: dropout rate in the adapter during training.
-        alpha: α; α divided by the number of subspaces minus 1 is the weight of a class's cosines
-            outside its own subspace. None for the cosine of all subspaces as one vector.
+        alpha: α; α / (number of subspaces - 1) is the weight of a class's cosines outside its own
+            subspace. None for the cosine of all subspaces as one vector.
         beta: weight of one more block, the ViT without an adapter; None for no such block.
         complement: ``"all"`` recomputes all missing prototypes after each experience, as the
             authors' code does; ``"newest"`` only those in the newest subspace, as in their text.

@@ -53,7 +53,7 @@ def test_loggers_change_no_number(tmp_path):
     ("logger", "says"),
     [
         ("csv,tensorbord", "'tensorboard' or 'csv' or 'wandb' or 'none', got 'tensorbord'"),
-        ("csv,wandb", "pip install mist-avalanche[wandb]"),
+        ("csv,wandb", "pip install wandb"),
     ],
 )
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
