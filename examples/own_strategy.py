@@ -21,7 +21,7 @@ class LDAHead(PrototypeHead):
 
     def update(self, features, labels):
         super().update(features, labels)  # sums and counts per class
-        for y in labels.unique():
+        for y in torch.unique(labels):
             own = features[labels == y].double()
             own = own - own.mean(0)
             self.scatter = self.scatter + own.T @ own  # (D, D)

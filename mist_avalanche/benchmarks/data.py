@@ -101,5 +101,5 @@ def _problems(title: str, found: Sequence[str], what: str = "") -> list[str]:
 
 def _dataset(name: str) -> Dataset:
     if name not in DATASETS:
-        raise ValueError(f"Unknown dataset {name!r}. Use {nearest_first(name, DATASETS)}.")
+        raise ValueError(f"Unknown dataset {name!r}. Use one of {nearest_first(name, DATASETS)}.")
     return DATASETS[name]

@@ -36,7 +36,7 @@ class Dataset:
         """Description of the split for results, with a digest of the test images."""
         known = self.known_splits.get((len(found.train), len(found.test)))
         like = f" ({known})" if known and found.kind.endswith("folders") else ""
-        return f"{found.kind}{like}, test images {digest(found.test)}"
+        return f"{found.kind}{like}, digest of test images {digest(found.test)}"
 
     def differences(self, found: Split) -> list[str]:
         """Deviations of a copy from the expected numbers of classes and images."""

@@ -2,8 +2,6 @@
 
 import argparse
 
-NAMES = ("cifar100", "cub200", "imagenet-r", "imagenet-a", "cars196")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the actions and their options."""
@@ -13,9 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", parents=[common], help="list the datasets and their copies")
     get = actions.add_parser("get", parents=[common], help="download from the official source")
-    get.add_argument("name", choices=NAMES)
+    get.add_argument("name", help="as `data list` shows it")
     check = actions.add_parser("check", parents=[common], help="read every image of a copy")
-    check.add_argument("name", choices=(*NAMES, "folder"))
+    check.add_argument("name", help="as `data list` shows it, or folder")
     check.add_argument("--split", help="official, processed or hash (default: the first found)")
 
 

@@ -15,11 +15,11 @@ class BackboneDefaults:
 
     Args:
         timm_name: timm's name with the pinned pretraining tag; None for the name itself.
-        image_size: pixels per side of the inputs.
+        image_size: pixels per side of the inputs; 0 for timm's.
         normalize: normalisation of the inputs: ``"pretrained"`` for that of the pretraining, or
             ``"published"`` for that of the published runs.
         mist: arguments of :class:`~mist_avalanche.MISTPlugin`.
-        mist_with_drift: those that differ if the strategy compensates drift.
+        mist_with_drift: those that differ if the strategy compensates drift, besides ``tune_on``.
         mist_joined: those that differ if it classifies by joined features.
         joined: strategies that do so by default, in the command, if MIST tunes once and images have
             that size.
@@ -28,7 +28,7 @@ class BackboneDefaults:
     """
 
     timm_name: str | None = None
-    image_size: int = 224
+    image_size: int = 0
     normalize: str = "pretrained"
     mist: Mapping[str, Any] = field(default_factory=dict)
     mist_with_drift: Mapping[str, Any] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class BackboneDefaults:
 
     def mist_for(self, *, drift_compensation: bool = False, joined: bool = False) -> dict[str, Any]:
         """Arguments of MISTPlugin, for a strategy with these options."""
-        with_drift = self.mist_with_drift if drift_compensation else {}
+        with_drift = {"tune_on": "every", **self.mist_with_drift} if drift_compensation else {}
         return {**self.mist, **with_drift, **(self.mist_joined if joined else {})}
 
 
@@ -64,7 +64,6 @@ DEFAULTS: Mapping[str, BackboneDefaults] = {
             "batch_size": 64,
             "view": {"flip": 0.0},  # mirrored letters are other letters
         },
-        mist_with_drift={"tune_on": "every"},
         n_random_features=5000,
         strategies={
             "l2p": {"lr": 5e-3},
@@ -88,7 +87,7 @@ _PUBLISHED_TAGS = ("augreg_in21k", "augreg_in21k_ft_in1k", "augreg2_in21k_ft_in1
 FAMILIES: Mapping[str, BackboneDefaults] = {
     "deit_tiny": BackboneDefaults(
         mist={"tune_on": "first", "lr": 3e-3, "tune_epochs": 10},
-        mist_with_drift={"tune_on": "every", "later_epochs": 3},
+        mist_with_drift={"later_epochs": 3},
         mist_joined={"lr": 1e-2},
         joined=("simplecil", "ranpac"),
         n_random_features=5000,
@@ -110,14 +109,13 @@ def backbone_defaults(name: str) -> BackboneDefaults:
     If neither the name nor its family has an entry, the paper's values and timm's image size are
     used.
     """
-    if entry := DEFAULTS.get(name):
-        return entry
     base, _, tag = name.partition(".")
-    if tag in _PUBLISHED_TAGS and base in DEFAULTS:
-        return DEFAULTS[base]
+    entry = DEFAULTS.get(base if tag in _PUBLISHED_TAGS else name)
+    families = (family for prefix, family in FAMILIES.items() if name.startswith(prefix))
+    found = entry or next(families, BackboneDefaults())
+    if found.image_size:
+        return found
     import timm  # not at the top: the command's options import this file
 
-    family = next((entry for prefix, entry in FAMILIES.items() if name.startswith(prefix)), None)
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    size = int(config.input_size[-1]) if config else 224
-    return replace(family or BackboneDefaults(), image_size=size)
+    return replace(found, image_size=int(config.input_size[-1]) if config else 224)

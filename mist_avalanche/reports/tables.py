@@ -96,9 +96,11 @@ def write_tables(methods: Methods, folder: Path, name: str) -> Path:
         numbers[label] |= {**costs(runs), **setting({label: runs})}
     about = described(methods)
     seeds = sorted({len(runs) for runs in methods.values()})
-    over = f"over {' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}"
-    accuracies = f"Accuracy (\\%), mean $\\pm$ standard deviation {over}. {about}"
-    costs_of = f"Costs, mean {over}. Entries in thousands. {about}"
+    over = f"over {' or '.join(map(str, seeds))} seeds"
+    spread = "one seed" if seeds == [1] else f"mean $\\pm$ standard deviation {over}"
+    means = "one seed" if seeds == [1] else f"mean {over}"
+    accuracies = f"Accuracy (\\%), {spread}. {about}"
+    costs_of = f"Costs, {means}. Entries in thousands. {about}"
     texts = {
         f"{name}.md": f"{table(methods, 'pipe')}\n\n{about}",
         f"{name}.tex": _float(table(methods, "latex"), accuracies, name),

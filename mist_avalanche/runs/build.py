@@ -50,7 +50,11 @@ def find_benchmark(name: str) -> Callable[..., Any]:
 
 
 def make_benchmark(config: RunConfig) -> Any:
-    """The benchmark of a run; its function receives the settings that it has arguments for."""
+    """The benchmark of a run; its function receives the settings that it has arguments for.
+
+    Raises:
+        ValueError: its images have another size than the inputs of the backbone.
+    """
     function, inputs = find_benchmark(config.benchmark), config.inputs
     offered = {
         "seed": config.order_seed,
@@ -60,7 +64,16 @@ def make_benchmark(config: RunConfig) -> Any:
     }
     taken = inspect.signature(function).parameters
     given = {name: value for name, value in offered.items() if name in taken}
-    return function(config.experiences, **given, **config.benchmark_args)
+    benchmark = function(config.experiences, **given, **config.benchmark_args)
+    if "image_size" not in taken:
+        size, found = inputs["image_size"], benchmark.train_stream[0].dataset[0][0].shape[-1]
+        if found != size:
+            raise ValueError(
+                f"Images of benchmark {config.benchmark!r} have {found} pixels per side, not the "
+                f"{size} of {config.backbone!r}. Give its function an argument 'image_size', or "
+                f"use --image-size {found}."
+            )
+    return benchmark
 
 
 def names_of_classes(benchmark: Any) -> list[str]:

@@ -69,6 +69,11 @@ def _check(config: RunConfig, info: StrategyInfo) -> None:
         raise ValueError(
             f"Glyphs are 32 pixels wide; {config.backbone!r} takes {config.inputs['image_size']}."
         )
+    if "normalize" not in known and config.inputs["mean"] is not None:
+        raise ValueError(
+            f"{config.backbone!r} takes normalised images, and benchmark {config.benchmark!r} has "
+            "no argument 'normalize'. Add it, or use --normalize none if images need none."
+        )
     if config.drift_compensation and not info.has_drift:
         raise ValueError(f"{info.title} stores no features, so it has no drift to compensate.")
     if config.mist:

@@ -59,7 +59,7 @@ def test_every_image_once(tmp_path, monkeypatch, name, folder, make, kind, where
         file = archive(made, tmp_path / "root" / f"{folder}{where if where[0] == '.' else '.tar'}")
         root = file if where == "archive" or name == "SplitFolder" else file.parent
     benchmark = getattr(benchmarks, name)(3, dataset_root=root, **SMALL)
-    assert re.fullmatch(f"{kind}, test images [0-9a-f]{{8}}", benchmark.split_name)
+    assert re.fullmatch(f"{kind}, digest of test images [0-9a-f]{{8}}", benchmark.split_name)
     sizes = {"train": 8, "test": 2}  # of the 10 images of each of 6 classes
     seen = set()
     for part, size in sizes.items():

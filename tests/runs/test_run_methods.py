@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -13,7 +14,7 @@ from tiny_runs import config, tiny
 from mist_avalanche.models import create_backbone
 from mist_avalanche.reports import table
 from mist_avalanche.runs import RunConfig, launchers, load_run, run, run_methods
-from mist_avalanche.runs.build import digests_of
+from mist_avalanche.runs.build import digests_of, make_benchmark
 from mist_avalanche.runs.config_files import read_config
 from mist_avalanche.runs.results import why_missing
 from mist_avalanche.runs.run_methods import default_jobs
@@ -228,6 +229,17 @@ def test_code_and_images_of_ones_own_that_change_are_refused(tmp_path, monkeypat
         run(settings, "run", resume=True)
     with pytest.raises(ValueError, match=r"seedless' takes no 'seed'"):
         run(RunConfig("./data.py:seedless", experiences=4, order_seed=7), "other")
+
+
+def test_images_of_ones_own_must_fit_the_backbone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos")
+    (tmp_path / "data.py").write_text(OWN_BENCHMARK)
+    settings = RunConfig("./data.py:make", experiences=4, backbone="resnet18", image_size=64)
+    with pytest.raises(ValueError, match=r"no argument 'normalize'.*--normalize none"):
+        run(settings, "run")
+    with pytest.raises(ValueError, match=r"32 pixels per side, not the 64.*--image-size 32"):
+        make_benchmark(replace(settings, normalize="none"))
 
 
 def test_code_that_changes_under_a_stopped_run_is_refused(tmp_path, monkeypatch):
