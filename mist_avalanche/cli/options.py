@@ -79,7 +79,12 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     parser.set_defaults(parser=parser)
     add = parser.add_argument
-    add("--config", metavar="FILE", help="YAML or JSON file with options, as written by --save")
+    add(
+        "--config",
+        metavar="FILE",
+        help="YAML or JSON file with options, as written by --save; `run` also "
+        "takes a results.json, or a settings file of MIST's published code",
+    )
     add("--first", type=int, metavar="N", help="run only the first N experiences")
     add("--seeds", type=int, default=1, metavar="N", help="run N seeds, starting at --seed")
     add("--jobs", type=int, metavar="J", help="parallel runs (default: one per GPU or core)")
@@ -120,7 +125,9 @@ def with_options_file(
     if not isinstance(content, dict):
         raise ValueError(f"{args.config} is not a mapping from options to values.")
     if {"schema", "model_name"} & content.keys():
-        return args  # settings of a run, read by `run`
+        if getattr(args, "command", None) != "run":
+            raise ValueError(f"{args.config} has the settings of one method. Use them with `run`.")
+        return args
     known = {action.dest for action in args.parser._actions} - _NOT_SAVED
     if unknown := content.keys() - known:
         near = nearest_first(min(unknown), known)

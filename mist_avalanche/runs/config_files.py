@@ -30,6 +30,11 @@ _BACKBONES = {
     "vit_base_patch16_224": "vit_base_patch16_224.augreg2_in21k_ft_in1k",
     "embedded": "embedded",  # for a trial without a download
 }
+# Our settings that a file of the reference decides, and its keys.
+_DECIDES = {
+    **{"benchmark": "dataset", "strategy": "model_name", "mist": "model_name"},
+    **{"experiences": "increment", "order_seed": "seed"},
+}
 # The reference tunes before every experience, and its optimizer moves every entry.
 _PUBLISHED = {"score_on": "every", "tune_on": "every", "dynamics": "reference"}
 # Share of each tensor's entries that the reference protects; at least the single maximum.
@@ -54,13 +59,13 @@ def read_config(file: str | Path, given: Mapping[str, Any]) -> list[RunConfig]:
         content = dict(json.loads(Path(file).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file} is not a JSON object of settings: {error}.") from error
-    decided = {"benchmark", "strategy", "mist", "experiences", "order_seed"}
+    decided: Mapping[str, str] = _DECIDES
     if "config" in content:
         places = {"dataset_root", "weights", "device", "num_workers"}
-        decided = {field.name for field in fields(RunConfig)} - places
+        decided = {f.name: "config" for f in fields(RunConfig) if f.name not in places}
     for name in given:
         if name in decided:
-            raise ValueError(f"{file} already sets `{name}`. Omit it.")
+            raise ValueError(f"{file} already sets `{name}`, by its `{decided[name]}`. Omit it.")
     if "config" in content:
         return [_again(Path(file), given)]
     try:
@@ -89,10 +94,10 @@ def _reference(content: dict[str, Any], given: Mapping[str, Any]) -> list[RunCon
     strategy, _, mist = model.partition("_")
     dataset = str(content.pop("dataset", None)).lower()
     benchmark, n_classes = _DATASETS[check_choice("dataset", dataset, _DATASETS)]
-    named = content.pop("convnet_type", content.pop("backbone_type", None))
+    key = "backbone_type" if "backbone_type" in content else "convnet_type"
+    named = str(content.pop(key, None)).lower().removeprefix("pretrained_")
     if not (backbone := given.get("backbone")):
-        named = str(named).lower().removeprefix("pretrained_")
-        backbone = _BACKBONES[check_choice("convnet_type", named, _BACKBONES)]
+        backbone = _BACKBONES[check_choice(key, named, _BACKBONES)]
     if not isinstance(shuffle := content.pop("shuffle", True), bool):
         raise ValueError(f"Expected `shuffle` to be true or false, got {shuffle!r}.")
     seeds = content.pop("seed", RunConfig.order_seed)
@@ -113,6 +118,8 @@ def _reference(content: dict[str, Any], given: Mapping[str, Any]) -> list[RunCon
         settings["strategy_args"]["n_random_features"] = content.pop("M")
     for name in ("benchmark_args", "strategy_args", "mist_args"):
         settings[name] = {**settings[name], **given.get(name, {})}
+    if not mist and "mi_epochs" in content:
+        log.warning("This runs without MIST; `model_name` %r has it.", f"{strategy}_mist")
     if content:
         log.info("Ignored, because they do not affect this run: %s.", ", ".join(content))
     return [RunConfig(**settings, order_seed=check_integer("seed", seed, 0)) for seed in seeds]

@@ -1,5 +1,6 @@
 """Many runs: methods and seeds. If one fails, the others continue."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,8 @@ from .launchers import Launcher, Run, local
 from .loggers import check_loggers
 from .results import Results, clear, finished_results, refuse_to_replace, why_missing
 from .run import run
+
+log = logging.getLogger(__name__)
 
 
 def run_methods(
@@ -72,6 +75,8 @@ def run_methods(
     there = [finished_results(*one, known) if resume else None for one in runs]
     todo = [one for one, results in zip(runs, there, strict=True) if results is None]
 
+    if len(todo) < len(runs):
+        log.info("%d of %d runs are finished.", len(runs) - len(todo), len(runs))
     compute = partial(
         run,
         resume=resume or launcher is not None,

@@ -105,6 +105,7 @@ def test_keys_that_are_not_used_are_named(tmp_path, caplog):
     assert found.mist_args == found.strategy_args == {}
     assert "memory_size, device, batch_size, select_rate" in caplog.text
     assert "M, spr, drop_rat." in caplog.text
+    assert "`model_name` 'simplecil_mist' has it" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,7 @@ def test_keys_that_are_not_used_are_named(tmp_path, caplog):
         ({"dataset": "vtab"}, "`dataset`.*'vtab'"),
         ({"convnet_type": "resnet18"}, "`convnet_type`.*'resnet18'"),
         ({"convnet_type": None}, "`convnet_type`"),
+        ({"backbone_type": "resnet18"}, "`backbone_type`.*'resnet18'"),
         ({"init_cls": 100}, "100 and 20"),
         ({"increment": "many"}, "`increment`"),
         ({"increment": 30, "init_cls": 30, "dataset": "cifar224"}, "100 classes"),
@@ -146,6 +148,12 @@ def test_run_from_a_settings_file(tmp_path, monkeypatch):
         file = output / f"simplecil-order-{seed}" / "results.json"
         found = json.loads(file.read_text())["config"]
         assert (found["benchmark"], found["order_seed"]) == ("imagenet-r", seed)
+
+
+def test_settings_of_one_method_are_not_those_of_a_comparison(tmp_path, capsys):
+    (tmp_path / "settings.json").write_text(json.dumps(settings()))
+    assert cli.main(["compare", "--config", str(tmp_path / "settings.json"), "--dry-run"]) == 1
+    assert "settings.json has the settings of one method" in capsys.readouterr().err
 
 
 def test_a_run_is_repeated_from_its_results(tmp_path):
