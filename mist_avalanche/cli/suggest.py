@@ -33,7 +33,8 @@ def execute(args: argparse.Namespace) -> None:
         for t in trials
     ]
     print(tabulate(rows, ("lr", "accuracy", "gain"), disable_numparse=True))
-    print(f"\n{trials[0].n_images} held-out images; ± is half of a 95 % interval.")
+    splits = "1 split" if args.splits == 1 else f"{args.splits} splits"
+    print(f"\n{trials[0].n_images} images were held out in {splits}; ± is half a 95 % interval.")
     top = best(trials)
     if top.gain > top.half_width:
         print(f"Use --lr {top.lr:g}")

@@ -176,7 +176,7 @@ def lead(methods: Methods) -> str:
             seeds = _counted(len(gain.differences))
             points = f"{abs(gain.mean):.1f} points ({interval}, {seeds}"
             if n_images < _FEW:
-                points += f", {abs(gain.mean) * n_images / 100:.0f} of {n_images} test images"
+                points += f"; {abs(gain.mean) * n_images / 100:.0f} of {n_images} test images"
             sentences.append(f"With {added}, {host} {verb} {points}).")
     if any("@" in label for label in methods):
         sentences.append(

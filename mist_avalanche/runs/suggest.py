@@ -80,7 +80,7 @@ def suggest(
         n = len(gain)
         spread = stats.t.ppf(0.975, n - 1) * float(gain.std()) / n**0.5
         half_width = 0.0 if lr is None else spread or 300 / n  # by the rule of three
-        accuracy = 100 * float(correct.mean())
+        accuracy = 100 * float(shares.mean())
         trials.append(Trial(lr, accuracy, float(gain.mean()), half_width, n))
     return trials
 

@@ -81,7 +81,7 @@ def test_first_line_makes_the_point():
 
 def test_first_line_is_honest():
     methods = comparison({"ranpac": (72.0,), "ranpac+mist": (70.0,)})
-    assert "RanPAC loses 2.0 points (no interval, 1 seed, 1 of 40 test images)" in lead(methods)
+    assert "RanPAC loses 2.0 points (no interval, 1 seed; 1 of 40 test images)" in lead(methods)
     for run in (*methods["ranpac"], *methods["ranpac+mist"]):
         run["test_images"] = [1000] * 4
     assert lead(methods).endswith("RanPAC loses 2.0 points (no interval, 1 seed).")
