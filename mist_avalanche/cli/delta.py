@@ -33,6 +33,7 @@ def execute(args: argparse.Namespace) -> None:
         if args.card and (card.exists() or args.base.endswith(".safetensors")):
             raise ValueError(f"--card needs a named --base, and {card} must not exist.")
         save_delta(_tensors(args.adapted, args), _tensors(args.base, args), args.delta)
+        print(f"{args.delta}: {args.delta.stat().st_size / 1e6:.2f} MB")
         if args.card:
             from ..reports.card import delta_card
             from ..runs.results import read_results
@@ -45,6 +46,7 @@ def execute(args: argparse.Namespace) -> None:
         apply_delta(tensors, args.delta)
         with atomic_write(args.output) as temporary:
             save_file(tensors, temporary, {"format": "pt"})
+        print(f"{args.output}: {args.base} with {args.delta}")
 
 
 def _tensors(place: str, args: argparse.Namespace) -> dict[str, Any]:

@@ -1,13 +1,17 @@
 """The card of a delta: a README.md in the form that model hubs display."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import timm
 from tabulate import tabulate
 
+from ..method.options import MISTOptions
 from ..models.backbones import check_backbone
+from .summary import benchmark_of
 
+_DEFAULTS = {field.name: field.default for field in fields(MISTOptions)}
 _CARD = """---
 library_name: mist_avalanche
 license: {license}{base_model}
@@ -42,10 +46,13 @@ def delta_card(delta: Path, base: str, image_size: int | None, results: Any = No
     if results:
         config, seen = results["config"], results["classes_seen"]
         facts |= {
-            "benchmark": f"{config['benchmark']}, {seen[-1]} classes in {len(seen)} experiences",
-            "strategy": f"{config['strategy']}, seed {config['seed']}",
+            "benchmark": f"{benchmark_of(config)}, {seen[-1]} classes in {len(seen)} experiences",
+            "strategy": f"{config['strategy']}{' with MIST' * config['mist']}, "
+            f"seed {config['seed']}",
             "images": ", ".join(f"{k}: {v}" for k, v in results["inputs"].items()),
-            "settings of MIST": ", ".join(f"{k}: {v}" for k, v in config["mist_args"].items()),
+            "settings of MIST": ", ".join(
+                f"{k}: {v}" for k, v in config["mist_args"].items() if v != _DEFAULTS.get(k)
+            ),
             **{name: f"{value:.2f} %" for name, value in results["metrics"].items()},
         }
     return _CARD.format(

@@ -79,6 +79,8 @@ def _curves(methods: Methods) -> Figure:
         if len(runs) > 1:
             std = curves.std(axis=0, ddof=1)
             axes.fill_between(classes, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
+    if len(classes) <= 10:
+        axes.set_xticks(classes)
     axes.set(xlabel="classes seen", ylabel="top-1 accuracy (%)")
     figure.legend(loc="outside lower center", frameon=False, ncols=columns, columnspacing=1)
     return figure
@@ -96,8 +98,16 @@ def _gains(found: Sequence[Gain]) -> Figure:
     axes.axvline(0, color="0.5", linewidth=1)
     for y, gain in enumerate(found):
         seeds = [y + 0.22] * len(gain.differences)
-        axes.plot(gain.differences, seeds, "o", color="0.5", ms=3.5)
-        axes.errorbar(gain.mean, y - 0.1, xerr=gain.half_width, fmt="C0D", ms=4.5, capsize=3)
+        if len(seeds) > 1:
+            axes.plot(gain.differences, seeds, "o", color="0.5", ms=3.5)
+        axes.errorbar(
+            gain.mean,
+            y - 0.1 * (len(seeds) > 1),
+            xerr=gain.half_width,
+            fmt="C0D",
+            ms=4.5,
+            capsize=3,
+        )
     names = [display_name(gain.label) for gain in found]
     axes.set_yticks(range(len(found)), [n.replace(") + ", ")\n+ ") for n in names])  # for grids
     axes.set(ylim=(len(found) - 0.5, -0.5), xlabel="gain in $A_T$ (points)")

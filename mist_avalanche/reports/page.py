@@ -3,6 +3,7 @@
 import html
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -34,9 +35,9 @@ pre, .wide { overflow-x: auto; } .command { white-space: pre-wrap; }
 """
 _METRICS = """A_T: accuracy on all classes after the last experience. A_bar: mean of the same after
 each experience. A_new: mean accuracy on the newest classes. Forgetting: best earlier accuracy on
-the classes of an experience minus the last. Δ: mean gain over the strategy without MIST. Mean ±
-standard deviation over seeds, in percent. Bold: best mean of an accuracy; upper bounds (Joint,
-Cumulative) do not count."""
+the classes of an experience minus the last. Δ: mean gain over the strategy without MIST, where that
+was run too. Mean ± standard deviation over seeds, in percent. Bold: best mean of an accuracy; upper
+bounds (Joint, Cumulative) do not count."""
 _COSTS = """Means over seeds. CPU seconds: sum over cores; GPU seconds: while the run had the GPU.
 Entries, in thousands: trained by gradient; added to the backbone for predictions; stored for later
 experiences, besides stored images. Updated: share of the backbone that differs from the pretrained
@@ -69,13 +70,13 @@ def write_page(
     settings = {label: runs[0]["config"] for label, runs in methods.items()}
     made = {"methods": settings, "inputs": first["inputs"], "environment": environment(methods)}
     sentences = [f"{display_name(label)}: {note}" for label, note in notes.items()]
-    items = "".join(f"<li>{html.escape(sentence)}" for sentence in sentences)
+    items = "".join(f"<li>{_with_code(sentence)}" for sentence in sentences)
     about = f"<ul>{items}</ul>" if items else ""
     page = f"""<!doctype html>
 <html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>
 <meta name=viewport content="width=device-width, initial-scale=1"><style>{_CSS}</style>
 <h1>{html.escape(title)}</h1>
-<p class=lead>{html.escape(lead(methods))}
+<p class=lead>{_with_code(lead(methods))}
 {"".join(f"<p class=lead><strong>{html.escape(line)}</strong>" for line in failed)}
 <div class=wide>{table(methods, "html")}</div>
 {about}
@@ -93,6 +94,11 @@ def write_page(
 """
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")
+
+
+def _with_code(text: str) -> str:
+    """HTML of a sentence with code between backquotes."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
 
 
 @mpl.rc_context(STYLE)

@@ -81,15 +81,34 @@ def environment(methods: Methods) -> dict[str, str]:
     return {name: " or ".join(sorted({str(one.get(name)) for one in made})) for name in made[0]}
 
 
+def benchmark_of(config: Mapping[str, Any]) -> str:
+    """The benchmark of a run and its arguments, such as ``glyphs (shift=2)``."""
+    arguments = ", ".join(f"{k}={v}" for k, v in config.get("benchmark_args", {}).items())
+    return f"{config['benchmark']} ({arguments})" if arguments else str(config["benchmark"])
+
+
 def described(methods: Methods) -> str:
-    """:func:`setting` in words, and any versions and machines that differ."""
+    """:func:`setting` in words, joined features, and any versions and machines that differ."""
     found = setting(methods)
     n, all_of_them, sizes = found["experiences"], found["of_experiences"], found["classes"]
     which = f"{n} experiences" if n == all_of_them else f"{n} of {all_of_them} experiences"
     each = f"{sizes[0]}" if len({*sizes}) == 1 else f"{', '.join(map(str, sizes))}"
     counts = sorted({sum(run["test_images"]) for runs in methods.values() for run in runs})
     images = " or ".join(f"{count:,}" for count in counts)
-    text = f"After {which} with {each} classes each, on {images} test images."
+    config = next(iter(methods.values()))[0]["config"]
+    text = (
+        f"After {which} with {each} classes each, on {images} test images of "
+        f"{benchmark_of(config)}; backbone: {config['backbone']}."
+    )
+    joined = [
+        display_name(label)
+        for label, (run, *_) in methods.items()
+        if run["config"]["mist"]
+        and run["config"].get("strategy_args", {}).get("joined")
+        and "joined" not in label
+    ]
+    if joined:
+        text += f" By features before and after tuning: {', '.join(joined)}."
     several = [f"{n} {v}" for n, v in environment(methods).items() if " or " in v]
     return f"{text} Runs differ in {'; '.join(several)}." if several else text
 

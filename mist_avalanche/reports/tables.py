@@ -95,17 +95,18 @@ def write_tables(methods: Methods, folder: Path, name: str) -> Path:
             numbers[label] |= {metric: found["mean"], f"{metric}_std": found["std"]}
         numbers[label] |= {**costs(runs), **setting({label: runs})}
     about = described(methods)
+    escaped = re.sub(r"[&%$#_]", r"\\\g<0>", about)
     seeds = sorted({len(runs) for runs in methods.values()})
     over = f"over {' or '.join(map(str, seeds))} seeds"
     spread = "one seed" if seeds == [1] else f"mean $\\pm$ standard deviation {over}"
     means = "one seed" if seeds == [1] else f"mean {over}"
-    accuracies = f"Accuracy (\\%), {spread}. {about}"
-    costs_of = f"Costs, {means}. Entries in thousands. {about}"
+    accuracies = f"Accuracy (\\%), {spread}. {escaped}"
+    costs_of = f"Costs, {means}. Entries in thousands. {escaped}"
     texts = {
         f"{name}.md": f"{table(methods, 'pipe')}\n\n{about}",
-        f"{name}.tex": _float(table(methods, "latex"), accuracies, name),
+        f"{name}.tex": _float(table(methods, "latex"), accuracies, folder.name),
         f"{name}-costs.md": cost_table(methods, "pipe"),
-        f"{name}-costs.tex": _float(cost_table(methods, "latex"), costs_of, f"{name}-costs"),
+        f"{name}-costs.tex": _float(cost_table(methods, "latex"), costs_of, f"{folder.name}-costs"),
         f"{name}.json": json.dumps(numbers, indent=1),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +121,7 @@ def write_tables(methods: Methods, folder: Path, name: str) -> Path:
 
 def _float(tabular: str, caption: str, label: str) -> str:
     """A LaTeX table with a caption; if it is wider than the text, both margins share the rest."""
-    head = f"\\caption{{{caption}}}\n\\label{{tab:{label}}}"
+    head = f"\\caption{{{caption}}}\n\\label{{tab:{label}}}\n\\smallskip"
     size = "\\footnotesize\n\\setlength{\\tabcolsep}{3pt}"
     body = f"\\makebox[\\linewidth]{{%\n{tabular}}}"
     return f"\\begin{{table}}\n\\centering\n{head}\n{size}\n{body}\n\\end{{table}}"

@@ -95,9 +95,11 @@ def _reference(content: dict[str, Any], given: Mapping[str, Any]) -> list[RunCon
     dataset = str(content.pop("dataset", None)).lower()
     benchmark, n_classes = _DATASETS[check_choice("dataset", dataset, _DATASETS)]
     key = "backbone_type" if "backbone_type" in content else "convnet_type"
-    named = str(content.pop(key, None)).lower().removeprefix("pretrained_")
+    named = str(content.pop(key, None))
     if not (backbone := given.get("backbone")):
-        backbone = _BACKBONES[check_choice(key, named, _BACKBONES)]
+        backbone = _BACKBONES.get(named.lower().removeprefix("pretrained_"))
+        if backbone is None:
+            check_choice(key, named, _BACKBONES)
     if not isinstance(shuffle := content.pop("shuffle", True), bool):
         raise ValueError(f"Expected `shuffle` to be true or false, got {shuffle!r}.")
     seeds = content.pop("seed", RunConfig.order_seed)

@@ -19,6 +19,7 @@ from .._version import __version__
 from ..models.experience_head import ExperienceLinear
 from ..models.statistics_head import StatisticsHead
 from ..plugin import MISTPlugin
+from ..strategies import FeatureStrategy
 from ..strategies.registry import find
 from ..utils import atomic_write
 from .build import digests_now, names_of_classes
@@ -104,7 +105,9 @@ def _parameters(
         if id(t) not in whole
     }
     head = getattr(model, "head", None)
-    computed = isinstance(head, StatisticsHead) and not isinstance(head, ExperienceLinear)
+    computed = isinstance(strategy, FeatureStrategy) or (
+        isinstance(head, StatisticsHead) and not isinstance(head, ExperienceLinear)
+    )
     for_later = sum(n for name, n in others.items() if name.startswith(FOR_TRAINING))
     of_lda = {"muK": getattr(strategy, "muK", None), "Sigma": getattr(strategy, "Sigma", None)}
     state = strategy.state_dict() if can_resume(strategy) else {}

@@ -1,5 +1,6 @@
 """Suggests a learning rate for a backbone and images, from the first experience only."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from ..utils import check_integer, check_rate
 from .build import choose_device, make_backbone, make_benchmark, make_mist
 from .config import RunConfig
 
+log = logging.getLogger(__name__)
 LRS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 _HELD_OUT = 5  # every fifth image per class is held out
 
@@ -82,6 +84,7 @@ def suggest(
         half_width = 0.0 if lr is None else spread or 300 / n  # by the rule of three
         accuracy = 100 * float(shares.mean())
         trials.append(Trial(lr, accuracy, float(gain.mean()), half_width, n))
+        log.info("%s: accuracy %.1f %%", "frozen" if lr is None else f"lr {lr:g}", accuracy)
     return trials
 
 

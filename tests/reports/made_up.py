@@ -6,7 +6,10 @@ def results(*, seed=0, a_t=75.0, mist=False, n=4, **changes):
     rows = [[90.0 - 10 * (t - i) for i in range(t + 1)] for t in range(n)]
     found = {
         "schema": 1,
-        "config": {"strategy": "simplecil", "seed": seed, "order_seed": 1993, "experiences": n},
+        "config": {
+            **{"strategy": "simplecil", "seed": seed, "order_seed": 1993, "experiences": n},
+            **{"benchmark": "glyphs", "backbone": "embedded", "mist": mist},
+        },
         "metrics": {"A_T": a_t, "A_bar": 80.0, "A_new": 90.0, "forgetting": 15.0},
         "accuracy": rows,
         "test_images": [10] * n,

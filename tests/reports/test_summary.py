@@ -74,7 +74,7 @@ def test_first_line_makes_the_point():
     del methods["ranpac+dense"]
     assert lead(methods) == (
         "RanPAC + MIST has the highest A_T: 72.0 ± 2.0 % over 3 seeds. With MIST, RanPAC gains 2.0 "
-        "points (95 % interval -0.5 to +4.5, 3 seeds, 1 of 40 test images)."
+        "points (95 % interval -0.5 to +4.5, 3 seeds; 1 of 40 test images)."
     )
     assert "below the upper bound: 72.0" in lead({**methods, "joint": [results(a_t=90.0)]})
 

@@ -103,9 +103,14 @@ def test_tables_say_what_they_are_of(tmp_path):
     part = comparison({"simplecil": (50.0,)})
     part["simplecil"][0]["config"]["experiences"] = 10
     write_tables(part, tmp_path, "comparison")
-    said = "After 4 of 10 experiences with 5 classes each, on 40 test images."
+    part["simplecil"][0]["config"]["benchmark_args"] = {"data_seed": 2}
+    said = (
+        "After 4 of 10 experiences with 5 classes each, on 40 test images of glyphs (data_seed=2)"
+    )
     for suffix in ("md", "tex"):
-        assert said in (tmp_path / f"comparison.{suffix}").read_text()
+        text = (tmp_path / f"comparison.{suffix}").read_text()
+        assert said in text.replace("\\_", "_")
+        assert (r"data\_seed" in text) == (suffix == "tex")
     for name, caption in (("comparison", "Accuracy"), ("comparison-costs", "Costs")):
         text = (tmp_path / f"{name}.tex").read_text()
         assert rf"\caption{{{caption}" in text
@@ -119,6 +124,8 @@ def test_tables_say_what_they_are_of(tmp_path):
     said_of_both, now = described({"a": [results(), other]}), results()["environment"]["torch"]
     assert "on 40 or 80 test images" in said_of_both
     assert said_of_both.endswith(f"Runs differ in torch 1.0.7 or {now}.")
+    other["config"] |= {"mist": True, "strategy_args": {"joined": True}}
+    assert "before and after tuning: RanPAC + MIST." in described({"ranpac+mist": [other]})
     write_page({"a": [results(), other]}, tmp_path / "page.html", "title")
     assert "&quot;torch&quot;: &quot;1.0.7 or" in (tmp_path / "page.html").read_text()
     write_page(part, tmp_path / "page.html", "title")
