@@ -130,7 +130,7 @@ def overview() -> list[dict[str, str]]:
             "keeps": info.stores,
             "MIST tunes before": info.mist.get("tune_on", info.tune_on),
         }
-        for info in sorted(STRATEGIES.values(), key=lambda info: info.is_baseline)
+        for info in sorted(STRATEGIES.values(), key=lambda info: (info.is_baseline, info.name))
     ]
 
 
