@@ -70,7 +70,7 @@ def cost_table(methods: Methods, style: str = "simple") -> str:
         "added": ("added (k)", 1e-3),
         "stored": ("stored (k)", 1e-3),
         "stored_images": ("stored images", 1),
-        "updated_share": ("backbone updated (%)", 100),
+        "updated_share": ("updated (%)", 100),
     }
     found = [costs(runs) for runs in methods.values()]
     shown = {}

@@ -237,7 +237,7 @@ def test_suggest(capsys):
     assert cli.main([*arguments, "25"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:4]] == ["frozen", "0.001"]
-    assert lines[5].startswith("16 held-out images")
+    assert lines[5].startswith("16 images were held out")
     assert lines[6].startswith(("Use --lr", "No learning rate differs clearly"))
 
 

@@ -72,7 +72,7 @@ def test_costs_are_means_and_empty_where_not_measured():
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
     assert rows[0][2:] == [
         *("CPU seconds", "GPU seconds", "peak memory (MiB)", "trained (k)", "added (k)"),
-        *("stored images", "backbone updated (%)"),
+        *("stored images", "updated (%)"),
     ]
     assert rows[2:] == [
         ["a", "2", "", "3", "3", "9", "2", "0", "1.75"],
