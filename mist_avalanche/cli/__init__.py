@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     logging.basicConfig(format="%(message)s")
+    logging.getLogger("huggingface_hub").propagate = False  # it shows its messages itself
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if getattr(args, "config", None):

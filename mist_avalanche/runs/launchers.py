@@ -179,7 +179,8 @@ class Slurm:
             log.warning("Job %s (%s) was killed and is submitted again.", job, folder)
             return False
         ended = self.executor.job_class(self.executor.folder, job)
-        lines = (ended.stderr() or ended.stdout() or "").splitlines()[-5:]
+        said = (ended.stderr() or ended.stdout() or "").splitlines()
+        lines = [line for line in said if line.strip()][-5:]
         about = f"Job {job} ended without results ({state}). Its log, {ended.paths.stderr}:"
         write_error(folder, "\n".join([about, *lines]))
         return True

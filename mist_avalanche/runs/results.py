@@ -181,7 +181,7 @@ def why_missing(folder: Path) -> str | None:
         return None
     if not (error := folder / "error.txt").exists():
         return NOT_FINISHED
-    return "failed: " + error.read_text(encoding="utf-8").partition("\n\nTraceback")[0]
+    return "failed: " + error.read_text(encoding="utf-8").partition("\n\n")[0]
 
 
 def write_error(folder: Path, text: str) -> None:

@@ -229,7 +229,8 @@ def test_comparison_on_slurm(tmp_path, monkeypatch):
     on_slurm = [*command, "--output", "slurm", "--launcher", "slurm"]
     on_slurm += ["--slurm", "cpus_per_task=1", "--slurm", "time=10"]
     (own / "wait").touch()
-    first = subprocess.Popen(on_slurm, stderr=subprocess.PIPE, text=True)
+    heeds_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also in the background
+    first = subprocess.Popen(on_slurm, stderr=subprocess.PIPE, text=True, preexec_fn=heeds_sigint)
     jobs = [own / "slurm" / "waiting" / f"seed-{seed}" for seed in (0, 1)]
     while not all((job / "checkpoint.pt").exists() for job in jobs):
         assert first.poll() is None, first.communicate()
