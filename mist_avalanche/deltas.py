@@ -98,6 +98,9 @@ def _change(model: Model, path: str | Path, *, start: str) -> None:
         raise ValueError(f"{path} is not a delta of this version. Write it again with save_delta.")
     tensors = _tensors(model)
     found = {name: _fingerprint(tensor) for name, tensor in tensors.items()}
+    other, done = ("adapted", "applied") if start == "base" else ("base", "reverted")
+    if metadata[other] != metadata[start] and found == json.loads(metadata[other]):
+        raise ValueError(f"{path} needs its {start} model, but it is already {done} here.")
     _check_same(found, json.loads(metadata[start]), f"{path} needs its {start} model")
     patches = []  # all are computed before any is written: tied weights have several names
     for name, tensor in tensors.items():
