@@ -97,17 +97,11 @@ def _gains(found: Sequence[Gain]) -> Figure:
     figure, axes = _empty(0.6 + 0.34 * len(found))
     axes.axvline(0, color="0.5", linewidth=1)
     for y, gain in enumerate(found):
-        seeds = [y + 0.22] * len(gain.differences)
-        if len(seeds) > 1:
+        seeds, at = [y + 0.22] * len(gain.differences), float(y)
+        if len(seeds) > 1:  # else the seed is the mean
             axes.plot(gain.differences, seeds, "o", color="0.5", ms=3.5)
-        axes.errorbar(
-            gain.mean,
-            y - 0.1 * (len(seeds) > 1),
-            xerr=gain.half_width,
-            fmt="C0D",
-            ms=4.5,
-            capsize=3,
-        )
+            at -= 0.1
+        axes.errorbar(gain.mean, at, xerr=gain.half_width, fmt="C0D", ms=4.5, capsize=3)
     names = [display_name(gain.label) for gain in found]
     axes.set_yticks(range(len(found)), [n.replace(") + ", ")\n+ ") for n in names])  # for grids
     axes.set(ylim=(len(found) - 0.5, -0.5), xlabel="gain in $A_T$ (points)")

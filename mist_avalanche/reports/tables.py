@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tabulate import tabulate
+from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from .labels import display_name
 from .summary import (
@@ -95,7 +95,7 @@ def write_tables(methods: Methods, folder: Path, name: str) -> Path:
             numbers[label] |= {metric: found["mean"], f"{metric}_std": found["std"]}
         numbers[label] |= {**costs(runs), **setting({label: runs})}
     about = described(methods)
-    escaped = re.sub(r"[&%$#_]", r"\\\g<0>", about)
+    escaped = about.translate(str.maketrans(LATEX_ESCAPE_RULES))
     seeds = sorted({len(runs) for runs in methods.values()})
     over = f"over {' or '.join(map(str, seeds))} seeds"
     spread = "one seed" if seeds == [1] else f"mean $\\pm$ standard deviation {over}"
