@@ -171,7 +171,7 @@ def test_card(tmp_path):
     results = json.loads((folder / "results.json").read_text())
     for fact in (
         "6 classes in 3 experiences",
-        "ranpac with MIST, seed 0",
+        "RanPAC + MIST, seed 0",
         "tune_epochs: 2",
         "image_size: 32",
     ):

@@ -94,7 +94,7 @@ def write_tables(methods: Methods, folder: Path, name: str) -> Path:
         for metric, found in mean_and_std(runs).items():
             numbers[label] |= {metric: found["mean"], f"{metric}_std": found["std"]}
         numbers[label] |= {**costs(runs), **setting({label: runs})}
-    about = described(methods)
+    about, label = described(methods), folder.resolve().name
     escaped = about.translate(str.maketrans(LATEX_ESCAPE_RULES))
     seeds = sorted({len(runs) for runs in methods.values()})
     over = f"over {' or '.join(map(str, seeds))} seeds"
@@ -104,9 +104,9 @@ def write_tables(methods: Methods, folder: Path, name: str) -> Path:
     costs_of = f"Costs, {means}. Entries in thousands. {escaped}"
     texts = {
         f"{name}.md": f"{table(methods, 'pipe')}\n\n{about}",
-        f"{name}.tex": _float(table(methods, "latex"), accuracies, folder.name),
+        f"{name}.tex": _float(table(methods, "latex"), accuracies, label),
         f"{name}-costs.md": cost_table(methods, "pipe"),
-        f"{name}-costs.tex": _float(cost_table(methods, "latex"), costs_of, f"{folder.name}-costs"),
+        f"{name}-costs.tex": _float(cost_table(methods, "latex"), costs_of, f"{label}-costs"),
         f"{name}.json": json.dumps(numbers, indent=1),
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ def suggest(
         config: settings of the run to find a learning rate for; its ``seed`` draws the first split.
         lrs: learning rates to try.
         n_splits: number of random splits into held-out images and halves.
-        progress: show a progress bar in a terminal.
+        progress: show progress bars in a terminal.
 
     Returns:
         The frozen backbone, then the learning rates in order.
@@ -73,7 +73,8 @@ def suggest(
         mist_args = {**config.mist_args, "lr": lr, "tune_on": "first"}
         tried = replace(config, mist=lr is not None, mist_args=mist_args)
         seeds = range(config.seed, config.seed + n_splits)
-        measured = [_measure(replace(tried, seed=seed), dataset, targets) for seed in seeds]
+        runs = (replace(tried, seed=seed) for seed in seeds)
+        measured = [_measure(run, dataset, targets, progress) for run in runs]
         rows, correct = (torch.cat(parts) for parts in zip(*measured, strict=True))
         times = torch.bincount(rows)  # how often each image was held out
         shares = torch.bincount(rows, correct)[times > 0] / times[times > 0]
@@ -111,12 +112,14 @@ def split_classes(targets: Tensor, seed: int) -> tuple[list[Tensor], Tensor]:
     return [torch.cat(kept[:half]), torch.cat(kept[half:])], torch.cat(held_out)
 
 
-def _measure(config: RunConfig, dataset: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _measure(
+    config: RunConfig, dataset: Any, targets: Tensor, progress: bool
+) -> tuple[Tensor, Tensor]:
     """Held-out rows (n,), and whether they are classified correctly (n,), 0 or 1."""
     halves, held_out = split_classes(targets, config.seed)
     strategy = SimpleCIL(
         model=make_backbone(config),
-        plugins=[make_mist(config, verbose=False)] if config.mist else [],
+        plugins=[make_mist(config, verbose=progress)] if config.mist else [],
         evaluator=EvaluationPlugin(loggers=[]),
         device=choose_device(config.device),
     )
