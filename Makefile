@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 # processes of the tests
 JOBS ?= 2
 INSTALLED := $(VENV)/.installed
+TEST := $(VENV)/.test
 
 .PHONY: demo test lint types check slow docs bench evidence wheel clean
 
@@ -15,18 +16,18 @@ demo: $(INSTALLED)
 
 test: lint types check
 
-lint: $(INSTALLED)
+lint: $(TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(INSTALLED)
+types: $(TEST)
 	$(BIN)/mypy
 
-check: $(INSTALLED)
+check: $(TEST)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist load
 
 # compatibility with Avalanche, examples, notebook, types and wheel from outside
-slow: $(INSTALLED)
+slow: $(TEST)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist load -m slow
 
 # one folder per version, which needs no server and no network; warnings are errors
@@ -44,7 +45,7 @@ evidence: $(INSTALLED)
 	$(BIN)/python studies/evidence $(if $(DATA),--data $(DATA) --rows results/evidence.jsonl --precision bf16)
 
 # wheel and sdist, the wheel made from the sdist
-wheel: $(INSTALLED)
+wheel: $(TEST)
 	rm -rf build/lib build/bdist.* dist
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
@@ -52,11 +53,12 @@ wheel: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --editable '.[test]'
+	$(BIN)/python -m pip install --editable .
 	touch $@
 
-$(VENV)/.docs: pyproject.toml | $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+# the extras test and docs
+$(VENV)/.%: pyproject.toml | $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 
 clean:

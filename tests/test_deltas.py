@@ -170,7 +170,7 @@ def test_card(tmp_path):
     assert "base_model" not in front
     results = json.loads((folder / "results.json").read_text())
     for fact in (
-        "6 classes in 3 experiences",
+        "After 3 experiences with 2 classes each",
         "RanPAC + MIST, seed 0",
         "tune_epochs: 2",
         "image_size: 32",
@@ -181,7 +181,7 @@ def test_card(tmp_path):
     exec(re.search(r"```python\n(.*)```", body, re.S)[1].replace(delta.name, str(delta)), names)
     adapted = load_run(folder).model.backbone
     assert same(bits_of(names["backbone"]), bits_of(adapted))
-    with pytest.raises(ValueError, match=r"README.md must not exist"):
+    with pytest.raises(ValueError, match=r"README.md exists"):
         run("extract", "--base", "embedded", "--adapted", folder, delta, "--card")
 
 

@@ -175,7 +175,13 @@ def test_guide(folder, capsys, page):
     if page == "own-strategy":  # whose head is in the example
         names = runpy.run_path(str(ROOT / "examples" / "own_strategy.py"))
     names = execute(*snippets(f"docs/{page}.md"), **names)
-    assert capsys.readouterr().out or names["LDA"](model=create_backbone())
+    if page == "own-strategy":
+        assert names["LDA"](model=create_backbone())
+        head = names["MeanHead"](2)
+        head.update(torch.eye(2), torch.tensor([0, 2]))
+        assert head(torch.eye(2)).argmax(1).tolist() == [0, 2]
+    else:
+        assert capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def find(
     Raises the errors of a benchmark's call, see :class:`.image_benchmarks.ImageBenchmark`.
     """
     if root is None and not dataset.folder_names:
-        raise ValueError("Which folder is it? Give `dataset_root` (--dataset-root, data: --root).")
+        raise ValueError("Which folder is it? Give `dataset_root` (--dataset-root).")
     layouts = [layout for layout in dataset.layouts if split in (None, layout.split)]
     if not layouts:
         splits = " or ".join(repr(layout.split) for layout in dataset.layouts)
@@ -82,11 +82,14 @@ def find(
     there = ", ".join(names) or "nothing"
     message = f"No copy of {wanted} in {str(where)!r} ({there}). It needs {dataset.how_to_get}."
     if dataset.folder_names:
-        message += f" If it is only a part of {dataset.title}, name the folder {dataset.name!r}."
+        message += (
+            f" A part of {dataset.title} has to be a folder {dataset.name!r} with train and test "
+            "folders of classes."
+        )
     if url:
         message += (
-            f" `mist-avalanche data get {dataset.name} --root {shlex.quote(str(where))}` downloads "
-            f"{dataset.size / 1e9:.2f} GB."
+            f" `mist-avalanche data get {dataset.name} --dataset-root {shlex.quote(str(where))}` "
+            f"downloads {dataset.size / 1e9:.2f} GB."
         )
     raise FileNotFoundError(message)
 

@@ -6,7 +6,9 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the actions and their options."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--root", metavar="DIR", help="data folder (default: Avalanche's)")
+    common.add_argument(
+        "--dataset-root", dest="root", metavar="DIR", help="data folder (default: Avalanche's)"
+    )
     common.add_argument("--quiet", action="store_true", help="show no progress bars")
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", parents=[common], help="list the datasets and their copies")

@@ -30,8 +30,10 @@ def execute(args: argparse.Namespace) -> None:
 
     card = args.delta.with_name("README.md")
     if args.action == "extract":
-        if args.card and (card.exists() or args.base.endswith(".safetensors")):
-            raise ValueError(f"--card needs a named --base, and {card} must not exist.")
+        if args.card and card.exists():
+            raise ValueError(f"{card} exists. Move it, or omit --card.")
+        if args.card and args.base.endswith(".safetensors"):
+            raise ValueError("--card needs the name of the --base, not a file.")
         save_delta(_tensors(args.adapted, args), _tensors(args.base, args), args.delta)
         print(f"{args.delta}: {args.delta.stat().st_size / 1e6:.2f} MB")
         if args.card:

@@ -24,6 +24,8 @@ def execute(args: argparse.Namespace) -> None:
     from ..runs.config_files import read_config
     from .experiment import run_and_report
 
+    if args.config and args.save:
+        raise ValueError(f"--save would omit the settings of {args.config}. Use that file again.")
     methods = read_config(args.config, given_settings(args)) if args.config else [config_of(args)]
     if len(methods) == 1:
         run_and_report(methods, args, None)

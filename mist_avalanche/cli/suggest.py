@@ -35,6 +35,8 @@ def execute(args: argparse.Namespace) -> None:
     print(tabulate(rows, ("lr", "accuracy", "gain"), disable_numparse=True))
     splits = "1 split" if args.splits == 1 else f"{args.splits} splits"
     print(f"\n{trials[0].n_images} images were held out in {splits}; ± is half a 95 % interval.")
+    if config.joined:
+        print("The trials are of tuned features alone; runs join them with those before tuning.")
     top = best(trials)
     if top.gain > top.half_width:
         print(f"Use --lr {top.lr:g}")

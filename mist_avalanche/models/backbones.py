@@ -124,7 +124,8 @@ def check_backbone(
     """
     if weights is not None and not Path(weights).is_file():
         raise FileNotFoundError(
-            f"No weights at {str(weights)!r}. Give the path of a .npz, .pth or .safetensors file."
+            f"No weights at {str(weights)!r}. Give the path of a .npz, .pth or "
+            ".safetensors file as `weights` (--weights)."
         )
     if name == EMBEDDED:
         if image_size not in (None, DEFAULTS[EMBEDDED].image_size):

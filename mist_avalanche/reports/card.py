@@ -11,7 +11,7 @@ from ..method.options import MISTOptions
 from ..models.backbones import check_backbone
 from ..runs.config import RunConfig
 from .labels import display_name
-from .summary import benchmark_of
+from .summary import described
 
 _DEFAULTS = {field.name: field.default for field in fields(MISTOptions)}
 _CARD = """---
@@ -46,11 +46,10 @@ def delta_card(delta: Path, base: str, image_size: int | None, results: Any = No
     of_base = timm.get_pretrained_cfg(timm_name) if timm_name else None
     facts = {"size": f"{delta.stat().st_size / 1e6:.2f} MB"}
     if results:
-        config, seen = results["config"], results["classes_seen"]
-        method = RunConfig.from_results(results).label
+        config, label = results["config"], RunConfig.from_results(results).label
         facts |= {
-            "benchmark": f"{benchmark_of(config)}, {seen[-1]} classes in {len(seen)} experiences",
-            "method": f"{display_name(method)}, seed {config['seed']}",
+            "method": f"{display_name(label)}, seed {config['seed']}",
+            "accuracies": described({label: [results]}),
             "images": ", ".join(f"{k}: {v}" for k, v in results["inputs"].items()),
             "settings of MIST": ", ".join(
                 f"{k}: {v}" for k, v in config["mist_args"].items() if v != _DEFAULTS.get(k)

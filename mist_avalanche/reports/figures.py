@@ -55,7 +55,8 @@ def write_figures(methods: Methods, folder: Path) -> list[Drawing]:
 @mpl.rc_context(STYLE)
 def drawings(methods: Methods) -> list[Drawing]:
     """The figures of :func:`write_figures`, not yet written."""
-    drawn = [Drawing("Accuracy on all classes seen", "accuracy", _curves(methods))]
+    band = " (band: one standard deviation)" if any(len(r) > 1 for r in methods.values()) else ""
+    drawn = [Drawing(f"Accuracy on all classes seen{band}", "accuracy", _curves(methods))]
     if found := gains(methods):
         caption = "Gain of MIST: each seed (grey); mean and, from three seeds on, 95 % interval"
         drawn.append(Drawing(caption, "gain", _gains(found)))

@@ -187,16 +187,19 @@ def lead(methods: Methods) -> str:
         if gain.label.split("+")[1].partition("@")[0] == "mist":  # and not an ablation
             host = display_name(gain.host)
             added = display_name(gain.label).removeprefix(f"{host} + ")
-            verb = "gains" if round(gain.mean, 1) >= 0 else "loses"
+            rounded = round(gain.mean, 1)
+            verb = "gains" if rounded > 0 else "loses" if rounded < 0 else "neither gains nor loses"
             interval = "no interval"
             if gain.half_width is not None:
                 low, high = gain.mean - gain.half_width, gain.mean + gain.half_width
                 interval = f"95 % interval {low:+.1f} to {high:+.1f}"
             seeds = _counted(len(gain.differences))
-            points = f"{abs(gain.mean):.1f} points ({interval}, {seeds}"
+            points = f" {abs(gain.mean):.1f} points" if rounded else ""
+            points += f" ({interval}, {seeds}"
             if n_images < _FEW:
-                points += f"; {abs(gain.mean) * n_images / 100:.0f} of {n_images} test images"
-            sentences.append(f"With {added}, {host} {verb} {points}).")
+                each = "" if len(gain.differences) == 1 else " per seed"
+                points += f"; {abs(gain.mean) * n_images / 100:.0f} of {n_images} test images{each}"
+            sentences.append(f"With {added}, {host} {verb}{points}).")
     if any("@" in label for label in methods):
         sentences.append(
             "Values of a grid were compared on test images, so the best of them is favoured; "

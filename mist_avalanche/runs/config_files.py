@@ -23,6 +23,7 @@ _DATASETS = {  # the reference's name -> our name and the number of classes
     "imageneta": ("imagenet-a", 200),
     **dict.fromkeys(("cars", "cars196", "stanfordcars"), ("cars196", 196)),
 }
+_PROCESSED = ("cub200", "imagenet-r", "imagenet-a")  # of which it reads PILOT's copies
 _BACKBONES = {
     "vit_b16_224_in21k": "vit_base_patch16_224.augreg_in21k",
     "vit_base_patch16_224_in21k": "vit_base_patch16_224.augreg_in21k",
@@ -94,6 +95,7 @@ def _reference(content: dict[str, Any], given: Mapping[str, Any]) -> list[RunCon
     strategy, _, mist = model.partition("_")
     dataset = str(content.pop("dataset", None)).lower()
     benchmark, n_classes = _DATASETS[check_choice("dataset", dataset, _DATASETS)]
+    processed = {"split": "processed"} if benchmark in _PROCESSED else {}
     key = "backbone_type" if "backbone_type" in content else "convnet_type"
     named = str(content.pop(key, None))
     if not (backbone := given.get("backbone")):
@@ -108,7 +110,7 @@ def _reference(content: dict[str, Any], given: Mapping[str, Any]) -> list[RunCon
     settings: dict[str, Any] = {
         **given,
         "benchmark": benchmark,
-        "benchmark_args": {"shuffle": shuffle},
+        "benchmark_args": {"shuffle": shuffle, **processed},
         "experiences": _experiences(content, n_classes),
         "strategy": strategy,
         "strategy_args": {},

@@ -125,7 +125,9 @@ class Slurm:
         try:
             self._wait(runs, compute)
         except KeyboardInterrupt:
-            log.info("%d job(s) keep running: %s.", len(self._ids), ", ".join(self._ids.values()))
+            log.info(
+                "%d job(s) stay in the queue: %s.", len(self._ids), ", ".join(self._ids.values())
+            )
             raise
         return [None if why_missing(folder) else read_results(folder) for _, folder in runs]
 
@@ -165,7 +167,8 @@ class Slurm:
             ended = [folder for _, folder in runs if folder not in self._ids]
             failed = sum(why_missing(folder) is not None for folder in ended)
             running = [job for job in self._ids.values() if now.get(job) == "RUNNING"]
-            text = f"{len(ended) - failed} finished, {failed} failed, {len(running)} running"
+            text = f"Of {len(runs)} jobs: {len(ended) - failed} finished, {failed} failed"
+            text += f", {len(running)} running"
             text += f" ({', '.join(running)})" * bool(running)
             text += f", {len(self._ids) - len(running)} waiting"
             if text != said:

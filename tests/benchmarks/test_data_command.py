@@ -30,7 +30,7 @@ def test_list_shows_what_is_there(tmp_path, capsys):
     (tmp_path / "cub.zip").write_bytes(b"")
     made = train_test(tmp_path / "cars", photos())
     shutil.copytree(made / "test", made / "val")
-    assert run("list", "--root", tmp_path) == 0
+    assert run("list", "--dataset-root", tmp_path) == 0
     shown = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert list(shown) == ["name", *data.DATASETS]
     assert "2.19 GB" in shown["imagenet-r"]
@@ -43,7 +43,7 @@ def test_list_shows_what_is_there(tmp_path, capsys):
 
 def test_check_of_a_part_and_of_a_whole_copy(tmp_path, capsys):
     root = class_folders(tmp_path / "imagenet-r", photos())
-    assert run("check", "imagenet-r", "--root", tmp_path, "--quiet") == 1
+    assert run("check", "imagenet-r", "--dataset-root", tmp_path, "--quiet") == 1
     shown = capsys.readouterr().out
     for line in (
         f"folder      {root}",
@@ -57,7 +57,7 @@ def test_check_of_a_part_and_of_a_whole_copy(tmp_path, capsys):
         "rotated     0 by their EXIF data, which are not applied",
     ):
         assert line in shown
-    assert run("check", "folder", "--root", root, "--quiet") == 0
+    assert run("check", "folder", "--dataset-root", root, "--quiet") == 0
     assert "complete    yes" in capsys.readouterr().out
 
 
@@ -67,7 +67,7 @@ def test_check_names_unreadable_images_and_duplicates(tmp_path, capsys):
     train = sorted((root / "train").rglob("*.*g"))[0]
     tests[0].write_bytes(b"")
     shutil.copy(train, tests[1])
-    assert run("check", "folder", "--root", root, "--quiet") == 1
+    assert run("check", "folder", "--dataset-root", root, "--quiet") == 1
     shown = capsys.readouterr().out
     assert f"{tests[0]}': it is empty (0 bytes)" in shown
     assert " = ".join(p.relative_to(root).as_posix() for p in (train, tests[1])) in shown
@@ -107,31 +107,31 @@ def server(tmp_path, monkeypatch):
 def test_get(server, tmp_path, capsys):
     root = tmp_path / "new" / "root"
     for _ in range(2):
-        assert run("get", "imagenet-r", "--root", root) == 0
+        assert run("get", "imagenet-r", "--dataset-root", root) == 0
         assert capsys.readouterr().out.strip() == str(root / "imagenet-r")
     assert sorted(p.name for p in root.iterdir()) == ["imagenet-r", "imagenet-r.tar"]
     shutil.rmtree(root / "imagenet-r")
-    assert run("get", "imagenet-r", "--root", root, "--quiet") == 0
+    assert run("get", "imagenet-r", "--dataset-root", root, "--quiet") == 0
     assert server.requests == 1  # the archive is there
     assert len(list((root / "imagenet-r").rglob("*.*g"))) == 60
     with pytest.raises(FileNotFoundError, match="Kaggle"):
-        run("get", "cars196", "--root", root)
+        run("get", "cars196", "--dataset-root", root)
 
 
 @pytest.mark.parametrize("body", [b"x", b"<html>moved</html>", None])
 def test_wrong_download_leaves_nothing(server, tmp_path, body):
     server.body = server.body[:-1000] + b"x" * 1000 if body is None else body
     with pytest.raises((ValueError, OSError), match=r"imagenet-r.tar\?download=1.* Try again"):
-        run("get", "imagenet-r", "--root", tmp_path / "root", "--quiet")
+        run("get", "imagenet-r", "--dataset-root", tmp_path / "root", "--quiet")
     assert not list((tmp_path / "root").iterdir())
 
 
 def test_errors_of_the_server(server, tmp_path, monkeypatch):
     server.status = 404
     with pytest.raises(OSError, match=r"Cannot download http://127.*404"):
-        run("get", "imagenet-r", "--root", tmp_path / "root", "--quiet")
+        run("get", "imagenet-r", "--dataset-root", tmp_path / "root", "--quiet")
     dead = replace(SplitImageNetR, url="http://127.0.0.1:9/imagenet-r.tar")
     monkeypatch.setitem(data.DATASETS, "imagenet-r", dead)
     with pytest.raises(OSError, match=r"Cannot download http://127.0.0.1:9"):
-        run("get", "imagenet-r", "--root", tmp_path / "root", "--quiet")
+        run("get", "imagenet-r", "--dataset-root", tmp_path / "root", "--quiet")
     assert not list((tmp_path / "root").iterdir())

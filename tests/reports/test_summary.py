@@ -74,7 +74,7 @@ def test_first_line_makes_the_point():
     del methods["ranpac+dense"]
     assert lead(methods) == (
         "RanPAC + MIST has the highest A_T: 72.0 ± 2.0 % over 3 seeds. With MIST, RanPAC gains 2.0 "
-        "points (95 % interval -0.5 to +4.5, 3 seeds; 1 of 40 test images)."
+        "points (95 % interval -0.5 to +4.5, 3 seeds; 1 of 40 test images per seed)."
     )
     assert "below the upper bound: 72.0" in lead({**methods, "joint": [results(a_t=90.0)]})
 
@@ -85,6 +85,8 @@ def test_first_line_is_honest():
     for run in (*methods["ranpac"], *methods["ranpac+mist"]):
         run["test_images"] = [1000] * 4
     assert lead(methods).endswith("RanPAC loses 2.0 points (no interval, 1 seed).")
+    level = comparison({"ranpac": (72.0,), "ranpac+mist": (72.0,)})
+    assert "RanPAC neither gains nor loses (no interval, 1 seed; 0 of" in lead(level)
     grid = comparison({"ranpac": (70.0,), "ranpac+mist@lr=1": (72.0,), "ranpac+mist@lr=2": (71.0,)})
     assert lead(grid).startswith("RanPAC + MIST (lr=1) has the highest A_T: 72.0 %")
     assert "With MIST (lr=2), RanPAC gains 1.0 points" in lead(grid)

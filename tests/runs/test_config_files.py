@@ -72,7 +72,8 @@ def test_the_ten_published_combinations(dataset, method, tmp_path):
     other = {name: getattr(MISTOptions, name) for name in ("lr", "projection_lr", "view")}
     assert found.settings()["mist_args"].items() >= {**other, **published}.items()
     assert found.strategy_args == ({"n_random_features": 10000} if method == "ranpac" else {})
-    assert found.benchmark_args == {"shuffle": True}
+    copy = {} if dataset in ("cifar224", "cars196") else {"split": "processed"}
+    assert found.benchmark_args == {"shuffle": True, **copy}
 
 
 def test_simplecil_protects_the_single_maximum(tmp_path):
@@ -136,7 +137,8 @@ def test_files_that_are_no_settings(content, tmp_path):
 
 def test_run_from_a_settings_file(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    class_folders(tmp_path / "imagenet-r", photos())
+    for part in ("train", "test"):
+        class_folders(tmp_path / "imagenet-r" / part, photos())
     content = settings(
         increment=100, init_cls=100, model_name="simplecil", convnet_type="embedded", seed=[3, 4]
     )
@@ -144,6 +146,8 @@ def test_run_from_a_settings_file(tmp_path, monkeypatch):
     arguments = ["--config", str(tmp_path / "settings.json"), "--dataset-root", str(tmp_path)]
     output = tmp_path / "out"
     assert cli.main(["run", *arguments, "--output", str(output), "--quiet", "--jobs", "1"]) == 0
+    saves = ["--save", str(tmp_path / "options.yaml"), "--overwrite", "--dry-run"]
+    assert cli.main(["run", *arguments, *saves]) == 1  # the file would not have the settings
     for seed in (3, 4):
         file = output / f"simplecil-order-{seed}" / "results.json"
         found = json.loads(file.read_text())["config"]

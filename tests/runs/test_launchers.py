@@ -152,7 +152,7 @@ def test_jobs_in_the_queue_are_followed(tmp_path, quick, caplog):
     first.states = mock.Mock(side_effect=[{}, KeyboardInterrupt])
     with pytest.raises(KeyboardInterrupt):
         first(runs, START)
-    assert "1 job(s) keep running: 7_0" in caplog.text
+    assert "1 job(s) stay in the queue: 7_0" in caplog.text
     with pytest.raises(ValueError, match="seed: 0 there, 1 here"):
         slurm(queue)([(config(seed=1), tmp_path)], START)
 
