@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -212,7 +213,7 @@ def beyond(rows: Iterable[Row]) -> list[str]:
     plain = found.pop("mist, again", {})
     lines = []
     for method, seeds in found.items():
-        cells = [method.replace("every,", "moved,")]
+        cells = [re.sub(r"(epochs?) later", r"later \1", method.replace("every,", "moved,"))]
         for strategy in STRATEGIES:
             key = strategy + ("+drift" if strategy + "+drift" in seeds[min(seeds)] else "")
             gains = [seeds[s][key]["A_T"] - plain[s][strategy]["A_T"] for s in sorted(seeds)]
