@@ -34,7 +34,7 @@ class MISTPlugin(SupervisedPlugin):
     strategy.
 
     In an online stream (``split_online_stream``), the plugin scores and tunes once, on the first
-    part with two classes and ``batch_size`` images. Until then it warns and changes nothing.
+    part with two classes and ``batch_size`` images. Until then it warns and freezes the backbone.
 
     A strategy may define four attributes for the plugin: ``backbone``, the module from images to
     features, if the model is more than a backbone and a classifier; ``tune_on``, the default of the
@@ -84,7 +84,8 @@ class MISTPlugin(SupervisedPlugin):
     Raises:
         ValueError: an option is out of its range (at construction); MIST cannot work with the model
             or the experience, or the plugin gets a second strategy (before the experience).
-        FloatingPointError: a loss is not finite while tuning; no weight moved in that step.
+        FloatingPointError: a loss is not finite while tuning; no weight moved in that step, unless
+            ``dynamics="reference"``.
 
     Example:
         >>> mist = MISTPlugin.for_backbone("embedded")
@@ -178,7 +179,7 @@ class MISTPlugin(SupervisedPlugin):
 
     def state_dict(self) -> dict[str, Any]:
         """State of the plugin between two experiences, as tensors and plain data."""
-        return {**self.method.state_dict(), "updated_fraction": self.updated_fraction}
+        return self.method.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a :meth:`state_dict` of a plugin with the same options."""

@@ -21,7 +21,7 @@ from torch import nn
 
 from mist_avalanche import MISTPlugin
 from mist_avalanche.models import BackboneWithHead, create_backbone
-from mist_avalanche.strategies import L2P, RanPAC, SimpleCIL
+from mist_avalanche.strategies import APER, L2P, RanPAC, SimpleCIL
 from mist_avalanche.utils import classes_of
 
 N_CLASSES, PART = 6, 12
@@ -158,9 +158,10 @@ def test_parts_too_small_to_tune_on_leave_the_backbone_as_it_is():
     assert all(torch.equal(p, before) for p, before in pairs)
 
 
-def test_gradient_strategies_refuse_parts_of_an_online_stream():
-    strategy = L2P(model=create_backbone(), evaluator=None)
-    with pytest.raises(ValueError, match="L2P"):
+@pytest.mark.parametrize("kind", [L2P, APER])
+def test_strategies_that_train_for_epochs_refuse_parts_of_an_online_stream(kind):
+    strategy = kind(model=create_backbone(), evaluator=None)
+    with pytest.raises(ValueError, match=kind.__name__):
         strategy.train(online()[0])
 
 

@@ -65,7 +65,7 @@ def run_and_report(
         one for place in places for one in runs_of(*place, args.seeds, vary_order=args.vary_order)
     ]
     if args.plan:
-        write_commands(runs, Path(args.plan))
+        write_commands(runs, Path(args.plan), args.logger)
         return
     launcher, jobs = launcher_of(args, output), args.jobs
     if jobs is None:
@@ -122,7 +122,7 @@ def launcher_of(args: argparse.Namespace, output: Path) -> Launcher | None:
     return Slurm(output / "slurm", dict(args.slurm or ())) if args.launcher == "slurm" else None
 
 
-def write_commands(runs: Sequence[Run], file: Path) -> None:
+def write_commands(runs: Sequence[Run], file: Path, logger: str) -> None:
     """Write one command per unfinished run, and the run's options into its folder."""
     lines = []
     for config, folder in runs:
@@ -131,7 +131,7 @@ def write_commands(runs: Sequence[Run], file: Path) -> None:
         options = {
             k: v for k, v in asdict(config).items() if k != "name" and v != getattr(RunConfig(), k)
         }
-        write_options(options, folder / "options.yaml")
+        write_options({**options, "logger": logger}, folder / "options.yaml")
         words = ("run", "--config", folder / "options.yaml", "--output", folder, "--resume")
         lines.append(shlex.join(["mist-avalanche", *map(str, words)]))
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

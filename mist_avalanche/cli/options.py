@@ -139,16 +139,19 @@ def with_options_file(
 
 
 def _default(value: Any) -> Any:
-    """A value from a file in argparse's form; 1e-3 is a string in YAML."""
+    """A value from a file in argparse's form: settings as pairs, all but booleans as text."""
     if isinstance(value, dict):
-        return [setting(f"{name}={_text(v)}") for name, v in value.items()]
-    return _text(value) if isinstance(value, list) else value
-
-
-def _text(value: Any) -> str:
+        return [(name, _parsed(v)) for name, v in value.items()]
     if isinstance(value, list):
-        return ",".join(map(_text, value))
-    return value if isinstance(value, str) else json.dumps(value)
+        return ",".join(map(str, value))
+    return value if isinstance(value, bool | None) else str(value)
+
+
+def _parsed(value: Any) -> Any:
+    """A setting from a file; 1e-3 is a string in YAML."""
+    if isinstance(value, list):
+        return [_parsed(v) for v in value]
+    return _plain(value) if isinstance(value, str) else value
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -14,7 +14,6 @@ Differences from the published code:
 ``dynamics="reference"`` restores the first, second and fourth behaviour of the published code.
 """
 
-import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +30,7 @@ from .flat import own_memory
 from .objective import CrossEntropyObjective, MIObjective, Objective
 from .options import MISTOptions
 from .selection import Masks, Selection, SelectionHistory, most_sensitive, random_scores, select
-from .sensitivity import fisher_scores, gradient_scores
+from .sensitivity import finite_mean, fisher_scores, gradient_scores
 from .sparse_sgd import ReferenceSGD, SparseSGD
 from .views import second_view
 
@@ -96,7 +95,8 @@ class MIST:
             num_workers: number of workers of the data loader.
 
         Raises:
-            FloatingPointError: a loss is not finite; no weight has moved in that step.
+            FloatingPointError: a loss is not finite; no weight has moved in that step, unless
+                ``dynamics="reference"``.
         """
         options, backbone = self.options, extract.backbone()
         draw = torch.Generator().manual_seed(self._seed_for(0))
@@ -166,11 +166,12 @@ class MIST:
         )
         if self.selection.fraction < 0.8 * options.select_rate:
             silent = [name for name, score in ranked.items() if not score.any()]
+            names = f", all in {len(silent)} tensors ({', '.join(silent[:5])}, …)" if silent else ""
             warnings.warn(
                 f"MIST selects {self.selection.fraction:.2%} of the backbone, not "
-                f"{options.select_rate:.0%}: all gradients are zero in {len(silent)} tensors "
-                f"({', '.join(silent[:5])}, …), for example because the next layer starts at zero. "
-                "Initialise that layer differently (timm: zero_init_last=False).",
+                f"{options.select_rate:.1%}: many gradients are zero{names}, for example because "
+                "the next layer starts at zero. Initialise that layer differently (timm: "
+                "zero_init_last=False).",
                 stacklevel=callers_level(),
             )
         if earlier is not None:
@@ -259,15 +260,3 @@ class MIST:
         self.seed = self.objective.seed = state["seed"]
         self.experience, self.updated_fraction = state["experience"], state["updated_fraction"]
         self.overlaps, self.losses = [*state["overlaps"]], [*state["losses"]]
-
-
-def finite_mean(losses: list[Tensor], where: str) -> float:
-    """Mean loss of an epoch; raises FloatingPointError at the first loss that is not finite."""
-    values = torch.stack(losses).tolist()  # once per epoch: reading synchronises with the GPU
-    for step, value in enumerate(values):
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"MIST, {where}, step {step}: the loss is {value}; no weight has moved in this "
-                "step. Check the images for NaN or Inf, or lower `lr`."
-            )
-    return float(sum(values) / len(values))

@@ -71,13 +71,20 @@ def _mean_over_batches(
         raise ValueError("There is no batch with at least two images to score on.")
     if not totals:
         raise ValueError("The loss does not depend on any parameter: there is nothing to tune.")
-    for i, value in enumerate(torch.stack(losses).tolist()):
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"The loss is {value} in batch {i} of the score pass. Check the images and the "
-                "weights for NaN or Inf."
-            )
+    finite_mean(losses, "score pass")
     for name, entries in (protected or {}).items():
         if name in totals:
             totals[name].masked_fill_(entries, 0)
     return {name: total.div_(len(losses)) for name, total in totals.items()}
+
+
+def finite_mean(losses: list[Tensor], where: str) -> float:
+    """Mean loss of one pass; raises FloatingPointError at the first loss that is not finite."""
+    values = torch.stack(losses).tolist()  # once per pass: reading synchronises with the GPU
+    for i, value in enumerate(values):
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"MIST, {where}, batch {i}: the loss is {value}. Check the images and the weights "
+                "for NaN or Inf, or lower `lr`."
+            )
+    return float(sum(values) / len(values))

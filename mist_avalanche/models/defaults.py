@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 EMBEDDED = "embedded"
-NORMALIZATIONS = ("published", "pretrained", "none")  # of the inputs
 PRECISIONS = ("32", "bf16")  # of the computation
 
 

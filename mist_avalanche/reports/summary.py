@@ -127,16 +127,15 @@ def costs(runs: Runs) -> dict[str, float | None]:
 
 def _cost(run: Mapping[str, Any]) -> dict[str, Any]:
     sizes, timing, on_gpu = run["parameters"], run["timing"], run["memory"] is not None
+    images, bound = sum(run.get("training_images", ())), is_upper_bound(run["config"]["strategy"])
+    memory = run["config"].get("strategy_args", {}).get("mem_size", 0)
     return {
         "seconds": timing["total"],
         "cpu_seconds": None if on_gpu else timing.get("cpu"),
         "gpu_seconds": timing["total"] if on_gpu else None,
         "memory": run["memory"],
         **{name: sizes.get(name) for name in ("trained", "added", "stored")},
-        "stored_images": min(
-            run["config"].get("strategy_args", {}).get("mem_size", 0),
-            sum(run.get("training_images", [1 << 60])),
-        ),
+        "stored_images": images if bound else min(memory, images or memory),
         "updated_share": sizes["updated"] / max(1, sizes["backbone"]),
     }
 

@@ -18,7 +18,7 @@ from ..benchmarks.images import digest_of
 from ..models import create_backbone
 from ..plugin import MISTPlugin
 from ..strategies.base import arguments_of
-from ..strategies.registry import build, find, load
+from ..strategies.registry import find, load
 from ..utils import in_mode, nearest_first, state_hash
 from .config import RunConfig
 
@@ -169,12 +169,10 @@ def make_strategy(
         n_features = backbone(torch.zeros(1, 3, size, size)).flatten(1).shape[1]
     offered = ("precision", "compile", "drift_compensation")
     taken = {} if info.is_baseline else arguments_of(info.build)
-    return build(
-        info,
-        backbone,
-        n_features=n_features,
-        n_classes=n_classes,
-        image_size=size,
+    sizes = {"n_features": n_features, "n_classes": n_classes, "image_size": size}
+    return info.build(
+        model=backbone,
+        **(sizes if info.is_baseline else {}),
         device=device,
         plugins=list(plugins),
         evaluator=evaluator,

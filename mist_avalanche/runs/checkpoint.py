@@ -81,7 +81,7 @@ class Checkpoint:
         refuse_other_settings(self.file.parent, saved["settings"], self.settings)
         self.strategy.load_state_dict(saved["strategy"])
         if self._mist is not None:
-            self._mist.load_state_dict(saved["mist"])
+            self._mist.load_state_dict(_on(self.strategy.device, saved["mist"]))
         vars(self.strategy.clock).update(saved["clock"])
         _set_random_state(saved["random"])
         self.done = saved["done"]
@@ -140,6 +140,13 @@ def refuse_other_settings(folder: Path, saved: Mapping[str, Any], given: Mapping
             f"{folder} holds a run with other settings, data or weights ({'; '.join(different)}). "
             "Choose another folder (--output), or replace the run (--overwrite, without --resume)."
         )
+
+
+def _on(device: torch.device, content: Any) -> Any:
+    """Nested mappings with all tensors on a device."""
+    if isinstance(content, Mapping):
+        return {name: _on(device, value) for name, value in content.items()}
+    return content.to(device) if isinstance(content, torch.Tensor) else content
 
 
 def _as_json(content: Any) -> Any:

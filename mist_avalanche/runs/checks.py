@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ..models.backbones import check_backbone
-from ..models.defaults import NORMALIZATIONS, PRECISIONS
+from ..models.defaults import PRECISIONS
 from ..plugin import MISTPlugin
 from ..strategies.registry import StrategyInfo, arguments_of, find
 from ..utils import check_choice, check_integer, nearest_first
@@ -50,7 +50,6 @@ def _check(config: RunConfig, info: StrategyInfo) -> None:
     """Check one run."""
     check_backbone(config.backbone, config.weights, config.image_size)
     check_choice("precision", config.precision, PRECISIONS)
-    check_choice("normalize", config.inputs["normalize"], NORMALIZATIONS)
     check_integer("num_workers", config.num_workers, 0)
     if config.first is not None and not 1 <= config.first <= config.experiences:
         raise ValueError(f"Expected `first` in [1, {config.experiences}], got {config.first}.")

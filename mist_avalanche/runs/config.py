@@ -125,7 +125,8 @@ class RunConfig:
         if "seed" in strategy:
             strategy["seed"] = self.seed
         mist_args = {**mist, **info.mist, **self.mist_args}
-        mist_args["tune_on"] = mist_args["tune_on"] or info.tune_on
+        session = self.strategy_args.get("first_session") and not self.drift_compensation
+        mist_args["tune_on"] = mist_args["tune_on"] or ("first" if session else info.tune_on)
         found = {
             **asdict(self),
             "mist_args": mist_args if self.mist else {},

@@ -1,5 +1,6 @@
 """The classifier of a finished run, saved as its last checkpoint and loaded for prediction."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from . import checkpoint
 from .build import make_backbone, make_strategy
 from .config import RunConfig
 from .results import read_results
+
+log = logging.getLogger(__name__)
 
 
 class Prediction(NamedTuple):
@@ -62,8 +65,8 @@ class Classifier:
             OSError: a file does not exist.
         """
         check_integer("k", k, 1)
-        of_cosines = PrototypeHead | SubspaceHead | GrowingCosine
-        cosines = isinstance(getattr(self.model, "head", None), of_cosines)
+        of_cosines = (PrototypeHead, SubspaceHead, GrowingCosine)  # and not subclasses of them
+        cosines = type(getattr(self.model, "head", None)) in of_cosines
         device = next(self.model.parameters()).device
         predictions = []
         for start in range(0, len(files), batch_size):
@@ -99,6 +102,9 @@ def load_run(
 ) -> Classifier:
     """Load the classifier of a finished run.
 
+    For a benchmark of your own, whose transform is unknown, ``predict`` resizes and crops images as
+    the package's benchmarks do, with a warning.
+
     Args:
         folder: folder with ``results.json`` and ``checkpoint.pt``, of a single seed.
         weights: file with the weights of the backbone, if the run's file no longer exists.
@@ -129,6 +135,8 @@ def load_run(
             module.classifier = nn.Linear(weight.shape[1], len(weight))
             module.active_units = torch.zeros(len(weight), dtype=torch.int8)
     strategy.model.load_state_dict(state)
+    if ":" in config.benchmark:
+        log.warning("Images are resized and cropped, whatever %s does.", config.benchmark)
     statistics = None if inputs["mean"] is None else (inputs["mean"], inputs["std"])
     prepared = prepare(config.benchmark, inputs["image_size"], statistics)
     return Classifier(strategy.model.to(device).eval(), names, prepared)

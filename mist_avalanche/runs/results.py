@@ -6,6 +6,7 @@
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -17,9 +18,7 @@ from torch import Tensor, nn
 
 from .._version import __version__
 from ..models.experience_head import ExperienceLinear
-from ..models.statistics_head import StatisticsHead
 from ..plugin import MISTPlugin
-from ..strategies import FeatureStrategy
 from ..strategies.registry import find
 from ..utils import atomic_write
 from .build import digests_now, names_of_classes
@@ -104,18 +103,17 @@ def _parameters(
         for name, t in (*model.named_parameters(), *model.named_buffers())
         if id(t) not in whole
     }
-    head = getattr(model, "head", None)
-    computed = isinstance(strategy, FeatureStrategy) or (
-        isinstance(head, StatisticsHead) and not isinstance(head, ExperienceLinear)
-    )
+    gradients = {name for name, _ in model.named_parameters()}
+    if isinstance(getattr(model, "head", None), ExperienceLinear):  # whose rows are buffers
+        gradients |= {"head.weight", "head.bias"}
     for_later = sum(n for name, n in others.items() if name.startswith(FOR_TRAINING))
     of_lda = {"muK": getattr(strategy, "muK", None), "Sigma": getattr(strategy, "Sigma", None)}
     state = strategy.state_dict() if can_resume(strategy) else {}
     copies = find(config.strategy).copies * sum(p.numel() for p in model.parameters())
     changed = (now[name].cpu() != p for name, p in pretrained.named_parameters())
     updated = sum(int(entries.sum()) for entries in changed)
-    untrained = ("pretrained.", *(["head."] * computed))
-    trained = sum(n for name, n in others.items() if not name.startswith(untrained))
+    own = {name for name in gradients & others.keys() if not name.startswith("pretrained.")}
+    trained = sum(others[name] for name in own)
     return {
         "total": sum(p.numel() for p in model.parameters()),
         "backbone": sum(p.numel() for p in now.values()),
@@ -170,9 +168,10 @@ def read_results(path: str | Path) -> dict[str, Any]:
 
 
 def clear(folder: Path) -> None:
-    """Remove the files of a run."""
+    """Remove the files of a run, and what TensorBoard would show with the next one."""
     for name in ("results.json", "checkpoint.pt", "error.txt"):
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
 
 
 def why_missing(folder: Path) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, get_args, get_type_hints
 
 import torch
+from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.plugins.evaluation import default_evaluator
 from avalanche.training.templates import SupervisedTemplate
@@ -87,8 +88,7 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
             """Store the arguments, which a :class:`~mist_avalanche.runs.Checkpoint` compares."""
             strategy = super().__new__(cls)
             own = {k: v for k, v in kwargs.items() if k not in Common.__annotations__}
-            plain = (bool, int, float, str)
-            strategy.arguments = {k: v for k, v in own.items() if isinstance(v, plain)}
+            strategy.arguments = {k: v for k, v in own.items() if _is_plain(v)}
             return strategy
 
     def __init__(
@@ -149,6 +149,14 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
         """Zero loss in the model's dtype; Avalanche sums losses in float32."""
         return next(self.model.parameters()).new_zeros(1)
 
+    def refuse_online_parts(self) -> None:
+        """Raise a ValueError if the experience is part of an online stream."""
+        if isinstance(self.experience, OnlineCLExperience):
+            raise ValueError(
+                f"{type(self).__name__} trains for several epochs on a whole experience and cannot "
+                "take parts of an online stream. Train on the benchmark's own train_stream."
+            )
+
     # ---- Features ----------------------------------------------------------------------------
 
     def extract(
@@ -200,6 +208,14 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
         if self._cache is not None and self._cache.backbone != (now := state_hash(self.backbone)):
             self._cache.clear()
             self._cache.backbone = now
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can represent a value."""
+    if isinstance(value, Mapping | list | tuple):
+        parts = value.values() if isinstance(value, Mapping) else value
+        return all(map(_is_plain, parts))
+    return isinstance(value, bool | int | float | str | None)
 
 
 class FeatureCache(dict[tuple[int, Hashable], tuple[Any, Features]]):

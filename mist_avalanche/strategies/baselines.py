@@ -42,8 +42,8 @@ COMMON = {"train_mb_size": BATCH_SIZE, "train_epochs": 10, "eval_mb_size": 64}
 def _build(
     strategy: type[SupervisedTemplate],
     settings: Mapping[str, Any],
-    backbone: nn.Module,
     *,
+    model: nn.Module,
     n_features: int,
     n_classes: int,
     image_size: int,
@@ -51,21 +51,21 @@ def _build(
     momentum: float = MOMENTUM,
     **arguments: Any,
 ) -> SupervisedTemplate:
-    """Build a strategy that trains a backbone and a head with SGD."""
+    """Build a strategy that trains a backbone, ``model``, and a head with SGD."""
     check_rate("lr", lr, "(0, inf)")
     given: dict[str, Any] = {**COMMON, **settings, **arguments}
     if strategy is SCR:  # Mai et al., arXiv 2103.13885; letters are not mirrored
         layers = nn.Linear(n_features, n_features), nn.ReLU(), nn.Linear(n_features, 128)
-        model = SCRModel(backbone, nn.Sequential(*layers))
+        built = SCRModel(model, nn.Sequential(*layers))
         crop = v2.RandomResizedCrop(image_size, (0.2, 1.0))
         given["augmentations"] = v2.Compose([crop, v2.ColorJitter(0.4, 0.4, 0.4, 0.1)])
     else:
         of_all = strategy in (ER_ACE, DER)  # DER compares logits with those of earlier experiences
         head = nn.Linear(n_features, n_classes) if of_all else IncrementalClassifier(n_features)
-        model = BackboneWithHead(backbone, head)
+        built = BackboneWithHead(model, head)
         given["criterion"] = nn.CrossEntropyLoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
-    return strategy(model=model, optimizer=optimizer, **given)
+    optimizer = torch.optim.SGD(built.parameters(), lr=lr, momentum=momentum)
+    return strategy(model=built, optimizer=optimizer, **given)
 
 
 def _register(
@@ -103,8 +103,8 @@ class _Joint(Cumulative):
     },
 )
 def _streaming_lda(
-    backbone: nn.Module,
     *,
+    model: nn.Module,
     n_features: int,
     n_classes: int,
     image_size: int,
@@ -113,7 +113,7 @@ def _streaming_lda(
 ) -> StreamingLDA:
     """Build Streaming LDA, which fits features in one pass, without an optimizer."""
     return StreamingLDA(
-        slda_model=FeatureExtractorModel(backbone, nn.Identity()).to(device),
+        slda_model=FeatureExtractorModel(model, nn.Identity()).to(device),
         criterion=nn.CrossEntropyLoss(),
         input_size=n_features,
         num_classes=n_classes,

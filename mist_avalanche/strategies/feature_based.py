@@ -88,6 +88,7 @@ class FeatureStrategy(PretrainedStrategy):
         if self.session:
             from .first_session import adapt
 
+            self.refuse_online_parts()
             adapter = adapt(
                 self.backbone,
                 self.experience,

@@ -5,7 +5,6 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -77,11 +76,7 @@ class GradientStrategy(PretrainedStrategy):
 
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
         """Grow the head, and make the backbone trainable for plugins."""
-        if isinstance(self.experience, OnlineCLExperience):
-            raise ValueError(
-                f"{type(self).__name__} trains for several epochs on a whole experience and cannot "
-                "take parts of an online stream. Train on the benchmark's own train_stream."
-            )
+        self.refuse_online_parts()
         self._classes = classes_of(self.experience)
         for p in self._tunable:
             p.requires_grad_(True)

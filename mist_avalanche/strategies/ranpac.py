@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 from ..models.backbone_with_head import BackboneWithHead
 from ..models.heads import RidgeHead
 from ..models.memory import FeatureMemory
-from ..utils import check_choice, check_integer, derive_seed
+from ..utils import check_integer, derive_seed
 from .feature_based import FeatureCommon, FeatureStrategy
 from .registry import register
 
@@ -35,11 +35,10 @@ class RanPAC(FeatureStrategy):
         first_session_args: settings of the first session, such as ``lr`` and ``train_epochs``, see
             :class:`~mist_avalanche.strategies.APER`.
         seed: seed of W, of the shuffling and of the first session.
-        dtype: dtype of G and Q. G takes 8 M² bytes in float64 (800 MB at M = 10000) and half of
-            that in float32, plus the same amount while it is factorised.
         common: see :class:`~mist_avalanche.strategies.feature_based.FeatureCommon`. With
             ``drift_compensation``, the features of all images are kept in float16 (2 D bytes each,
-            no pixels) and moved, and G and Q are recomputed from them.
+            no pixels) and moved, and G and Q are recomputed from them. G takes 8 M² bytes, and as
+            many while it is factorised (800 MB each at M = 10000).
     """
 
     def __init__(
@@ -51,7 +50,6 @@ class RanPAC(FeatureStrategy):
         | None = None,
         first_session_args: Mapping[str, Any] | None = None,
         seed: int = 0,
-        dtype: Literal["float64", "float32"] = "float64",
         **common: Unpack[FeatureCommon],
     ) -> None:
         self.seed = check_integer("seed", seed, 0)
@@ -59,8 +57,7 @@ class RanPAC(FeatureStrategy):
         head = RidgeHead(
             check_integer("n_random_features", n_random_features, 0),
             self.seed,
-            getattr(torch, check_choice("dtype", dtype, ("float64", "float32"))),
-            FeatureMemory() if drift_compensation else None,
+            memory=FeatureMemory() if drift_compensation else None,
         )
         with_head = BackboneWithHead(model, head)
         if first_session is not None:

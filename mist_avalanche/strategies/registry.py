@@ -170,23 +170,3 @@ def _load_file(path: Path) -> Any:
     sys.modules[spec.name] = module  # where dataclasses look for it
     spec.loader.exec_module(module)
     return module
-
-
-def build(
-    info: StrategyInfo,
-    backbone: Any,
-    *,
-    n_features: int,
-    n_classes: int,
-    image_size: int,
-    **arguments: Any,
-) -> Any:
-    """Build a strategy around a backbone, images of ``image_size`` to ``n_features`` features.
-
-    Only some of Avalanche's strategies need these numbers and ``n_classes``. ``arguments`` are
-    those of the strategy, including ``device``, ``plugins`` and ``evaluator``.
-    """
-    if info.is_baseline:
-        sizes = {"n_features": n_features, "n_classes": n_classes, "image_size": image_size}
-        return info.build(backbone, **sizes, **arguments)
-    return info.build(model=backbone, **arguments)

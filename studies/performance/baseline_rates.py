@@ -18,7 +18,7 @@ from kinds_of_shift import benchmark_of
 
 from mist_avalanche.benchmarks import glyphs
 from mist_avalanche.models import create_backbone
-from mist_avalanche.strategies.registry import build, find
+from mist_avalanche.strategies.registry import find
 
 
 def main() -> None:
@@ -32,9 +32,8 @@ def main() -> None:
         for lr in args.lrs:
             for seed in (random.seed, np.random.seed, torch.manual_seed):
                 seed(0)
-            strategy = build(
-                find(name),
-                create_backbone("embedded"),
+            strategy = find(name).build(
+                model=create_backbone("embedded"),
                 n_features=96,
                 n_classes=100,
                 image_size=32,

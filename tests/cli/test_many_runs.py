@@ -53,7 +53,7 @@ def test_a_sweep_from_a_file(sweep, capsys):
     (sweep / "other").mkdir()
     (sweep / "out").rename(sweep / "other" / "out")
     again = yaml.safe_load((sweep / "again.yaml").read_text())
-    assert again["grid"] == {"mist.lr": [0.001, 0.01], "ranpac.n_random_features": 20}
+    assert again["grid"] == {"mist.lr": [0.001, 0.01], "ranpac.n_random_features": [20]}
     assert cli.main(["compare", "--config", "again.yaml"]) == 0
     tables = [(folder / "out" / "comparison.md").read_text() for folder in (sweep, sweep / "other")]
     assert tables[0] == tables[1]
@@ -74,12 +74,13 @@ def test_a_dry_run_saves_the_options_and_runs_nothing(sweep, capsys):
 
 
 def test_commands_one_per_line(sweep, capsys):
-    compare = ("compare", "--config", "sweep.yaml")
+    compare = ("compare", "--config", "sweep.yaml", "--logger", "csv")
     assert cli.main([*compare, "--plan", "runs.txt"]) == 0
     assert "3 commands: runs.txt" in capsys.readouterr().out
     lines = (sweep / "runs.txt").read_text().splitlines()
     for line in lines[:-1]:
         assert cli.main([*shlex.split(line)[1:], "--quiet"]) == 0
+    assert (sweep / "out" / "simplecil" / "metrics.csv").exists()
     assert cli.main([*compare, "--plan", "more.txt"]) == 0
     assert (sweep / "more.txt").read_text().splitlines() == lines[-1:]
     assert cli.main([*compare, "--gather"]) == 0

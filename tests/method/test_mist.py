@@ -132,7 +132,7 @@ def test_stops_at_a_loss_that_is_not_finite():
         before.append(extract.model[1].weight.detach().clone())
         return x * float("nan") if len(calls) == 5 else x
 
-    with pytest.raises(FloatingPointError, match="epoch 0, step 1"):
+    with pytest.raises(FloatingPointError, match="epoch 0, batch 1"):
         run(made(view=view), extract, dataset)
     assert len(calls) == 6  # three of the score pass, three steps of the first epoch
     assert torch.equal(before[5], before[4])  # the second step moved nothing

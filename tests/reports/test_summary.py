@@ -4,7 +4,7 @@ from scipy import stats
 
 from mist_avalanche.method.ablations import ABLATIONS
 from mist_avalanche.reports.labels import display_name, host_of, is_upper_bound
-from mist_avalanche.reports.summary import best, gains, lead, mean_and_std
+from mist_avalanche.reports.summary import best, costs, gains, lead, mean_and_std
 
 HOST = (70.0, 71.0, 69.0)
 TUNED = (72.0, 74.0, 70.0)  # gains of 2, 3 and 1 points
@@ -77,6 +77,16 @@ def test_first_line_makes_the_point():
         "points (95 % interval -0.5 to +4.5, 3 seeds; 1 of 40 test images per seed)."
     )
     assert "below the upper bound: 72.0" in lead({**methods, "joint": [results(a_t=90.0)]})
+
+
+def test_upper_bounds_store_all_images():
+    found = {}
+    for name in ("joint", "replay", "simplecil"):
+        one = results(a_t=1.0)
+        memory = {"mem_size": 4} if name == "replay" else {}
+        one["config"] |= {"strategy": name, "strategy_args": memory}
+        found[name] = costs([{**one, "training_images": [5, 5]}])["stored_images"]
+    assert found == {"joint": 10, "replay": 4, "simplecil": 0}
 
 
 def test_first_line_is_honest():

@@ -50,8 +50,10 @@ def test_a_finished_run_gives_its_classifier_back(strategy, settings, benchmark,
     assert 100 * np.mean(hits) == pytest.approx(results["metrics"]["A_T"])
 
 
-def test_what_only_training_needs_is_dropped(tmp_path):
+def test_what_only_training_needs_is_dropped(tmp_path, caplog):
     run(config("ranpac", strategy_args={"n_random_features": 50}), tmp_path)
+    load_run(tmp_path)
+    assert "resized and cropped, whatever tiny_runs:tiny does" in caplog.text
     model = read(tmp_path / "checkpoint.pt")["strategy"]["model"]
     assert model["head.weight"].shape == (50, 6)
     assert model["head.gram"].numel() == model["head.cross"].numel() == 0

@@ -111,6 +111,7 @@ def test_a_finished_run_stays_unless_it_is_to_be_replaced(tmp_path):
     assert run(config(), tmp_path, resume=True)["timing"] == first["timing"]
     assert (tmp_path / "results.json").read_bytes() == written
     assert run(config(seed=1), tmp_path, overwrite=True)["config"]["seed"] == 1
+    assert len([*(tmp_path / "tensorboard").iterdir()]) == 1  # of the new run alone
 
 
 def test_checkpoints_that_cannot_be_read(tmp_path):
@@ -122,6 +123,18 @@ def test_checkpoints_that_cannot_be_read(tmp_path):
             torch.save(content, file)
         with pytest.raises(ValueError, match=r"checkpoint\.pt .*--overwrite"):
             run(config(), tmp_path, resume=True)
+
+
+def test_what_mist_has_learned_returns_to_the_device(tmp_path):
+    mist = MISTPlugin(tune_epochs=1, batch_size=8, verbose=False)
+    strategy, benchmark = SimpleCIL(model=create_backbone(), plugins=[mist]), tiny()
+    checkpoint = Checkpoint(tmp_path, strategy, benchmark)
+    strategy.train(benchmark.train_stream[0])
+    checkpoint.save()
+    strategy.device = torch.device("meta")  # in place of a GPU
+    checkpoint.load()
+    state = (*mist.selection.masks.values(), *mist.method.objective.state_dict().values())
+    assert {t.device.type for t in state if isinstance(t, torch.Tensor)} == {"meta"}
 
 
 # ---- In one's own loop ---------------------------------------------------------------------------

@@ -102,6 +102,28 @@ def test_settings_have_the_defaults_of_the_backbone():
     )
 
 
+def test_a_first_session_belongs_to_one_backbone():
+    about = {"strategy": "ranpac", "backbone": "vit_base_patch16_224", "mist": True}
+    for session, drift, tune_on in ((None, False, "every"), ("ssf", False, "first")):
+        args = {"first_session": session}
+        settings = RunConfig(**about, strategy_args=args, drift_compensation=drift).settings()
+        assert settings["mist_args"]["tune_on"] == tune_on
+
+
+@pytest.mark.parametrize(
+    ("strategy", "arguments", "expected"),
+    [
+        ("simplecil", {}, 0),
+        ("ranpac", {"n_random_features": 20}, 0),
+        ("slca", {"train_epochs": 1, "samples_per_class": 4}, 6 * 97),
+        ("mos", {"train_epochs": 1, "align_epochs": 1, "bottleneck": 2}, 6 * 97 + 3 * 4 * 482),
+    ],
+)
+def test_entries_that_gradients_trained(strategy, arguments, expected, tmp_path):
+    found = run(config(strategy, strategy_args=arguments), tmp_path)["parameters"]
+    assert found["trained"] - found["updated"] == expected
+
+
 @pytest.mark.parametrize(
     ("changes", "joined"),
     [

@@ -4,15 +4,14 @@ from avalanche.training.plugins import EvaluationPlugin
 
 from mist_avalanche.models.backbones import tiny_vit
 from mist_avalanche.strategies.baselines import LR
-from mist_avalanche.strategies.registry import STRATEGIES, arguments_of, build
+from mist_avalanche.strategies.registry import STRATEGIES, arguments_of
 
 BASELINES = [name for name, info in STRATEGIES.items() if info.is_baseline]
 
 
 def built(name, plugins=(), **settings):
-    return build(
-        STRATEGIES[name],
-        tiny_vit(),
+    return STRATEGIES[name].build(
+        model=tiny_vit(),
         n_features=96,
         n_classes=4,
         image_size=32,

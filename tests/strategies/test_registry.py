@@ -9,7 +9,6 @@ from mist_avalanche.strategies.registry import (
     STRATEGIES,
     StrategyInfo,
     arguments_of,
-    build,
     find,
     load,
 )
@@ -69,12 +68,11 @@ def test_a_strategy_in_the_working_directory(name, tmp_path, monkeypatch, benchm
     assert (info.name, info.title, info.tune_on, info.has_drift) == ("mine", "Mine", "every", True)
     assert find("mine") is find(name) is info
     assert {"momentum", "train_mb_size", "cache"} <= arguments_of(info).keys()
-    about = {"n_features": 96, "n_classes": 4, "image_size": 32}
-    strategy = build(info, create_backbone(), **about, device="cpu", plugins=[], evaluator=None)
+    strategy = info.build(model=create_backbone(), plugins=[], evaluator=None)
     strategy.train(benchmark_of().train_stream)
     assert strategy.head.seen.all()
     with pytest.raises(TypeError, match="momentm"):
-        build(info, create_backbone(), **about, momentm=0.1)
+        info.build(model=create_backbone(), momentm=0.1)
 
 
 @pytest.mark.parametrize("postponed", ["", "from __future__ import annotations"])
