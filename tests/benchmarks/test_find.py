@@ -22,7 +22,7 @@ def test_names_of_folders_count_whatever_their_punctuation(tmp_path):
     before = tree(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"No copy of ImageNet-R in '.*' \(.imagenet-r, "):
         find(SplitImageNetR, tmp_path)
-    with pytest.raises(FileNotFoundError, match="name the folder 'imagenet-r'"):
+    with pytest.raises(FileNotFoundError, match="has to be a folder 'imagenet-r'"):
         find(SplitImageNetR, tmp_path / "inaturalist")  # it has 6 classes, not 200
     assert tree(tmp_path) == before
     made = (tmp_path / "inaturalist").rename(tmp_path / "ImageNet_R")
