@@ -6,7 +6,7 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
@@ -143,6 +143,14 @@ def hide_avalanche_warnings() -> None:
             show(message, category, filename, *args, **kwargs)
 
     warnings.showwarning = showwarning
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON can represent a value."""
+    if isinstance(value, Mapping | list | tuple):
+        parts = value.values() if isinstance(value, Mapping) else value
+        return all(map(is_plain, parts))
+    return isinstance(value, bool | int | float | str | None)
 
 
 def callers_level() -> int:

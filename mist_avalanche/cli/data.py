@@ -6,9 +6,7 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the actions and their options."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--dataset-root", dest="root", metavar="DIR", help="data folder (default: Avalanche's)"
-    )
+    common.add_argument("--dataset-root", metavar="DIR", help="data folder (default: Avalanche's)")
     common.add_argument("--quiet", action="store_true", help="show no progress bars")
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", parents=[common], help="list the datasets and their copies")
@@ -24,11 +22,11 @@ def execute(args: argparse.Namespace) -> int:
     from ..benchmarks import data  # not at the top: --help needs no torch
 
     if args.action == "list":
-        print(data.listing(args.root))
+        print(data.listing(args.dataset_root))
         return 0
     if args.action == "get":
-        print(data.get(args.name, args.root, progress=not args.quiet))
+        print(data.get(args.name, args.dataset_root, progress=not args.quiet))
         return 0
-    report, is_ok = data.check(args.name, args.root, args.split, progress=not args.quiet)
+    report, is_ok = data.check(args.name, args.dataset_root, args.split, progress=not args.quiet)
     print(report)
     return 0 if is_ok else 1

@@ -8,9 +8,9 @@ from ..benchmarks.transforms import IMAGENET, statistics_for
 from ..method.options import MISTOptions
 from ..models.defaults import EMBEDDED, backbone_defaults
 from ..strategies.registry import arguments_of, find
+from ..utils import is_plain
 
 _COMMON_TO_ALL = ("seed", "precision", "compile", "verbose")  # arguments of MISTPlugin
-_PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class RunConfig:
         info, defaults = find(self.strategy), backbone_defaults(self.backbone)
         mist = {o.name: o.default for o in fields(MISTOptions) if o.name not in _COMMON_TO_ALL}
         mist |= defaults.mist_for(drift_compensation=self.drift_compensation, joined=self.joined)
-        strategy = {k: v for k, v in arguments_of(info).items() if isinstance(v, _PLAIN)}
+        strategy = {k: v for k, v in arguments_of(info).items() if is_plain(v)}
         strategy |= defaults.strategy_for(info.name)
         if "joined" in strategy:
             strategy["joined"] = self.joined

@@ -112,8 +112,8 @@ def _parameters(
     copies = find(config.strategy).copies * sum(p.numel() for p in model.parameters())
     changed = (now[name].cpu() != p for name, p in pretrained.named_parameters())
     updated = sum(int(entries.sum()) for entries in changed)
-    own = {name for name in gradients & others.keys() if not name.startswith("pretrained.")}
-    trained = sum(others[name] for name in own)
+    own = {name for name in gradients if not name.startswith("pretrained.")}
+    trained = sum(n for name, n in others.items() if name in own)
     return {
         "total": sum(p.numel() for p in model.parameters()),
         "backbone": sum(p.numel() for p in now.values()),

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from ..models.backbone_with_head import BackboneWithHead
 from ..models.classifier import without_classifier
 from ..models.forward import Forward
-from ..utils import in_mode, state_hash
+from ..utils import in_mode, is_plain, state_hash
 
 
 class Common(TypedDict, total=False):
@@ -88,7 +88,7 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
             """Store the arguments, which a :class:`~mist_avalanche.runs.Checkpoint` compares."""
             strategy = super().__new__(cls)
             own = {k: v for k, v in kwargs.items() if k not in Common.__annotations__}
-            strategy.arguments = {k: v for k, v in own.items() if _is_plain(v)}
+            strategy.arguments = {k: v for k, v in own.items() if is_plain(v)}
             return strategy
 
     def __init__(
@@ -208,14 +208,6 @@ class PretrainedStrategy(SupervisedTemplate, ABC):
         if self._cache is not None and self._cache.backbone != (now := state_hash(self.backbone)):
             self._cache.clear()
             self._cache.backbone = now
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether JSON can represent a value."""
-    if isinstance(value, Mapping | list | tuple):
-        parts = value.values() if isinstance(value, Mapping) else value
-        return all(map(_is_plain, parts))
-    return isinstance(value, bool | int | float | str | None)
 
 
 class FeatureCache(dict[tuple[int, Hashable], tuple[Any, Features]]):

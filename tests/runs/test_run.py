@@ -104,7 +104,8 @@ def test_settings_have_the_defaults_of_the_backbone():
 
 def test_a_first_session_belongs_to_one_backbone():
     about = {"strategy": "ranpac", "backbone": "vit_base_patch16_224", "mist": True}
-    for session, drift, tune_on in ((None, False, "every"), ("ssf", False, "first")):
+    cases = ((None, False, "every"), ("ssf", False, "first"), ("ssf", True, "every"))
+    for session, drift, tune_on in cases:
         args = {"first_session": session}
         settings = RunConfig(**about, strategy_args=args, drift_compensation=drift).settings()
         assert settings["mist_args"]["tune_on"] == tune_on
